@@ -1,0 +1,3 @@
+//! The program. So far it has no commands.
+
+fn main() {}

@@ -1,0 +1,564 @@
+//! One agent execution: from the bytes of a record to an [`Outcome`] or a [`Refusal`].
+//!
+//! Producers differ: a dispatcher sends 31 keys with `null` for what it does not know, a monitor
+//! sends 14 and hides the task type in `metadata`, others wrap the event into a CloudEvents
+//! envelope, and a person types two keys into curl. All of them end in the same [`Outcome`].
+//! Leniency has one rule: an optional field that makes no sense is dropped and counted, a record
+//! without agent or status is refused with a reason.
+//!
+//! This file is pure: no clock, no I/O, no randomness. What it can't know (the time of arrival, an
+//! identity for events that carry none) is passed in.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+mod raw;
+
+use raw::{Raw, Scalar};
+
+pub use raw::non_finite_as_null;
+
+/// Largest record that is looked at, in bytes.
+pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Longest name of an agent, a task type, a tenant, a context key or value, in bytes.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Most context features taken from one event.
+pub const FEATURES_MAX: usize = 256;
+/// The tenant of events and requests that name none.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// Largest latency (ms) and cost taken: finite sums of them stay finite.
+const AMOUNT_MAX: f64 = 1e12;
+
+/// How an execution ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It did what was asked.
+    Success,
+    /// It did part of it.
+    Partial,
+    /// It did not.
+    Failure,
+    /// It was stopped for taking too long.
+    Timeout,
+    /// Somebody stopped it: says nothing about the agent.
+    Cancelled,
+    /// It has not ended.
+    Pending,
+}
+
+impl Status {
+    /// Every status, in the order in which they are counted.
+    pub const ALL: [Self; 6] = [
+        Self::Success,
+        Self::Partial,
+        Self::Failure,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::Pending,
+    ];
+
+    /// The name used in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Partial => "partial",
+            Self::Failure => "failure",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Pending => "pending",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+/// The value of a context feature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Feature {
+    /// A category.
+    Text(String),
+    /// Yes or no.
+    Bool(bool),
+    /// A finite number.
+    Number(f64),
+}
+
+/// Context features by dotted path, sorted by it, each path once.
+pub type Context = Vec<(String, Feature)>;
+
+/// What a record is remembered by: the first 128 bits of the SHA-256 of its tenant and identity.
+pub type IdentityKey = [u8; 16];
+
+/// One agent execution, as it is journaled and learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Key for deduplication. The journal keeps keys in a column of their own.
+    #[serde(skip)]
+    pub identity: IdentityKey,
+    /// Whose agents these are.
+    pub tenant: String,
+    /// Who executed.
+    pub agent: String,
+    /// Kind of the task, if known.
+    pub task_type: Option<String>,
+    /// What was known before the agent was chosen.
+    pub context: Context,
+    /// How it ended.
+    pub status: Status,
+    /// Milliseconds, `0..=1e12`.
+    pub latency_ms: Option<f64>,
+    /// `0..=1`.
+    pub quality: Option<f64>,
+    /// In the user's currency, `0..=1e12`.
+    pub cost: Option<f64>,
+    /// Unix time of the event, in milliseconds.
+    pub time_ms: i64,
+    /// The decision that this is the outcome of, if one is named.
+    pub decision: Option<DecisionRef>,
+    /// Task type and context are final: no decision overrides them.
+    #[serde(skip)]
+    pub resolved: bool,
+    /// Optional fields that made no sense, by name.
+    #[serde(skip)]
+    pub dropped: Vec<&'static str>,
+}
+
+/// How an event names the decision it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DecisionRef {
+    /// `decision_id` or `metadata.decision_id`.
+    Explicit(String),
+    /// `correlation_id`, which may or may not be one of our decisions.
+    Correlation(String),
+}
+
+impl DecisionRef {
+    /// The identifier, whichever field it came from.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Explicit(id) | Self::Correlation(id) => id,
+        }
+    }
+}
+
+impl Outcome {
+    /// The smallest outcome: of the default tenant, with neither task type nor context.
+    pub fn new(agent: impl Into<String>, status: Status) -> Self {
+        Self {
+            identity: IdentityKey::default(),
+            tenant: DEFAULT_TENANT.to_owned(),
+            agent: agent.into(),
+            task_type: None,
+            context: Vec::new(),
+            status,
+            latency_ms: None,
+            quality: None,
+            cost: None,
+            time_ms: 0,
+            decision: None,
+            resolved: false,
+            dropped: Vec::new(),
+        }
+    }
+
+    /// The same outcome for a task type.
+    #[must_use]
+    pub fn on_task(mut self, task_type: impl Into<String>) -> Self {
+        self.task_type = Some(task_type.into());
+        self
+    }
+
+    /// Reward in `0..=1`, 1 best; `None` when there is nothing to learn from the status.
+    pub fn reward(&self) -> Option<f64> {
+        match self.status {
+            Status::Success => Some(1.0),
+            Status::Partial => Some(self.quality.unwrap_or(0.5)),
+            Status::Failure | Status::Timeout => Some(0.0),
+            Status::Cancelled | Status::Pending => None,
+        }
+    }
+
+    /// The latency, where it is one of a completed execution. Failing fast is not being fast, and
+    /// a timeout only says "at least".
+    pub fn observed_latency_ms(&self) -> Option<f64> {
+        matches!(self.status, Status::Success | Status::Partial).then_some(self.latency_ms)?
+    }
+
+    /// The quality, which every status but `pending` may carry.
+    pub fn observed_quality(&self) -> Option<f64> {
+        (self.status != Status::Pending).then_some(self.quality)?
+    }
+
+    /// Reads one record: JSON in any of the shapes that producers send.
+    ///
+    /// `now_ms` is the time of arrival, taken when the event has no usable one. `unidentified`
+    /// gives the identity of an event that neither carries one nor can be told by its run.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the record can't be understood or names no agent or status.
+    pub fn parse(
+        record: &[u8],
+        now_ms: i64,
+        unidentified: impl FnOnce() -> String,
+    ) -> Result<Self, Refusal> {
+        if record.len() > RECORD_BYTES_MAX {
+            return Err(Refusal::new(
+                RefusalCode::TooLarge,
+                format!("the record has {} bytes, allowed are {RECORD_BYTES_MAX}", record.len()),
+            ));
+        }
+        let text = std::str::from_utf8(record).map_err(|error| {
+            Refusal::new(RefusalCode::NotUtf8, format!("the record is not UTF-8: {error}"))
+        })?;
+        let repaired;
+        let raw = match Raw::parse(text) {
+            Err(refusal) if refusal.code == RefusalCode::NotJson => {
+                match non_finite_as_null(text) {
+                    Some(text) => {
+                        repaired = text;
+                        Raw::parse(&repaired)?
+                    }
+                    None => return Err(refusal),
+                }
+            }
+            other => other?,
+        };
+        Self::from_raw(raw, now_ms, unidentified)
+    }
+
+    fn from_raw(
+        raw: Raw<'_>,
+        now_ms: i64,
+        unidentified: impl FnOnce() -> String,
+    ) -> Result<Self, Refusal> {
+        let (raw, envelope) = open_envelope(raw);
+        let mut dropped = raw.context.dropped;
+        let metadata = raw.metadata.unwrap_or_default();
+        let resolved = raw.resolved.unwrap_or_default();
+
+        let agent = agent_name(raw.agent_name)?;
+        let status = parse_status(&raw.status)?;
+        let tenant = tenant_name([resolved.tenant_id, raw.tenant_id, metadata.tenant_id])?;
+        // `workflow_step` is what a workflow engine calls every action: it tells nothing.
+        let action_type = match raw.action_type {
+            Scalar::Text(name) if name == "workflow_step" => Scalar::Null,
+            other => other,
+        };
+        let own_task =
+            first_name([raw.task_type, metadata.task_type, action_type], "task_type", &mut dropped);
+        let latency_ms = raw
+            .latency_ms
+            .amount(AMOUNT_MAX, "latency_ms", &mut dropped)
+            .or_else(|| raw.duration_ms.amount(AMOUNT_MAX, "duration_ms", &mut dropped));
+        let cost =
+            raw.cost_estimate.amount(AMOUNT_MAX, "cost_estimate", &mut dropped).or_else(|| {
+                // The monitor that sends `cost` writes 0 for "unknown".
+                raw.cost.amount(AMOUNT_MAX, "cost", &mut dropped).filter(|&cost| cost > 0.0)
+            });
+        let quality = raw
+            .quality_score
+            .amount(1.0, "quality_score", &mut dropped)
+            .or_else(|| metadata.quality_score.amount(1.0, "quality_score", &mut dropped));
+        let time_ms = match raw.timestamp {
+            Scalar::Null => None,
+            Scalar::Text(text) => parse_time_ms(&text).or_else(|| {
+                dropped.push("timestamp");
+                None
+            }),
+            _ => {
+                dropped.push("timestamp");
+                None
+            }
+        };
+
+        let explicit = [raw.decision_id, metadata.decision_id]
+            .iter()
+            .find_map(|value| decision_id(value, &mut dropped));
+        let identity = if let Some(event_id) = raw.event_id.identifier() {
+            event_id
+        } else if let Some((source, id)) = envelope {
+            format!("cloudevent:{}", json_array(&[&source, &id]))
+        } else if let Some(decision) = &explicit {
+            format!("decision:{}", json_array(&[decision, &agent, status.as_str()]))
+        } else if let Some(run_id) = raw.run_id.identifier() {
+            // Without the timestamp, so that a re-send is the same event.
+            let duration = latency_ms.map(|ms| ms.to_string()).unwrap_or_default();
+            let agent_type = raw.agent_type.identifier().unwrap_or_default();
+            let task = own_task.as_deref().unwrap_or_default();
+            let parts = [&run_id, &agent, &agent_type, status.as_str(), &duration, task];
+            format!("run:{}", hex(&Sha256::digest(json_array(&parts))))
+        } else {
+            unidentified()
+        };
+        let decision = match explicit {
+            Some(id) => Some(DecisionRef::Explicit(id)),
+            // It may be anything: one that can't be a decision is nothing to complain of.
+            None => decision_id(&raw.correlation_id, &mut Vec::new()).map(DecisionRef::Correlation),
+        };
+
+        let (task_type, context) = if resolved.task_seen {
+            dropped.extend(resolved.context.dropped);
+            (first_name([resolved.task_type], "task_type", &mut dropped), resolved.context.found)
+        } else {
+            (own_task, raw.context.found)
+        };
+        Ok(Self {
+            identity: identity_key(&tenant, &identity),
+            tenant,
+            agent,
+            task_type,
+            context: sorted(context),
+            status,
+            latency_ms,
+            quality,
+            cost,
+            time_ms: time_ms.unwrap_or(now_ms),
+            decision,
+            resolved: resolved.task_seen,
+            dropped,
+        })
+    }
+}
+
+/// The event itself, and source and id of the CloudEvents envelope it came in. An envelope is told
+/// by its version.
+fn open_envelope(mut raw: Raw<'_>) -> (Raw<'_>, Option<(String, String)>) {
+    match (&raw.specversion, raw.data.take()) {
+        (Scalar::Text(_), Some(data)) => {
+            let source = raw.source.non_empty().map(str::to_owned);
+            (*data, source.zip(raw.id.identifier()))
+        }
+        _ => (raw, None),
+    }
+}
+
+fn agent_name(value: Scalar<'_>) -> Result<String, Refusal> {
+    match value {
+        Scalar::Null => Err(Refusal::new(
+            RefusalCode::MissingAgentName,
+            "agent_name is missing: it names the agent that executed",
+        )),
+        Scalar::Text(name) => {
+            checked_name("agent_name", RefusalCode::InvalidAgentName, name.into_owned())
+        }
+        other => Err(Refusal::new(
+            RefusalCode::InvalidAgentName,
+            format!("agent_name is {other}, allowed is a string"),
+        )),
+    }
+}
+
+fn parse_status(value: &Scalar<'_>) -> Result<Status, Refusal> {
+    let names = || Status::ALL.map(Status::as_str).join(", ");
+    let known = match value {
+        Scalar::Null => {
+            let detail = format!("status is missing, allowed are {}", names());
+            return Err(Refusal::new(RefusalCode::MissingStatus, detail));
+        }
+        Scalar::Text(name) => Status::parse(name),
+        _ => None,
+    };
+    known.ok_or_else(|| {
+        let detail = format!("status is {value}, allowed are {}", names());
+        Refusal::new(RefusalCode::UnknownStatus, detail)
+    })
+}
+
+fn tenant_name(values: [Scalar<'_>; 3]) -> Result<String, Refusal> {
+    match values.into_iter().find(|value| *value != Scalar::Null) {
+        None => Ok(DEFAULT_TENANT.to_owned()),
+        Some(Scalar::Text(name)) => {
+            checked_name("tenant_id", RefusalCode::InvalidTenantId, name.into_owned())
+        }
+        Some(other) => Err(Refusal::new(
+            RefusalCode::InvalidTenantId,
+            format!("tenant_id is {other}, allowed is a string"),
+        )),
+    }
+}
+
+/// The key under which a tenant's record with this identity is remembered.
+pub fn identity_key(tenant: &str, identity: &str) -> IdentityKey {
+    let mut hasher = Sha256::new();
+    // The length keeps ("ab", "c") and ("a", "bc") apart.
+    hasher.update((tenant.len() as u64).to_le_bytes());
+    hasher.update(tenant);
+    hasher.update(identity);
+    let digest = hasher.finalize();
+    let mut key = IdentityKey::default();
+    key.copy_from_slice(&digest[..16]);
+    key
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The features of a context object. Values that are no features are left out.
+pub fn context_of(object: &serde_json::Value) -> Context {
+    sorted(raw::Features::deserialize(object).unwrap_or_default().found)
+}
+
+/// Unix milliseconds of an ISO 8601 time, with or without zone (then UTC).
+pub fn parse_time_ms(text: &str) -> Option<i64> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Some(time.as_millisecond());
+    }
+    let civil = text.parse::<jiff::civil::DateTime>().ok()?;
+    let time = jiff::tz::Offset::UTC.to_timestamp(civil).ok()?;
+    Some(time.as_millisecond())
+}
+
+/// RFC 3339 with offset, such as `2026-11-23T10:00:00.123+00:00`.
+pub fn format_time(unix_ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(unix_ms).unwrap_or_default();
+    format!("{:.3}", time.display_with_offset(jiff::tz::Offset::UTC))
+}
+
+fn sorted(mut context: Context) -> Context {
+    // The last of equal paths wins, as in any JSON object.
+    context.reverse();
+    context.sort_by(|a, b| a.0.cmp(&b.0));
+    context.dedup_by(|later, earlier| later.0 == earlier.0);
+    context
+}
+
+fn json_array(parts: &[&str]) -> String {
+    serde_json::to_string(parts).expect("strings always have a JSON form")
+}
+
+fn checked_name(field: &str, code: RefusalCode, name: String) -> Result<String, Refusal> {
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) {
+        return Ok(name);
+    }
+    Err(Refusal::new(
+        code,
+        format!("{field} has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", name.len()),
+    ))
+}
+
+/// The first value that is a name; those before it that are none are dropped.
+fn first_name<const N: usize>(
+    values: [Scalar<'_>; N],
+    field: &'static str,
+    dropped: &mut Vec<&'static str>,
+) -> Option<String> {
+    values.into_iter().find_map(|value| match value {
+        Scalar::Null => None,
+        Scalar::Text(name) if (1..=NAME_BYTES_MAX).contains(&name.len()) => Some(name.into_owned()),
+        _ => {
+            dropped.push(field);
+            None
+        }
+    })
+}
+
+fn decision_id(value: &Scalar<'_>, dropped: &mut Vec<&'static str>) -> Option<String> {
+    match value.identifier() {
+        Some(id) if id.len() <= NAME_BYTES_MAX => Some(id),
+        Some(_) => {
+            dropped.push("decision_id");
+            None
+        }
+        None => None,
+    }
+}
+
+/// Why a record was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are the documentation, as_str spells them")]
+pub enum RefusalCode {
+    TooLarge,
+    NotUtf8,
+    NotJson,
+    NotAnObject,
+    MissingAgentName,
+    InvalidAgentName,
+    MissingStatus,
+    UnknownStatus,
+    InvalidTenantId,
+    TenantLimit,
+}
+
+impl RefusalCode {
+    /// The code in answers, counters and dead letters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::NotUtf8 => "not_utf8",
+            Self::NotJson => "not_json",
+            Self::NotAnObject => "not_an_object",
+            Self::MissingAgentName => "missing_agent_name",
+            Self::InvalidAgentName => "invalid_agent_name",
+            Self::MissingStatus => "missing_status",
+            Self::UnknownStatus => "unknown_status",
+            Self::InvalidTenantId => "invalid_tenant_id",
+            Self::TenantLimit => "tenant_limit",
+        }
+    }
+}
+
+/// A record that can't be learned from, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For machines.
+    pub code: RefusalCode,
+    /// For people: the field, the value seen, what is allowed.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal with this reason.
+    pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.detail)
+    }
+}
+
+/// The bytes a record came in, shared with the others of the same body: kept until the record is
+/// durable, because a refusal must be able to keep them.
+#[derive(Clone)]
+pub struct Payload {
+    buffer: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Payload {
+    /// The part `range` of `buffer`, which must lie inside it.
+    pub fn new(buffer: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
+        Self { buffer, range }
+    }
+
+    /// The record's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.as_ref().as_ref().get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.range.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;
