@@ -1,6 +1,7 @@
 //! Learns from outcome events which AI agent to choose for a task, and answers that question.
 
 pub mod error;
+pub mod model;
 pub mod outcome;
 
 pub use error::{Error, Result};

@@ -1,0 +1,638 @@
+//! The model: what is believed about every agent, and which one to choose.
+//!
+//! # The idea
+//!
+//! An agent's chance of success on a task type is an unknown probability. What is known of it is a
+//! Beta distribution (the posterior): its prior `Beta(alpha, beta)` plus one pseudo-count per
+//! outcome, `alpha` for reward and `beta` for its lack. *Thompson sampling* draws one number from
+//! each agent's posterior and ranks by the draws: an agent that is probably best is mostly chosen,
+//! one that is little known is tried as often as it may yet be best (Thompson 1933; Chapelle and
+//! Li, NIPS 2011).
+//!
+//! Few agents have a long record on every task type, so records are *pooled*: to the agent's own
+//! outcomes on this task type come, with bounded weight, its outcomes elsewhere and the outcomes
+//! of all other agents; see [`AgentPerformanceModel::standings`].
+//!
+//! # Invariants
+//!
+//! - No clock, no I/O, no thread, no global state; the random number generator is passed in.
+//! - The model is a function of the outcomes and their order. How the stream is cut into
+//!   micro-batches changes nothing, not even the last bit.
+//! - A clone shares all of its parts with the original and copies a part only when one of them
+//!   changes it: publishing a snapshot never copies the model.
+//! - Everything that grows with names from outside is capped ([`Caps`]).
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
+
+mod posterior;
+mod selection;
+mod state;
+
+pub use posterior::{Posterior, probabilities_best};
+pub use selection::{
+    Belief, Explanation, Part, Question, Recommendation, Standing, best_expected, propensities,
+    rank,
+};
+
+/// Values kept per agent for averages over its recent past.
+pub const RECENT_VALUES: usize = 100;
+/// Rewards in one score window; the model keeps this one and the one before.
+pub const SCORE_WINDOW: usize = 1_000;
+/// Rewards that both windows must hold before they are compared.
+const SCORE_WINDOW_MIN: usize = 50;
+
+/// How agents are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Thompson sampling from the pooled Beta posterior.
+    Thompson,
+    /// Thompson sampling from `Beta(successes + 1, failures + 1)` of the agent alone.
+    Beta,
+    /// The mean of the agent's last 100 rewards; no exploration.
+    MovingAverage,
+    /// The exponentially weighted mean of the agent's rewards; no exploration.
+    Exponential,
+}
+
+impl Strategy {
+    /// Every strategy.
+    pub const ALL: [Self; 4] = [Self::Thompson, Self::Beta, Self::MovingAverage, Self::Exponential];
+
+    /// The name in configuration and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Thompson => "thompson",
+            Self::Beta => "beta",
+            Self::MovingAverage => "moving_average",
+            Self::Exponential => "exponential",
+        }
+    }
+}
+
+/// How many distinct names are learned; what comes past a cap counts into an explicit "other".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say what is capped")]
+pub struct Caps {
+    pub tenants: usize,
+    pub agents_per_tenant: usize,
+    pub task_types_per_tenant: usize,
+    pub context_keys_per_tenant: usize,
+    pub context_values_per_key: usize,
+    /// Of all tenants together: (agent, task type) records and distinct context values.
+    pub cells: usize,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self {
+            tenants: 100,
+            agents_per_tenant: 1_000,
+            task_types_per_tenant: 1_000,
+            context_keys_per_tenant: 256,
+            context_values_per_key: 1_000,
+            cells: 1_000_000,
+        }
+    }
+}
+
+/// What the operator decides about learning. It is no part of what is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How agents are ranked.
+    pub strategy: Strategy,
+    /// Pseudo-successes before the first outcome, finite and > 0.
+    pub prior_alpha: f64,
+    /// Pseudo-failures before the first outcome, finite and > 0.
+    pub prior_beta: f64,
+    /// Weight of the newest reward in the exponential mean, in (0, 1].
+    pub exponential_alpha: f64,
+    /// Bounds on distinct names.
+    pub caps: Caps,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Thompson,
+            prior_alpha: 1.0,
+            prior_beta: 1.0,
+            exponential_alpha: 0.1,
+            caps: Caps::default(),
+        }
+    }
+}
+
+impl Settings {
+    fn prior_mean(&self) -> f64 {
+        self.prior_alpha / (self.prior_alpha + self.prior_beta)
+    }
+}
+
+/// Outcomes counted and rewards learned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Outcomes, whatever their status.
+    pub executions: u64,
+    /// Outcomes with a reward.
+    pub learned: u64,
+    /// Sum of the rewards, `0..=learned`.
+    pub reward: f64,
+}
+
+impl Tally {
+    fn add(&mut self, reward: Option<f64>) {
+        self.executions += 1;
+        if let Some(reward) = reward {
+            self.learned += 1;
+            self.reward += reward;
+        }
+    }
+
+    /// Reward that was missed, `0..=learned`.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn missed(&self) -> f64 {
+        self.learned as f64 - self.reward
+    }
+
+    /// Mean reward; 0.5 with none.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn success_rate(&self) -> f64 {
+        if self.learned == 0 { 0.5 } else { self.reward / self.learned as f64 }
+    }
+}
+
+/// The last [`RECENT_VALUES`] values, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<f64>", into = "Vec<f64>")]
+pub struct Recent {
+    values: Vec<f64>,
+    /// Where the oldest value stands once the buffer is full.
+    start: usize,
+}
+
+impl Recent {
+    fn push(&mut self, value: f64) {
+        if self.values.len() < RECENT_VALUES {
+            self.values.push(value);
+        } else {
+            self.values[self.start] = value;
+            self.start = (self.start + 1) % RECENT_VALUES;
+        }
+    }
+
+    /// The values, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = f64> + '_ {
+        let (newer, older) = self.values.split_at(self.start);
+        older.iter().chain(newer).copied()
+    }
+
+    /// Their mean; `None` when there are none.
+    #[expect(clippy::cast_precision_loss, reason = "at most 100 values")]
+    pub fn mean(&self) -> Option<f64> {
+        let count = self.values.len();
+        (count > 0).then(|| self.iter().sum::<f64>() / count as f64)
+    }
+}
+
+impl From<Vec<f64>> for Recent {
+    fn from(values: Vec<f64>) -> Self {
+        let mut recent = Self::default();
+        for value in values {
+            recent.push(value);
+        }
+        recent
+    }
+}
+
+impl From<Recent> for Vec<f64> {
+    fn from(recent: Recent) -> Self {
+        recent.iter().collect()
+    }
+}
+
+/// Everything learned about one agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Key of its cells; assigned in the order of arrival and never seen from outside.
+    #[serde(skip)]
+    id: u32,
+    /// Its overall record.
+    pub tally: Tally,
+    /// Executions by status, in the order of [`Status::ALL`].
+    pub statuses: [u64; 6],
+    /// Exponentially weighted mean reward; `None` before the first.
+    pub exponential: Option<f64>,
+    /// Latencies of completed executions, ms.
+    pub latencies_ms: Recent,
+    /// Quality scores.
+    pub qualities: Recent,
+    /// Rewards.
+    pub rewards: Recent,
+}
+
+impl Agent {
+    fn learn(&mut self, outcome: &Outcome, reward: Option<f64>, exponential_alpha: f64) {
+        self.tally.add(reward);
+        self.statuses[outcome.status as usize] += 1;
+        if let Some(reward) = reward {
+            self.rewards.push(reward);
+            self.exponential = Some(match self.exponential {
+                None => reward,
+                Some(mean) => mean + exponential_alpha * (reward - mean),
+            });
+        }
+        if let Some(latency_ms) = outcome.observed_latency_ms() {
+            self.latencies_ms.push(latency_ms);
+        }
+        if let Some(quality) = outcome.observed_quality() {
+            self.qualities.push(quality);
+        }
+    }
+
+    /// Executions that ended with `status`.
+    pub fn with_status(&self, status: Status) -> u64 {
+        self.statuses[status as usize]
+    }
+}
+
+/// An agent's record on one task type.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cell {
+    /// Outcomes and rewards.
+    pub tally: Tally,
+    /// Completed executions with a latency.
+    pub latencies: u64,
+    /// The sum of these latencies, ms.
+    pub latency_sum_ms: f64,
+}
+
+impl Cell {
+    /// Mean latency of completed executions, ms; `None` with none.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn mean_latency_ms(&self) -> Option<f64> {
+        (self.latencies > 0).then(|| self.latency_sum_ms / self.latencies as f64)
+    }
+}
+
+/// All agents' record on one task type.
+#[derive(Debug, Clone, Copy, Default)]
+struct Task {
+    id: u32,
+    tally: Tally,
+}
+
+/// What has been seen of one context key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContextKey {
+    /// Outcomes that carried the key.
+    pub outcomes: u64,
+    /// Those whose value came past a cap.
+    pub other: u64,
+    /// Fingerprints of the distinct texts and booleans, sorted.
+    values: Vec<u64>,
+}
+
+impl ContextKey {
+    /// Distinct texts and booleans seen, up to the cap.
+    pub fn distinct(&self) -> usize {
+        self.values.len()
+    }
+}
+
+/// One tenant's agents, task types and context keys.
+#[derive(Debug, Clone, Default)]
+pub struct Tenant {
+    agents: OrdMap<Arc<str>, Arc<Agent>>,
+    tasks: OrdMap<Arc<str>, Task>,
+    /// By task type, then agent, so that a task type's cells lie side by side.
+    cells: OrdMap<(u32, u32), Cell>,
+    context: OrdMap<Arc<str>, Arc<ContextKey>>,
+    total: Tally,
+    other: Other,
+}
+
+/// What came past a cap: counted, shown, never recommended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Other {
+    /// Outcomes of agents past the cap, as if of one agent.
+    pub agent: Arc<Agent>,
+    /// Outcomes on task types past the cap.
+    pub task_type: Tally,
+    /// Outcomes whose (agent, task type) record would have been past the cap on cells.
+    pub cell: Tally,
+    /// Context keys past the cap, each time one was met.
+    pub context_keys: u64,
+}
+
+/// Rewards of the last learned outcomes, of the window before, and what follows from them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Score {
+    /// Up to `2 * SCORE_WINDOW` rewards, oldest first.
+    rewards: std::collections::VecDeque<f64>,
+}
+
+impl Score {
+    fn push(&mut self, reward: f64) {
+        if self.rewards.len() == 2 * SCORE_WINDOW {
+            self.rewards.pop_front();
+        }
+        self.rewards.push_back(reward);
+    }
+
+    /// Mean reward of the last [`SCORE_WINDOW`] learned outcomes; 0 with none.
+    pub fn current(&self) -> f64 {
+        let before = self.rewards.len().saturating_sub(SCORE_WINDOW);
+        mean(self.rewards.range(before..)).unwrap_or(0.0)
+    }
+
+    /// Relative change of the current score against the window before; 0 until both hold 50
+    /// rewards, and after a window of 0.
+    pub fn improvement_rate(&self) -> f64 {
+        let before = self.rewards.len().saturating_sub(SCORE_WINDOW);
+        if before < SCORE_WINDOW_MIN {
+            return 0.0;
+        }
+        match mean(self.rewards.range(..before)) {
+            Some(previous) if previous > 0.0 => (self.current() - previous) / previous,
+            _ => 0.0,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "at most 2,000 values")]
+fn mean<'a>(values: impl ExactSizeIterator<Item = &'a f64>) -> Option<f64> {
+    let count = values.len();
+    (count > 0).then(|| values.sum::<f64>() / count as f64)
+}
+
+/// What has been learned about every tenant's agents. A clone is cheap and shares everything.
+///
+/// ```
+/// use online_learning::model::{AgentPerformanceModel, Settings};
+/// use online_learning::outcome::{Outcome, Status};
+/// use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+///
+/// let mut model = AgentPerformanceModel::new(Settings::default());
+/// for _ in 0..50 {
+///     model.update(&Outcome::new("ReActAgent", Status::Success).on_task("code_review"));
+///     model.update(&Outcome::new("ToolUseAgent", Status::Failure).on_task("code_review"));
+/// }
+/// let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
+/// let best = model.predict_best_agent(Some("code_review"), &Vec::new(), 1, &mut rng);
+/// assert_eq!(&*best[0].agent, "ReActAgent");
+/// assert!(best[0].score > 0.8);
+/// ```
+#[derive(Debug, Clone)]
+pub struct AgentPerformanceModel {
+    settings: Settings,
+    tenants: OrdMap<Arc<str>, Arc<Tenant>>,
+    score: Arc<Score>,
+    /// Outcomes with a reward, and all; of all tenants.
+    total: Tally,
+    cells: usize,
+    sequence: u64,
+}
+
+impl AgentPerformanceModel {
+    /// A model that has learned nothing.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            tenants: OrdMap::new(),
+            score: Arc::default(),
+            total: Tally::default(),
+            cells: 0,
+            sequence: 0,
+        }
+    }
+
+    /// Learns the next outcome of the journal.
+    pub fn update(&mut self, outcome: &Outcome) {
+        self.sequence += 1;
+        let Settings { caps, exponential_alpha, .. } = self.settings;
+        let reward = outcome.reward();
+        self.total.add(reward);
+        if let Some(reward) = reward {
+            Arc::make_mut(&mut self.score).push(reward);
+        }
+
+        let tenant = match self.tenants.get_mut(&*outcome.tenant) {
+            Some(tenant) => Arc::make_mut(tenant),
+            None => Arc::make_mut(self.tenants.entry(outcome.tenant.as_str().into()).or_default()),
+        };
+        tenant.total.add(reward);
+        let agent_id = tenant.learn_agent(outcome, reward, exponential_alpha, &caps);
+        let task_id = tenant.learn_task(outcome, reward, &caps);
+        if let (Some(agent), Some(task)) = (agent_id, task_id) {
+            tenant.learn_cell((task, agent), outcome, reward, &mut self.cells, &caps);
+        }
+        for (key, value) in &outcome.context {
+            tenant.count_context(key, value, &mut self.cells, &caps);
+        }
+    }
+
+    /// The `top_k` agents of the default tenant, best first. Random numbers are drawn for every
+    /// agent in the order of their names, so a seeded generator gives the same answer again.
+    pub fn predict_best_agent(
+        &self,
+        task_type: Option<&str>,
+        context: &Context,
+        top_k: usize,
+        rng: &mut impl rand::Rng,
+    ) -> Vec<Recommendation> {
+        let question =
+            Question { tenant: DEFAULT_TENANT, task_type, context, candidates: None, exclude: &[] };
+        let mut ranked = rank(&self.standings(&question), true, rng);
+        ranked.truncate(top_k);
+        ranked
+    }
+
+    /// What the operator decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sequence number of the last journal entry learned.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The same state as the outcome of the journal entry `sequence`: an activation.
+    #[must_use]
+    pub fn at_sequence(mut self, sequence: u64) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    /// Outcomes and rewards of all tenants.
+    pub fn total(&self) -> Tally {
+        self.total
+    }
+
+    /// The score windows.
+    pub fn score(&self) -> &Score {
+        &self.score
+    }
+
+    /// (agent, task type) records and distinct context values of all tenants.
+    pub fn cells(&self) -> usize {
+        self.cells
+    }
+
+    /// A tenant, if it has any outcome.
+    pub fn tenant(&self, name: &str) -> Option<&Tenant> {
+        self.tenants.get(name).map(AsRef::as_ref)
+    }
+
+    /// Every tenant by name.
+    pub fn tenants(&self) -> impl ExactSizeIterator<Item = (&str, &Tenant)> {
+        self.tenants.iter().map(|(name, tenant)| (&**name, &**tenant))
+    }
+}
+
+impl Tenant {
+    /// Returns the agent's id, or `None` past the cap.
+    fn learn_agent(
+        &mut self,
+        outcome: &Outcome,
+        reward: Option<f64>,
+        exponential_alpha: f64,
+        caps: &Caps,
+    ) -> Option<u32> {
+        if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
+            let agent = Arc::make_mut(agent);
+            agent.learn(outcome, reward, exponential_alpha);
+            return Some(agent.id);
+        }
+        if self.agents.len() >= caps.agents_per_tenant {
+            Arc::make_mut(&mut self.other.agent).learn(outcome, reward, exponential_alpha);
+            return None;
+        }
+        let id = next_id(self.agents.len());
+        let mut agent = Agent { id, ..Agent::default() };
+        agent.learn(outcome, reward, exponential_alpha);
+        self.agents.insert(outcome.agent.as_str().into(), Arc::new(agent));
+        Some(id)
+    }
+
+    /// Returns the task type's id, or `None` without one or past the cap.
+    fn learn_task(&mut self, outcome: &Outcome, reward: Option<f64>, caps: &Caps) -> Option<u32> {
+        let name = outcome.task_type.as_deref()?;
+        if let Some(task) = self.tasks.get_mut(name) {
+            task.tally.add(reward);
+            return Some(task.id);
+        }
+        if self.tasks.len() >= caps.task_types_per_tenant {
+            self.other.task_type.add(reward);
+            return None;
+        }
+        let mut task = Task { id: next_id(self.tasks.len()), tally: Tally::default() };
+        task.tally.add(reward);
+        self.tasks.insert(name.into(), task);
+        Some(task.id)
+    }
+
+    fn learn_cell(
+        &mut self,
+        key: (u32, u32),
+        outcome: &Outcome,
+        reward: Option<f64>,
+        cells: &mut usize,
+        caps: &Caps,
+    ) {
+        let cell = match self.cells.get_mut(&key) {
+            Some(cell) => cell,
+            None if *cells >= caps.cells => return self.other.cell.add(reward),
+            None => {
+                *cells += 1;
+                self.cells.entry(key).or_default()
+            }
+        };
+        cell.tally.add(reward);
+        if let Some(latency_ms) = outcome.observed_latency_ms() {
+            cell.latencies += 1;
+            cell.latency_sum_ms += latency_ms;
+        }
+    }
+
+    fn count_context(&mut self, key: &str, value: &Feature, cells: &mut usize, caps: &Caps) {
+        let keys = self.context.len();
+        let seen = match self.context.get_mut(key) {
+            Some(seen) => seen,
+            None if keys >= caps.context_keys_per_tenant => {
+                self.other.context_keys += 1;
+                return;
+            }
+            None => self.context.entry(key.into()).or_default(),
+        };
+        let seen = Arc::make_mut(seen);
+        seen.outcomes += 1;
+        let Some(fingerprint) = fingerprint(value) else { return };
+        if let Err(place) = seen.values.binary_search(&fingerprint) {
+            if seen.values.len() >= caps.context_values_per_key || *cells >= caps.cells {
+                seen.other += 1;
+            } else {
+                *cells += 1;
+                seen.values.insert(place, fingerprint);
+            }
+        }
+    }
+
+    /// Outcomes and rewards of all agents.
+    pub fn total(&self) -> Tally {
+        self.total
+    }
+
+    /// Every agent by name.
+    pub fn agents(&self) -> impl ExactSizeIterator<Item = (&str, &Agent)> {
+        self.agents.iter().map(|(name, agent)| (&**name, &**agent))
+    }
+
+    /// Every task type by name, with all agents' record on it.
+    pub fn task_types(&self) -> impl ExactSizeIterator<Item = (&str, Tally)> {
+        self.tasks.iter().map(|(name, task)| (&**name, task.tally))
+    }
+
+    /// Every context key by name.
+    pub fn context_keys(&self) -> impl ExactSizeIterator<Item = (&str, &ContextKey)> {
+        self.context.iter().map(|(name, key)| (&**name, &**key))
+    }
+
+    /// What came past a cap.
+    pub fn other(&self) -> &Other {
+        &self.other
+    }
+
+    /// An agent's record on a task type; all zeros when there is none.
+    pub fn cell(&self, agent: &Agent, task_type: &str) -> Cell {
+        let task = self.tasks.get(task_type);
+        task.and_then(|task| self.cells.get(&(task.id, agent.id))).copied().unwrap_or_default()
+    }
+}
+
+fn next_id(names: usize) -> u32 {
+    u32::try_from(names).expect("caps on names are checked to be below 2^32")
+}
+
+/// Tells texts and booleans apart; `None` for numbers, which have no distinct values to count.
+/// FNV-1a, 64 bits (draft-eastlake-fnv): part of the saved state, so it must never change.
+fn fingerprint(value: &Feature) -> Option<u64> {
+    let bytes = match value {
+        Feature::Text(text) => text.as_bytes(),
+        Feature::Bool(true) => b"\x01",
+        Feature::Bool(false) => b"\x00",
+        Feature::Number(_) => return None,
+    };
+    Some(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The learned state as canonical JSON: the same bytes for the same state, whatever ids the names
+//! were given and however the stream was cut. Saved files hold it; the digest is its SHA-256.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use serde::ser::{SerializeSeq, SerializeStruct};
+use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Agent, AgentPerformanceModel, Cell, ContextKey, Other, Score, Settings, Tally, Task, Tenant,
+    next_id,
+};
+use crate::error::{Error, Result};
+use crate::outcome::hex;
+
+impl AgentPerformanceModel {
+    /// SHA-256 of the canonical learned state, in hexadecimal.
+    pub fn digest(&self) -> String {
+        struct Hash(Sha256);
+        impl Write for Hash {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.update(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut writer = io::BufWriter::with_capacity(64 * 1024, Hash(Sha256::new()));
+        let written = serde_json::to_writer(&mut writer, &self.state()).is_ok();
+        match writer.into_inner() {
+            Ok(hash) if written => hex(&hash.0.finalize()),
+            _ => unreachable!("hashing in memory can't fail"),
+        }
+    }
+
+    /// The canonical learned state, to be serialised.
+    pub fn state(&self) -> impl Serialize + '_ {
+        StateRef(self)
+    }
+
+    /// The model of a saved state, as learned up to journal entry `sequence`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the JSON is no learned state.
+    pub fn from_state(json: &str, sequence: u64, settings: Settings) -> Result<Self> {
+        let state: State = serde_json::from_str(json)
+            .map_err(|error| Error::Corrupt(format!("this is no learned state: {error}")))?;
+        let mut model = Self::new(settings);
+        model.sequence = sequence;
+        model.total = state.total;
+        model.score = Arc::new(Score { rewards: state.rewards.into() });
+        for (name, tenant) in state.tenants {
+            let tenant = tenant.restore(&mut model.cells)?;
+            model.tenants.insert(name.into(), Arc::new(tenant));
+        }
+        Ok(model)
+    }
+}
+
+/// What [`StateRef`] writes.
+#[derive(Deserialize)]
+struct State {
+    total: Tally,
+    rewards: Vec<f64>,
+    tenants: BTreeMap<String, TenantState>,
+}
+
+#[derive(Deserialize)]
+struct TenantState {
+    total: Tally,
+    agents: BTreeMap<String, Agent>,
+    tasks: BTreeMap<String, Tally>,
+    /// (place of the task type, place of the agent, executions, learned, reward, latencies,
+    /// latency sum), places by name.
+    cells: Vec<(u32, u32, u64, u64, f64, u64, f64)>,
+    context: BTreeMap<String, ContextKey>,
+    other: Other,
+}
+
+impl TenantState {
+    fn restore(self, cells: &mut usize) -> Result<Tenant> {
+        let (agents, tasks) = (self.agents.len(), self.tasks.len());
+        let mut tenant = Tenant { total: self.total, other: self.other, ..Tenant::default() };
+        for (place, (name, agent)) in self.agents.into_iter().enumerate() {
+            let agent = Agent { id: next_id(place), ..agent };
+            tenant.agents.insert(name.into(), Arc::new(agent));
+        }
+        for (place, (name, tally)) in self.tasks.into_iter().enumerate() {
+            tenant.tasks.insert(name.into(), Task { id: next_id(place), tally });
+        }
+        for (task, agent, executions, learned, reward, latencies, latency_sum_ms) in self.cells {
+            if task as usize >= tasks || agent as usize >= agents {
+                return Err(Error::Corrupt(format!(
+                    "the record of agent {agent} on task type {task} names one that is not there"
+                )));
+            }
+            let tally = Tally { executions, learned, reward };
+            tenant.cells.insert((task, agent), Cell { tally, latencies, latency_sum_ms });
+        }
+        *cells += tenant.cells.len();
+        for (name, key) in self.context {
+            *cells += key.values.len();
+            tenant.context.insert(name.into(), Arc::new(key));
+        }
+        Ok(tenant)
+    }
+}
+
+struct StateRef<'a>(&'a AgentPerformanceModel);
+
+impl Serialize for StateRef<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut state = serializer.serialize_struct("State", 3)?;
+        state.serialize_field("total", &self.0.total)?;
+        state.serialize_field("rewards", &self.0.score.rewards)?;
+        state.serialize_field("tenants", &TenantsRef(self.0))?;
+        state.end()
+    }
+}
+
+struct TenantsRef<'a>(&'a AgentPerformanceModel);
+
+impl Serialize for TenantsRef<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer
+            .collect_map(self.0.tenants.iter().map(|(name, tenant)| (&**name, TenantRef(tenant))))
+    }
+}
+
+struct TenantRef<'a>(&'a Tenant);
+
+impl Serialize for TenantRef<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Tenant { agents, tasks, cells: _, context, total, other } = self.0;
+        let mut state = serializer.serialize_struct("Tenant", 6)?;
+        state.serialize_field("total", total)?;
+        state.serialize_field("agents", &MapRef(|| agents.iter().map(|(n, a)| (&**n, &**a))))?;
+        state.serialize_field("tasks", &MapRef(|| tasks.iter().map(|(n, t)| (&**n, t.tally))))?;
+        state.serialize_field("cells", &CellsRef(self.0))?;
+        state.serialize_field("context", &MapRef(|| context.iter().map(|(n, k)| (&**n, &**k))))?;
+        state.serialize_field("other", other)?;
+        state.end()
+    }
+}
+
+/// A map written from an iterator, without building it.
+struct MapRef<F>(F);
+
+impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for MapRef<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map((self.0)())
+    }
+}
+
+struct CellsRef<'a>(&'a Tenant);
+
+impl Serialize for CellsRef<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let tenant = self.0;
+        // Ids follow the order of arrival; places follow the names.
+        let mut agent_id_to_place = vec![0; tenant.agents.len()];
+        for (place, agent) in tenant.agents.values().enumerate() {
+            agent_id_to_place[agent.id as usize] = next_id(place);
+        }
+        let mut rows = serializer.serialize_seq(Some(tenant.cells.len()))?;
+        let mut row: Vec<(u32, Cell)> = Vec::new();
+        for (place, task) in tenant.tasks.values().enumerate() {
+            row.clear();
+            row.extend(
+                tenant
+                    .cells
+                    .range((task.id, 0)..=(task.id, u32::MAX))
+                    .map(|((_, agent), cell)| (agent_id_to_place[*agent as usize], *cell)),
+            );
+            row.sort_unstable_by_key(|(agent, _)| *agent);
+            for (agent, Cell { tally, latencies, latency_sum_ms }) in &row {
+                let Tally { executions, learned, reward } = tally;
+                let place = next_id(place);
+                rows.serialize_element(&(
+                    place,
+                    agent,
+                    executions,
+                    learned,
+                    reward,
+                    latencies,
+                    latency_sum_ms,
+                ))?;
+            }
+        }
+        rows.end()
+    }
+}
