@@ -3,5 +3,6 @@
 pub mod error;
 pub mod model;
 pub mod outcome;
+pub mod store;
 
 pub use error::{Error, Result};

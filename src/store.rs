@@ -1,0 +1,472 @@
+//! The state directory: one SQLite database, the files of saved models, a lock.
+//!
+//! The only part of the program that names rusqlite. One [`Store`] writes, on the learner's
+//! thread; any number of threads read through a [`Reader`].
+//!
+//! # What a crash can't break
+//!
+//! An outcome is acknowledged after the transaction that holds it, its identity and its source
+//! position ([`Store::append`]); what was learned is recorded in a later one ([`Store::learned`]).
+//! The model is a function of the journal, so losing it costs time, never data. No transaction is
+//! ever held open between two calls.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+mod counters;
+mod dead_letters;
+mod files;
+mod journal;
+mod reader;
+mod versions;
+
+pub use counters::Counters;
+pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
+pub use files::{read_model, write_model};
+pub use journal::{Activation, Append, Entry, Position};
+pub use reader::{LearningEvent, Reader};
+pub use versions::{ModelVersion, RestartPoint, VersionStatus};
+
+use dead_letters::DeadLetterSizes;
+use journal::IdentityWindow;
+
+/// Name of the database in the state directory.
+pub const DATABASE_FILE: &str = "online-learning.db";
+const LOCK_FILE: &str = "online-learning.lock";
+/// Marks the file as ours: "OLRN".
+const APPLICATION_ID: i32 = 0x4f4c_524e;
+const SCHEMA_VERSION: i32 = 1;
+/// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The write-ahead log is cut back to this after a checkpoint.
+const WAL_BYTES_KEPT: u32 = 64 * 1024 * 1024;
+
+const SCHEMA: &str = "
+CREATE TABLE counters(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    value TEXT NOT NULL
+) STRICT;
+CREATE TABLE journal(
+    first_sequence INTEGER PRIMARY KEY,
+    last_sequence INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    identities BLOB NOT NULL,
+    checksum BLOB NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE TABLE source_positions(
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dead_letters(
+    id TEXT PRIMARY KEY,
+    source TEXT NOT NULL,
+    code TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    topic TEXT,
+    partition INTEGER,
+    offset INTEGER,
+    identity TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    payload_bytes INTEGER NOT NULL,
+    created_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE model_versions(
+    id TEXT PRIMARY KEY,
+    model_type TEXT NOT NULL,
+    version_number INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('training', 'active', 'deprecated', 'archived')),
+    parameters TEXT NOT NULL,
+    metrics TEXT NOT NULL,
+    model_file_path TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    training_samples INTEGER NOT NULL,
+    parent_version TEXT,
+    learned_sequence INTEGER NOT NULL,
+    digest TEXT,
+    UNIQUE (model_type, version_number)
+) STRICT;
+CREATE TABLE checkpoints(
+    learned_sequence INTEGER PRIMARY KEY,
+    model_file_path TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    created_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE learning_events(
+    id TEXT PRIMARY KEY,
+    model_version_id TEXT,
+    event_type TEXT NOT NULL,
+    batch_size INTEGER NOT NULL,
+    samples_processed INTEGER NOT NULL,
+    metrics_before TEXT NOT NULL,
+    metrics_after TEXT NOT NULL,
+    improvement REAL NOT NULL,
+    duration_ms REAL NOT NULL,
+    created_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// How much a power loss may take: see the README on durability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// Nothing that was acknowledged: one sync of the log per commit.
+    Full,
+    /// The last commits: for use where the source can send them again.
+    Normal,
+}
+
+/// What is kept, and how the database is opened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(missing_docs, reason = "the names say what is bounded, units last")]
+pub struct StoreOptions {
+    pub synchronous: Synchronous,
+    /// Identities remembered for deduplication, newest first.
+    pub identities_max: usize,
+    pub journal_outcomes_max: u64,
+    pub journal_age_max_ms: i64,
+    pub learning_events_max: u64,
+    pub dead_letters_max: u64,
+    pub dead_letters_bytes_max: u64,
+    /// At least 2: the newest two are restart points.
+    pub versions_max: u64,
+    /// Larger databases are opened without `quick_check`.
+    pub quick_check_bytes_max: u64,
+    /// Run the full `integrity_check` instead, whatever the size.
+    pub integrity_check: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            synchronous: Synchronous::Full,
+            identities_max: 2_000_000,
+            journal_outcomes_max: 10_000_000,
+            journal_age_max_ms: 30 * 24 * 3_600 * 1_000,
+            learning_events_max: 100_000,
+            dead_letters_max: 10_000,
+            dead_letters_bytes_max: 256 * 1024 * 1024,
+            versions_max: 20,
+            quick_check_bytes_max: 256 * 1024 * 1024,
+            integrity_check: false,
+        }
+    }
+}
+
+/// The writing end of the state directory; there is one per directory.
+pub struct Store {
+    connection: Connection,
+    directory: PathBuf,
+    options: StoreOptions,
+    identities: IdentityWindow,
+    dead_letter_sizes: DeadLetterSizes,
+    /// Held, never read: the lock ends with the process, however it ends.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the state directory, making what is not there yet.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] when the directory can't be written or another process holds it,
+    /// [`Error::Corrupt`] when the database is damaged, foreign or of a newer program. Nothing is
+    /// changed then.
+    pub fn open(directory: &Path, options: StoreOptions) -> Result<Self> {
+        if rusqlite::version_number() < SQLITE_VERSION_MIN {
+            let linked = rusqlite::version();
+            return Err(Error::Fatal(format!(
+                "SQLite {linked} is linked; 3.51.3 is the oldest that is safe"
+            )));
+        }
+        let shown = directory.display();
+        fs::create_dir_all(directory)
+            .map_err(|error| Error::Fatal(format!("can't make the directory {shown}: {error}")))?;
+        let lock = lock(directory)?;
+        let database = directory.join(DATABASE_FILE);
+        let connection = open_database(&database, &options)?;
+        let mut store = Self {
+            identities: IdentityWindow::load(&connection, options.identities_max)?,
+            dead_letter_sizes: DeadLetterSizes::load(&connection)?,
+            connection,
+            directory: directory.to_owned(),
+            options,
+            _lock: lock,
+        };
+        store.forget_unfinished_saves()?;
+        Ok(store)
+    }
+
+    /// The counters as last committed.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when they can't be read.
+    pub fn counters(&self) -> Result<Counters> {
+        Counters::load(&self.connection)
+    }
+
+    /// Where everything is kept.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &StoreOptions {
+        &self.options
+    }
+
+    /// Records micro-batches: their learning events and the counters, learned sequence included.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn learned(&mut self, events: &[LearningEvent], counters: &Counters) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        reader::insert_events(&transaction, events, &self.options)?;
+        counters.store(&transaction)?;
+        commit(transaction)
+    }
+
+    /// Moves the write-ahead log into the database, as the last thing before an orderly end.
+    pub fn close(self) {
+        let truncated =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if let Err(error) = truncated {
+            log::warn!("checkpoint=failed error=\"{error}\"");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fill_up(&self, pages: u32) {
+        self.connection
+            .execute_batch(&format!("PRAGMA max_page_count = {pages}"))
+            .expect("the pragma is valid");
+    }
+}
+
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK_FILE);
+    let shown = path.display();
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| Error::Fatal(format!("can't write to {shown}: {error}")))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::Fatal(format!(
+            "the directory {} is in use by another online-learning process; stop it, or name \
+             another directory in MODEL_STORAGE_PATH",
+            directory.display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(Error::Fatal(format!("can't lock {shown}: {error}")))
+        }
+    }
+}
+
+fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
+    let shown = path.display();
+    let at_start = |error: rusqlite::Error| match reaction(&error) {
+        Error::Fatal(text) if is_corruption(&error) => Error::Corrupt(format!(
+            "the database {shown} is damaged or no database: {text}; restore a backup, or move it \
+             away to start empty"
+        )),
+        Error::Fatal(text) | Error::Unavailable(text) => {
+            Error::Fatal(format!("can't open the database {shown}: {text}"))
+        }
+        other => other,
+    };
+    let fresh = fs::metadata(path).map_or(true, |meta| meta.len() == 0);
+    let mut connection = Connection::open(path).map_err(at_start)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(at_start)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let pragma = |connection: &Connection, name: &str| -> rusqlite::Result<i32> {
+        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+    };
+
+    // Before anything is written: is this ours, and not of a newer program?
+    let version = pragma(&connection, "user_version").map_err(at_start)?;
+    let application = pragma(&connection, "application_id").map_err(at_start)?;
+    if !fresh && application != APPLICATION_ID {
+        return Err(Error::Corrupt(format!(
+            "{shown} is an SQLite database of another program (application_id {application})"
+        )));
+    }
+    if version > SCHEMA_VERSION {
+        return Err(Error::Corrupt(format!(
+            "the database {shown} was written by a newer online-learning (schema {version}, this \
+             program knows {SCHEMA_VERSION}); use that program"
+        )));
+    }
+    if !fresh {
+        check_integrity(&connection, path, options).map_err(|error| match error {
+            Ok(found) => Error::Corrupt(format!(
+                "the database {shown} is damaged: {found}; restore a backup, or move it away to \
+                 start empty"
+            )),
+            Err(error) => at_start(error),
+        })?;
+    }
+    let synchronous = match options.synchronous {
+        Synchronous::Full => "FULL",
+        Synchronous::Normal => "NORMAL",
+    };
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = {synchronous};
+             PRAGMA foreign_keys = ON;
+             PRAGMA journal_size_limit = {WAL_BYTES_KEPT};"
+        ))
+        .map_err(at_start)?;
+    if fresh {
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(at_start)?;
+        transaction
+            .execute_batch(&format!(
+                "{SCHEMA}
+                 PRAGMA application_id = {APPLICATION_ID};
+                 PRAGMA user_version = {SCHEMA_VERSION};"
+            ))
+            .map_err(at_start)?;
+        transaction.commit().map_err(at_start)?;
+    }
+    Ok(connection)
+}
+
+/// `Err(Ok(_))` is what the check found, `Err(Err(_))` that it could not be made.
+fn check_integrity(
+    connection: &Connection,
+    path: &Path,
+    options: &StoreOptions,
+) -> std::result::Result<(), std::result::Result<String, rusqlite::Error>> {
+    let size = fs::metadata(path).map_or(0, |meta| meta.len());
+    let check = if options.integrity_check {
+        "integrity_check"
+    } else if size <= options.quick_check_bytes_max {
+        "quick_check"
+    } else {
+        let limit = options.quick_check_bytes_max;
+        log::info!("quick_check=skipped database_bytes={size} limit_bytes={limit}");
+        return Ok(());
+    };
+    let finding: String =
+        connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0)).map_err(Err)?;
+    if finding == "ok" { Ok(()) } else { Err(Ok(finding)) }
+}
+
+fn open_read_only(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| reaction(&error))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| reaction(&error))?;
+    Ok(connection)
+}
+
+/// Begins a transaction that may write.
+fn write(connection: &mut Connection) -> Result<rusqlite::Transaction<'_>> {
+    connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|error| reaction(&error))
+}
+
+fn commit(transaction: rusqlite::Transaction<'_>) -> Result<()> {
+    transaction.commit().map_err(|error| reaction(&error))
+}
+
+fn is_corruption(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// What a failure of SQLite asks of us. A full disk or a lock passes. After a failed sync the page
+/// cache can't be trusted, and a live connection that reports damage may be wrong: both end the
+/// process, and the next start looks again.
+fn reaction(error: &rusqlite::Error) -> Error {
+    const IOERR_FSYNC: i32 = 1034;
+    const IOERR_DIR_FSYNC: i32 = 1290;
+    let Some(failure) = error.sqlite_error() else {
+        return Error::Fatal(format!("storage: {error}"));
+    };
+    match failure.code {
+        _ if [IOERR_FSYNC, IOERR_DIR_FSYNC].contains(&failure.extended_code) => {
+            Error::Fatal(format!("storage: a sync failed: {error}"))
+        }
+        ErrorCode::DiskFull
+        | ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::OutOfMemory
+        | ErrorCode::SystemIoFailure
+        | ErrorCode::CannotOpen
+        | ErrorCode::ReadOnly => Error::Unavailable(format!("storage: {error}")),
+        _ => Error::Fatal(format!("storage: {error}")),
+    }
+}
+
+/// Runs a statement that is used again and again.
+fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<usize> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(values))
+        .map_err(|error| reaction(&error))
+}
+
+/// Collects the rows of a query that is used again and again.
+fn query<T>(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+    read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_map(values, read)?.collect())
+        .map_err(|error| reaction(&error))
+}
+
+/// Ids of learning events and dead letters: as wide as any number, so that text sorts like it.
+fn padded_id(number: u64) -> String {
+    format!("{number:016}")
+}
+
+/// SQLite's integers are signed.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+impl Counters {
+    fn load(connection: &Connection) -> Result<Self> {
+        let rows = query(connection, "SELECT value FROM counters", [], |row| row.get(0))?;
+        let rows: Vec<String> = rows;
+        let Some(json) = rows.first() else { return Ok(Self::default()) };
+        serde_json::from_str(json)
+            .map_err(|error| Error::Corrupt(format!("the counters can't be read: {error}")))
+    }
+
+    fn store(&self, connection: &Connection) -> Result<()> {
+        let json = serde_json::to_string(self).expect("counters always have a JSON form");
+        execute(
+            connection,
+            "INSERT INTO counters(id, value) VALUES (1, ?1)
+             ON CONFLICT(id) DO UPDATE SET value = excluded.value",
+            params![json],
+        )?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

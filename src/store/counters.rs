@@ -1,0 +1,93 @@
+//! What the service has done since its directory was made. No restart, and no activation of an
+//! older version, sets these back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Totals that are committed with the work they count.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Sequence number of the newest journal entry; 0 with none.
+    pub last_sequence: u64,
+    /// Sequence number of the newest entry that a recorded micro-batch (or activation) covers.
+    pub learned_sequence: u64,
+    /// Number of the newest saved version; never used again.
+    pub last_version_number: u64,
+    /// Number of the newest dead letter.
+    pub last_dead_letter: u64,
+    /// Number of the newest learning event.
+    pub last_learning_event: u64,
+
+    /// Outcomes journaled.
+    pub accepted: u64,
+    /// Records that were already known.
+    pub duplicates: u64,
+    /// Records refused, by reason code.
+    pub rejected: BTreeMap<String, u64>,
+    /// Optional fields that made no sense, by name.
+    pub dropped_fields: BTreeMap<String, u64>,
+
+    /// Micro-batches recorded.
+    pub successful_updates: u64,
+    /// Micro-batches whose transaction failed, each try.
+    pub failed_updates: u64,
+    /// Time to learn and store the successful ones, microseconds.
+    pub update_time_us: u64,
+    /// Outcomes learned.
+    pub samples_processed: u64,
+
+    /// Versions saved.
+    pub saves: u64,
+    /// Saves that failed.
+    pub failed_saves: u64,
+    /// Unix time of the newest accepted outcome's arrival, ms; 0 with none.
+    pub last_event_ms: i64,
+    /// Unix time of the newest micro-batch, ms; 0 with none.
+    pub last_update_ms: i64,
+    /// Unix time of the newest saved version, ms; 0 with none.
+    pub last_save_ms: i64,
+    /// Time the service has run, all runs together, ms.
+    pub running_ms: u64,
+}
+
+impl Counters {
+    /// Micro-batches tried.
+    pub fn total_updates(&self) -> u64 {
+        self.successful_updates + self.failed_updates
+    }
+
+    /// Mean time to learn and store a micro-batch, ms; 0 with none.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn avg_update_time_ms(&self) -> f64 {
+        match self.successful_updates {
+            0 => 0.0,
+            updates => self.update_time_us as f64 / 1_000.0 / updates as f64,
+        }
+    }
+
+    /// Micro-batches per minute of running time; 0 before the first.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn updates_per_minute(&self) -> f64 {
+        match self.running_ms {
+            0 => 0.0,
+            ms => self.total_updates() as f64 * 60_000.0 / ms as f64,
+        }
+    }
+
+    /// Records refused, for whatever reason.
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// Counts one more under `name`.
+    pub fn count(map: &mut BTreeMap<String, u64>, name: &str) {
+        match map.get_mut(name) {
+            Some(count) => *count += 1,
+            None => {
+                map.insert(name.to_owned(), 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Records that could not be understood, kept so that they can be looked at and fed back.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{StoreOptions, execute, from_sql, padded_id, query, reaction, to_sql};
+use crate::error::Result;
+use crate::outcome::Refusal;
+
+/// Bytes kept of a payload.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A refused record on its way into the table.
+#[derive(Debug, Clone)]
+pub struct NewDeadLetter {
+    /// `http`, `import` or `kafka`.
+    pub source: &'static str,
+    /// Why.
+    pub refusal: Refusal,
+    /// Topic, partition and offset, where it has them.
+    pub position: Option<(String, i32, i64)>,
+    /// The identity of its arrival, which a replay keeps.
+    pub identity: String,
+    /// Its first [`PAYLOAD_BYTES_MAX`] bytes.
+    pub payload: Vec<u8>,
+    /// Its whole size.
+    pub payload_bytes: usize,
+    /// When it came.
+    pub created_at: String,
+}
+
+/// A refused record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of NewDeadLetter")]
+pub struct DeadLetter {
+    pub id: String,
+    pub source: String,
+    pub code: String,
+    pub detail: String,
+    pub topic: Option<String>,
+    pub partition: Option<i32>,
+    pub offset: Option<i64>,
+    pub identity: String,
+    pub payload: Vec<u8>,
+    pub payload_bytes: u64,
+    pub created_at: String,
+}
+
+impl DeadLetter {
+    /// The payload was longer than what is kept.
+    pub fn is_cut(&self) -> bool {
+        self.payload_bytes > self.payload.len() as u64
+    }
+}
+
+/// How much the table holds, so that its bounds cost no query.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DeadLetterSizes {
+    count: u64,
+    bytes: u64,
+}
+
+impl DeadLetterSizes {
+    pub(super) fn load(connection: &Connection) -> Result<Self> {
+        let sizes = query(
+            connection,
+            "SELECT count(*), coalesce(sum(length(payload)), 0) FROM dead_letters",
+            [],
+            |row| Ok(Self { count: from_sql(row.get(0)?), bytes: from_sql(row.get(1)?) }),
+        )?;
+        Ok(sizes.into_iter().next().unwrap_or_default())
+    }
+
+    /// Inserts with ids after `last_id`, then deletes the oldest beyond the bounds.
+    pub(super) fn insert(
+        &mut self,
+        connection: &Connection,
+        letters: &[NewDeadLetter],
+        last_id: u64,
+        options: &StoreOptions,
+    ) -> Result<()> {
+        for (number, letter) in (last_id + 1..).zip(letters) {
+            let position = letter.position.as_ref();
+            execute(
+                connection,
+                "INSERT INTO dead_letters(id, source, code, detail, topic, partition, offset,
+                                          identity, payload, payload_bytes, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                params![
+                    padded_id(number),
+                    letter.source,
+                    letter.refusal.code.as_str(),
+                    letter.refusal.detail,
+                    position.map(|(topic, ..)| topic),
+                    position.map(|(_, partition, _)| partition),
+                    position.map(|(.., offset)| offset),
+                    letter.identity,
+                    letter.payload,
+                    to_sql(letter.payload_bytes as u64),
+                    letter.created_at
+                ],
+            )?;
+            self.count += 1;
+            self.bytes += letter.payload.len() as u64;
+        }
+        while self.count > options.dead_letters_max || self.bytes > options.dead_letters_bytes_max {
+            let oldest = query(
+                connection,
+                "SELECT id, length(payload) FROM dead_letters ORDER BY id LIMIT 1",
+                [],
+                |row| Ok((row.get::<_, String>(0)?, from_sql(row.get(1)?))),
+            )?;
+            let Some((id, bytes)) = oldest.into_iter().next() else { break };
+            self.delete(connection, &id, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes those that were fed back; one that is gone already is no error.
+    pub(super) fn remove(&mut self, connection: &Connection, ids: &[String]) -> Result<()> {
+        for id in ids {
+            let sizes = query(
+                connection,
+                "SELECT length(payload) FROM dead_letters WHERE id = ?1",
+                [id],
+                |row| row.get(0).map(from_sql),
+            )?;
+            if let Some(bytes) = sizes.into_iter().next() {
+                self.delete(connection, id, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, connection: &Connection, id: &str, bytes: u64) -> Result<()> {
+        execute(connection, "DELETE FROM dead_letters WHERE id = ?1", [id])?;
+        self.count = self.count.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Ok(())
+    }
+}
+
+pub(super) fn by_id(connection: &Connection, id: &str) -> Result<Option<DeadLetter>> {
+    connection
+        .prepare_cached(&format!("{SELECT} WHERE id = ?1"))
+        .and_then(|mut statement| statement.query_row([id], read).optional())
+        .map_err(|error| reaction(&error))
+}
+
+/// Newest first, those before `before`.
+pub(super) fn list(
+    connection: &Connection,
+    before: Option<&str>,
+    limit: u32,
+) -> Result<Vec<DeadLetter>> {
+    query(
+        connection,
+        &format!("{SELECT} WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2"),
+        params![before, limit],
+        read,
+    )
+}
+
+/// Ids of all, oldest first.
+pub(super) fn ids(connection: &Connection) -> Result<Vec<String>> {
+    query(connection, "SELECT id FROM dead_letters ORDER BY id", [], |row| row.get(0))
+}
+
+const SELECT: &str = "SELECT id, source, code, detail, topic, partition, offset, identity, payload,
+                      payload_bytes, created_at FROM dead_letters";
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
+        id: row.get(0)?,
+        source: row.get(1)?,
+        code: row.get(2)?,
+        detail: row.get(3)?,
+        topic: row.get(4)?,
+        partition: row.get(5)?,
+        offset: row.get(6)?,
+        identity: row.get(7)?,
+        payload: row.get(8)?,
+        payload_bytes: from_sql(row.get(9)?),
+        created_at: row.get(10)?,
+    })
+}

@@ -1,0 +1,403 @@
+//! The journal: every outcome in the order in which it was accepted, and the identities by which a
+//! record that comes again is known.
+//!
+//! One row holds all outcomes of one transaction, packed and checksummed; a row each would cost
+//! twenty times as much. Their identities stand in a column before the payload, so that the window
+//! of known identities is rebuilt at start without reading the outcomes.
+
+use std::collections::{HashSet, VecDeque};
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Counters, DeadLetter, NewDeadLetter, Store, StoreOptions, commit, execute, from_sql, query,
+    reader::{LearningEvent, insert_events},
+    to_sql, write,
+};
+use crate::error::{Error, Result};
+use crate::outcome::{IdentityKey, Outcome};
+
+const KIND_OUTCOMES: i64 = 1;
+const KIND_ACTIVATION: i64 = 2;
+/// Old rows are looked for whenever the sequence passes a multiple of this.
+const PRUNE_EVERY: u64 = 1_024;
+/// Rows deleted in one go: more than are written in between, few enough that no append waits long.
+const PRUNED_ROWS_MAX: u64 = 2 * PRUNE_EVERY;
+
+/// How far a source has been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Where from.
+    pub topic: String,
+    /// Which part of it.
+    pub partition: i32,
+    /// The first offset that has not been taken.
+    pub next_offset: i64,
+}
+
+/// What one transaction makes durable.
+#[derive(Debug, Default)]
+pub struct Append<'a> {
+    /// New outcomes, in the order in which they will be learned.
+    pub outcomes: &'a [Outcome],
+    /// Records that were refused.
+    pub dead_letters: &'a [NewDeadLetter],
+    /// Dead letters that were fed back with success.
+    pub replayed: &'a [String],
+    /// How far the sources have been read.
+    pub positions: &'a [Position],
+}
+
+/// One entry of the journal.
+#[derive(Debug)]
+pub enum Entry {
+    /// Learn it.
+    Outcome(Outcome),
+    /// Go on from a saved version's state.
+    Activation(Activation),
+}
+
+/// The journal's record of an activation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// The version that was activated.
+    pub version_id: String,
+    /// Its file, in the state directory.
+    pub model_file_path: String,
+    /// Digest of its state.
+    pub digest: String,
+}
+
+/// The identities of the last outcomes, a fixed number of them.
+pub(super) struct IdentityWindow {
+    known: HashSet<u128>,
+    order: VecDeque<u128>,
+    capacity: usize,
+}
+
+impl IdentityWindow {
+    pub(super) fn load(connection: &Connection, capacity: usize) -> Result<Self> {
+        let mut window = Self { known: HashSet::new(), order: VecDeque::new(), capacity };
+        // Newest first until the window is full, then in order.
+        let mut wanted = capacity;
+        let mut newest_first: Vec<Vec<u8>> = Vec::new();
+        let mut statement = connection
+            .prepare("SELECT identities FROM journal ORDER BY first_sequence DESC")
+            .map_err(|error| super::reaction(&error))?;
+        let mut rows = statement.query([]).map_err(|error| super::reaction(&error))?;
+        while wanted > 0 {
+            let Some(row) = rows.next().map_err(|error| super::reaction(&error))? else { break };
+            let mut identities: Vec<u8> = row.get(0).map_err(|error| super::reaction(&error))?;
+            let count = identities.len() / 16;
+            identities.drain(..16 * count.saturating_sub(wanted));
+            wanted -= count.min(wanted);
+            newest_first.push(identities);
+        }
+        window.known.reserve(capacity - wanted);
+        window.order.reserve(capacity - wanted);
+        for identities in newest_first.iter().rev() {
+            for key in identities.as_chunks::<16>().0 {
+                window.remember(*key);
+            }
+        }
+        Ok(window)
+    }
+
+    fn contains(&self, key: IdentityKey) -> bool {
+        self.known.contains(&u128::from_le_bytes(key))
+    }
+
+    fn remember(&mut self, key: IdentityKey) {
+        let key = u128::from_le_bytes(key);
+        if self.capacity > 0 && self.known.insert(key) {
+            if self.order.len() == self.capacity
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+            self.order.push_back(key);
+        }
+    }
+}
+
+impl Store {
+    /// Whether this identity is among those remembered.
+    pub fn is_known(&self, identity: IdentityKey) -> bool {
+        self.identities.contains(identity)
+    }
+
+    /// Makes a group of records durable in one transaction, with `counters` as they are after it.
+    /// The caller has sorted out duplicates.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn append(&mut self, append: &Append<'_>, counters: &Counters, now_ms: i64) -> Result<()> {
+        let options = self.options;
+        let mut dead_letter_sizes = self.dead_letter_sizes;
+        let transaction = write(&mut self.connection)?;
+        if !append.outcomes.is_empty() {
+            let identities: Vec<u8> =
+                append.outcomes.iter().flat_map(|outcome| outcome.identity).collect();
+            let payload = postcard::to_stdvec(append.outcomes)
+                .map_err(|error| Error::Fatal(format!("outcomes can't be packed: {error}")))?;
+            let row = Row {
+                first_sequence: counters.last_sequence + 1 - append.outcomes.len() as u64,
+                last_sequence: counters.last_sequence,
+                kind: KIND_OUTCOMES,
+                identities,
+                payload,
+            };
+            row.insert(&transaction, now_ms)?;
+            prune(&transaction, &row, counters, &options, now_ms)?;
+        }
+        dead_letter_sizes.insert(
+            &transaction,
+            append.dead_letters,
+            counters.last_dead_letter - append.dead_letters.len() as u64,
+            &options,
+        )?;
+        dead_letter_sizes.remove(&transaction, append.replayed)?;
+        for position in append.positions {
+            execute(
+                &transaction,
+                "INSERT INTO source_positions(topic, partition, next_offset) VALUES (?1, ?2, ?3)
+                 ON CONFLICT(topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
+                params![position.topic, position.partition, position.next_offset],
+            )?;
+        }
+        counters.store(&transaction)?;
+        commit(transaction)?;
+        for outcome in append.outcomes {
+            self.identities.remember(outcome.identity);
+        }
+        self.dead_letter_sizes = dead_letter_sizes;
+        Ok(())
+    }
+
+    /// Records an activation: its journal entry, the new version that it makes, its learning
+    /// event, and the counters after it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn activate(
+        &mut self,
+        activation: &Activation,
+        versions: &[super::ModelVersion],
+        event: LearningEvent,
+        counters: &Counters,
+        now_ms: i64,
+    ) -> Result<()> {
+        let options = self.options;
+        let transaction = write(&mut self.connection)?;
+        let payload = serde_json::to_vec(activation)
+            .map_err(|error| Error::Fatal(format!("an activation can't be packed: {error}")))?;
+        let row = Row {
+            first_sequence: counters.last_sequence,
+            last_sequence: counters.last_sequence,
+            kind: KIND_ACTIVATION,
+            identities: Vec::new(),
+            payload,
+        };
+        row.insert(&transaction, now_ms)?;
+        super::versions::insert(&transaction, versions)?;
+        super::versions::promote(&transaction, versions)?;
+        insert_events(&transaction, &[event], &options)?;
+        counters.store(&transaction)?;
+        commit(transaction)
+    }
+
+    /// Hands the journal entries after `sequence`, up to `last_sequence`, to `visit`, in order and
+    /// each with its own sequence.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when an entry is missing or damaged; what `visit` returns.
+    pub fn replay(
+        &self,
+        sequence: u64,
+        last_sequence: u64,
+        mut visit: impl FnMut(u64, Entry) -> Result<()>,
+    ) -> Result<()> {
+        let mut statement = self
+            .connection
+            .prepare(
+                "SELECT first_sequence, last_sequence, kind, identities, payload, checksum
+                 FROM journal WHERE last_sequence > ?1 ORDER BY first_sequence",
+            )
+            .map_err(|error| super::reaction(&error))?;
+        let mut rows =
+            statement.query([to_sql(sequence)]).map_err(|error| super::reaction(&error))?;
+        let mut expected = sequence + 1;
+        while let Some(row) = rows.next().map_err(|error| super::reaction(&error))? {
+            let (row, checksum) = Row::read(row).map_err(|error| super::reaction(&error))?;
+            if row.first_sequence > expected || row.checksum()[..] != checksum[..] {
+                break;
+            }
+            for (position, entry) in (row.first_sequence..).zip(row.entries()?) {
+                if position == expected {
+                    visit(position, entry)?;
+                    expected += 1;
+                }
+            }
+        }
+        if expected == last_sequence + 1 {
+            return Ok(());
+        }
+        Err(Error::Corrupt(format!(
+            "the journal in {} is damaged: entry {expected} of {last_sequence} is missing or \
+             fails its checksum; restore a backup, or move the directory away to start empty",
+            self.directory.display()
+        )))
+    }
+
+    /// Sequence number of the oldest entry still there; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn oldest_sequence(&self) -> Result<Option<u64>> {
+        let oldest: Vec<Option<i64>> =
+            query(&self.connection, "SELECT min(first_sequence) FROM journal", [], |row| {
+                row.get(0)
+            })?;
+        Ok(oldest.into_iter().flatten().next().map(from_sql))
+    }
+
+    /// How far the sources have been read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn positions(&self) -> Result<Vec<Position>> {
+        query(
+            &self.connection,
+            "SELECT topic, partition, next_offset FROM source_positions ORDER BY topic, partition",
+            [],
+            |row| {
+                Ok(Position {
+                    topic: row.get(0)?,
+                    partition: row.get(1)?,
+                    next_offset: row.get(2)?,
+                })
+            },
+        )
+    }
+
+    /// A dead letter by id, payload included.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn dead_letter(&self, id: &str) -> Result<Option<DeadLetter>> {
+        super::dead_letters::by_id(&self.connection, id)
+    }
+}
+
+struct Row {
+    first_sequence: u64,
+    last_sequence: u64,
+    kind: i64,
+    identities: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Row {
+    fn checksum(&self) -> [u8; 16] {
+        let mut hasher = Sha256::new();
+        hasher.update(self.first_sequence.to_le_bytes());
+        hasher.update(self.last_sequence.to_le_bytes());
+        hasher.update(self.kind.to_le_bytes());
+        hasher.update(&self.identities);
+        hasher.update(&self.payload);
+        let mut checksum = [0; 16];
+        checksum.copy_from_slice(&hasher.finalize()[..16]);
+        checksum
+    }
+
+    fn insert(&self, connection: &Connection, now_ms: i64) -> Result<()> {
+        execute(
+            connection,
+            "INSERT INTO journal(first_sequence, last_sequence, kind, created_ms, identities,
+                                 payload, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                to_sql(self.first_sequence),
+                to_sql(self.last_sequence),
+                self.kind,
+                now_ms,
+                self.identities,
+                self.payload,
+                self.checksum()
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Self, Vec<u8>)> {
+        let read = Self {
+            first_sequence: from_sql(row.get(0)?),
+            last_sequence: from_sql(row.get(1)?),
+            kind: row.get(2)?,
+            identities: row.get(3)?,
+            payload: row.get(4)?,
+        };
+        Ok((read, row.get(5)?))
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            let Self { first_sequence, last_sequence, .. } = self;
+            Error::Corrupt(format!(
+                "journal entries {first_sequence} to {last_sequence} can't be read: {error}"
+            ))
+        };
+        match self.kind {
+            KIND_OUTCOMES => {
+                let mut outcomes: Vec<Outcome> =
+                    postcard::from_bytes(&self.payload).map_err(|error| unreadable(&error))?;
+                for (outcome, key) in outcomes.iter_mut().zip(self.identities.as_chunks::<16>().0) {
+                    outcome.identity = *key;
+                }
+                Ok(outcomes.into_iter().map(Entry::Outcome).collect())
+            }
+            KIND_ACTIVATION => serde_json::from_slice(&self.payload)
+                .map(|activation| vec![Entry::Activation(activation)])
+                .map_err(|error| unreadable(&error)),
+            kind => Err(unreadable(&format!("unknown kind {kind}"))),
+        }
+    }
+}
+
+/// Deletes old rows, a few at a time, sparing what is not learned, what a restart needs and the
+/// remembered identities.
+fn prune(
+    connection: &Connection,
+    newest: &Row,
+    counters: &Counters,
+    options: &StoreOptions,
+    now_ms: i64,
+) -> Result<()> {
+    if (newest.first_sequence - 1) / PRUNE_EVERY == newest.last_sequence / PRUNE_EVERY {
+        return Ok(());
+    }
+    let spared_after = [
+        counters.learned_sequence,
+        super::versions::older_restart_sequence(connection)?,
+        newest.last_sequence.saturating_sub(options.identities_max as u64),
+    ]
+    .into_iter()
+    .min()
+    .unwrap_or(0);
+    let kept_by_count = newest.last_sequence.saturating_sub(options.journal_outcomes_max);
+    execute(
+        connection,
+        "DELETE FROM journal WHERE first_sequence IN
+             (SELECT first_sequence FROM journal ORDER BY first_sequence LIMIT ?1)
+         AND last_sequence <= ?2 AND (last_sequence <= ?3 OR created_ms < ?4)",
+        params![
+            to_sql(PRUNED_ROWS_MAX),
+            to_sql(spared_after),
+            to_sql(kept_by_count),
+            now_ms - options.journal_age_max_ms
+        ],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Lists for people and pages, read beside the writer by a few read-only connections.
+
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::{Connection, params};
+use serde::Serialize;
+
+use super::{
+    DATABASE_FILE, DeadLetter, ModelVersion, StoreOptions, dead_letters, execute, from_sql,
+    open_read_only, padded_id, query, to_sql, versions,
+};
+use crate::error::{Error, Result};
+
+/// Connections in the pool: each request runs one short statement.
+const READERS: usize = 4;
+
+/// One learning step, save, activation or import.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LearningEvent {
+    /// Sorts by time.
+    pub id: String,
+    /// The version that was active then.
+    pub model_version_id: Option<String>,
+    /// `micro_batch`, `save`, `activation` or `import`.
+    pub event_type: String,
+    /// Outcomes in the step.
+    pub batch_size: u64,
+    /// Of these, learned from.
+    pub samples_processed: u64,
+    /// The model's metrics before.
+    #[serde(serialize_with = "as_json")]
+    pub metrics_before: std::sync::Arc<str>,
+    /// The model's metrics after.
+    #[serde(serialize_with = "as_json")]
+    pub metrics_after: std::sync::Arc<str>,
+    /// Change of the model score.
+    pub improvement: f64,
+    /// Time it took, ms.
+    pub duration_ms: f64,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+fn as_json<S: serde::Serializer>(
+    text: &str,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match serde_json::from_str::<&serde_json::value::RawValue>(text) {
+        Ok(json) => json.serialize(serializer),
+        Err(_) => serializer.serialize_none(),
+    }
+}
+
+impl LearningEvent {
+    /// The id of the event with this number.
+    pub fn id_of(number: u64) -> String {
+        padded_id(number)
+    }
+}
+
+/// Inserts events in order, then deletes the oldest beyond the number kept.
+pub(super) fn insert_events(
+    connection: &Connection,
+    events: &[LearningEvent],
+    options: &StoreOptions,
+) -> Result<()> {
+    for event in events {
+        execute(
+            connection,
+            "INSERT INTO learning_events(id, model_version_id, event_type, batch_size,
+                                         samples_processed, metrics_before, metrics_after,
+                                         improvement, duration_ms, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                event.id,
+                event.model_version_id,
+                event.event_type,
+                to_sql(event.batch_size),
+                to_sql(event.samples_processed),
+                &*event.metrics_before,
+                &*event.metrics_after,
+                event.improvement,
+                event.duration_ms,
+                event.created_at
+            ],
+        )?;
+    }
+    if let Some(number) = events.last().and_then(|event| event.id.parse::<u64>().ok()) {
+        let kept_after = number.saturating_sub(options.learning_events_max);
+        execute(connection, "DELETE FROM learning_events WHERE id <= ?1", [padded_id(kept_after)])?;
+    }
+    Ok(())
+}
+
+/// The reading end of the state directory, for any number of threads.
+pub struct Reader {
+    database: PathBuf,
+    /// Places in the pool; a connection is opened when a place is first used.
+    idle: (Sender<Option<Connection>>, Receiver<Option<Connection>>),
+}
+
+impl Reader {
+    /// A reader of the database in `directory`, which must exist by the first call.
+    pub fn new(directory: &Path) -> Self {
+        let idle = bounded(READERS);
+        for _ in 0..READERS {
+            // The channel has a place for each.
+            let _ = idle.0.send(None);
+        }
+        Self { database: directory.join(DATABASE_FILE), idle }
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let place = self
+            .idle
+            .1
+            .recv_timeout(super::BUSY_TIMEOUT)
+            .map_err(|_| Error::Unavailable("too many lists are being read".to_owned()))?;
+        let opened = match place {
+            Some(connection) => Ok(connection),
+            None => open_read_only(&self.database),
+        };
+        let result = opened.and_then(|connection| {
+            let result = read(&connection);
+            Ok((result?, connection))
+        });
+        let (result, place) = match result {
+            Ok((value, connection)) => (Ok(value), Some(connection)),
+            // A connection that failed is not used again.
+            Err(error) => (Err(error), None),
+        };
+        let _ = self.idle.0.send(place);
+        result
+    }
+
+    /// A model type's versions, newest first, those before the version number `before`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn versions(
+        &self,
+        model_type: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<ModelVersion>> {
+        self.with(|connection| versions::list(connection, model_type, before, limit))
+    }
+
+    /// A version by its id.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn version(&self, id: &str) -> Result<Option<ModelVersion>> {
+        self.with(|connection| versions::by_id(connection, id))
+    }
+
+    /// Learning events, newest first, those before the id `before`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn learning_events(&self, before: Option<u64>, limit: u32) -> Result<Vec<LearningEvent>> {
+        self.with(|connection| {
+            query(
+                connection,
+                "SELECT id, model_version_id, event_type, batch_size, samples_processed,
+                        metrics_before, metrics_after, improvement, duration_ms, created_at
+                 FROM learning_events WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2",
+                params![before.map(padded_id), limit],
+                |row| {
+                    Ok(LearningEvent {
+                        id: row.get(0)?,
+                        model_version_id: row.get(1)?,
+                        event_type: row.get(2)?,
+                        batch_size: from_sql(row.get(3)?),
+                        samples_processed: from_sql(row.get(4)?),
+                        metrics_before: row.get::<_, String>(5)?.into(),
+                        metrics_after: row.get::<_, String>(6)?.into(),
+                        improvement: row.get(7)?,
+                        duration_ms: row.get(8)?,
+                        created_at: row.get(9)?,
+                    })
+                },
+            )
+        })
+    }
+
+    /// Dead letters, newest first, those before the id `before`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn dead_letters(&self, before: Option<u64>, limit: u32) -> Result<Vec<DeadLetter>> {
+        let before = before.map(padded_id);
+        self.with(|connection| dead_letters::list(connection, before.as_deref(), limit))
+    }
+
+    /// A dead letter by its id.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn dead_letter(&self, id: &str) -> Result<Option<DeadLetter>> {
+        self.with(|connection| dead_letters::by_id(connection, id))
+    }
+
+    /// The ids of all dead letters, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn dead_letter_ids(&self) -> Result<Vec<String>> {
+        self.with(dead_letters::ids)
+    }
+}

@@ -1,0 +1,379 @@
+//! Saved versions of the models, checkpoints, and from where a restart goes on.
+//!
+//! A save writes one file for all models and one row per model type. A *version* is what an
+//! operator lists and activates; a *checkpoint* is the same file without rows in the list, there
+//! only to make the next start fast. An activation adds rows that name the activated version's
+//! file. All three are restart points.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use super::{
+    Counters, Store, commit, execute, from_sql, query, reaction,
+    reader::{LearningEvent, insert_events},
+    to_sql, write,
+};
+use crate::error::Result;
+
+/// Checkpoints kept.
+const CHECKPOINTS_KEPT: u64 = 2;
+/// Rows of archived versions kept for the record.
+const ARCHIVED_ROWS_KEPT: u64 = 1_000;
+
+/// Where a version stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionStatus {
+    /// Its file is being written.
+    Training,
+    /// The newest one.
+    Active,
+    /// An older one, which can be activated.
+    Deprecated,
+    /// Its file is gone.
+    Archived,
+}
+
+impl VersionStatus {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Training => "training",
+            Self::Active => "active",
+            Self::Deprecated => "deprecated",
+            Self::Archived => "archived",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Training, Self::Active, Self::Deprecated, Self::Archived]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+}
+
+/// One row of `model_versions`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelVersion {
+    /// `<model_type>-<version_number>`.
+    pub id: String,
+    /// Such as `agent_selection`.
+    pub model_type: String,
+    /// Counts up; never used twice.
+    pub version_number: u64,
+    /// Where it stands.
+    pub status: VersionStatus,
+    /// The settings it was learned with.
+    pub parameters: serde_json::Value,
+    /// What was known of its quality when it was saved.
+    pub metrics: serde_json::Value,
+    /// Name of its file in the state directory.
+    pub model_file_path: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Outcomes learned.
+    pub training_samples: u64,
+    /// The version it was learned from, or activated from.
+    pub parent_version: Option<String>,
+    /// The journal entry up to which the state holds.
+    pub learned_sequence: u64,
+    /// SHA-256 of the state in the file; `None` while it is written.
+    pub digest: Option<String>,
+}
+
+impl ModelVersion {
+    /// The id of a model type's version.
+    pub fn id_of(model_type: &str, version_number: u64) -> String {
+        format!("{model_type}-{version_number}")
+    }
+}
+
+/// A saved state from which a restart can go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartPoint {
+    /// The journal entry up to which it holds.
+    pub learned_sequence: u64,
+    /// Name of its file in the state directory.
+    pub model_file_path: String,
+    /// SHA-256 of the state in the file.
+    pub digest: String,
+}
+
+const RESTART_POINTS: &str = "
+    SELECT learned_sequence, model_file_path, digest FROM checkpoints
+    UNION
+    SELECT learned_sequence, model_file_path, digest FROM model_versions
+    WHERE status IN ('active', 'deprecated') AND digest IS NOT NULL
+    ORDER BY learned_sequence DESC";
+
+/// The sequence from which the older of the two newest restart points goes on; 0 when there are
+/// fewer than two.
+pub(super) fn older_restart_sequence(connection: &Connection) -> Result<u64> {
+    let points = query(connection, &format!("{RESTART_POINTS} LIMIT 2"), [], |row| row.get(0))?;
+    Ok(points.get(1).copied().map_or(0, from_sql))
+}
+
+impl Store {
+    /// The restart points, newest first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn restart_points(&self) -> Result<Vec<RestartPoint>> {
+        query(&self.connection, RESTART_POINTS, [], |row| {
+            Ok(RestartPoint {
+                learned_sequence: from_sql(row.get(0)?),
+                model_file_path: row.get(1)?,
+                digest: row.get(2)?,
+            })
+        })
+    }
+
+    /// The version of this model type that is active.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn active_version(&self, model_type: &str) -> Result<Option<ModelVersion>> {
+        let rows = query(
+            &self.connection,
+            &format!("{SELECT} WHERE model_type = ?1 AND status = 'active'"),
+            [model_type],
+            read,
+        )?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// A version by its id.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn version(&self, id: &str) -> Result<Option<ModelVersion>> {
+        by_id(&self.connection, id)
+    }
+
+    /// Announces a save: its rows, as `training`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn begin_version(&mut self, versions: &[ModelVersion], counters: &Counters) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        insert(&transaction, versions)?;
+        counters.store(&transaction)?;
+        commit(transaction)
+    }
+
+    /// Makes the save whose file is written the active one, and lets go of versions beyond the
+    /// number kept, deleting their files.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn finish_version(
+        &mut self,
+        versions: &[ModelVersion],
+        event: LearningEvent,
+        counters: &Counters,
+    ) -> Result<()> {
+        let options = self.options;
+        let transaction = write(&mut self.connection)?;
+        let before = files(&transaction)?;
+        promote(&transaction, versions)?;
+        archive(&transaction, options.versions_max)?;
+        insert_events(&transaction, &[event], &options)?;
+        let unused = unused_files(&transaction, before)?;
+        counters.store(&transaction)?;
+        commit(transaction)?;
+        self.delete_files(&unused);
+        Ok(())
+    }
+
+    /// Takes back the rows of a save that failed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn abandon_version(&mut self, version_number: u64, counters: &Counters) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        execute(
+            &transaction,
+            "DELETE FROM model_versions WHERE version_number = ?1 AND status = 'training'",
+            [to_sql(version_number)],
+        )?;
+        counters.store(&transaction)?;
+        commit(transaction)
+    }
+
+    /// Records a checkpoint whose file is written, and lets go of the oldest.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn add_checkpoint(&mut self, point: &RestartPoint, created_at: &str) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        let before = files(&transaction)?;
+        execute(
+            &transaction,
+            "INSERT INTO checkpoints(learned_sequence, model_file_path, digest, created_at)
+             VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT(learned_sequence) DO UPDATE SET
+                 model_file_path = excluded.model_file_path, digest = excluded.digest,
+                 created_at = excluded.created_at",
+            params![
+                to_sql(point.learned_sequence),
+                point.model_file_path,
+                point.digest,
+                created_at
+            ],
+        )?;
+        execute(
+            &transaction,
+            "DELETE FROM checkpoints WHERE learned_sequence NOT IN
+                 (SELECT learned_sequence FROM checkpoints ORDER BY learned_sequence DESC LIMIT ?1)",
+            [to_sql(CHECKPOINTS_KEPT)],
+        )?;
+        let unused = unused_files(&transaction, before)?;
+        commit(transaction)?;
+        self.delete_files(&unused);
+        Ok(())
+    }
+
+    /// Deletes model files that nothing names any more; one that stays is only reported.
+    fn delete_files(&self, names: &[String]) {
+        for name in names {
+            if let Err(error) = std::fs::remove_file(self.directory.join(name))
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                log::warn!("file={name} delete=failed error=\"{error}\"");
+            }
+        }
+    }
+
+    /// A save that a crash cut short left its rows behind: they never become a version.
+    pub(super) fn forget_unfinished_saves(&mut self) -> Result<()> {
+        let before = files(&self.connection)?;
+        execute(&self.connection, "DELETE FROM model_versions WHERE status = 'training'", [])?;
+        self.delete_files(&unused_files(&self.connection, before)?);
+        Ok(())
+    }
+}
+
+pub(super) fn insert(connection: &Connection, versions: &[ModelVersion]) -> Result<()> {
+    for version in versions {
+        execute(
+            connection,
+            "INSERT INTO model_versions(id, model_type, version_number, status, parameters,
+                                        metrics, model_file_path, created_at, training_samples,
+                                        parent_version, learned_sequence, digest)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            params![
+                version.id,
+                version.model_type,
+                to_sql(version.version_number),
+                VersionStatus::Training.as_str(),
+                version.parameters.to_string(),
+                version.metrics.to_string(),
+                version.model_file_path,
+                version.created_at,
+                to_sql(version.training_samples),
+                version.parent_version,
+                to_sql(version.learned_sequence),
+                version.digest
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// The active versions are deprecated, these become active.
+pub(super) fn promote(connection: &Connection, versions: &[ModelVersion]) -> Result<()> {
+    for version in versions {
+        execute(
+            connection,
+            "UPDATE model_versions SET status = 'deprecated'
+             WHERE model_type = ?1 AND status = 'active'",
+            [&version.model_type],
+        )?;
+        execute(
+            connection,
+            "UPDATE model_versions SET status = 'active', digest = ?2 WHERE id = ?1",
+            params![version.id, version.digest],
+        )?;
+    }
+    Ok(())
+}
+
+fn archive(connection: &Connection, versions_max: u64) -> Result<()> {
+    execute(
+        connection,
+        "UPDATE model_versions SET status = 'archived'
+         WHERE status = 'deprecated' AND version_number NOT IN
+             (SELECT DISTINCT version_number FROM model_versions
+              WHERE status IN ('active', 'deprecated') ORDER BY version_number DESC LIMIT ?1)",
+        [to_sql(versions_max)],
+    )?;
+    execute(
+        connection,
+        "DELETE FROM model_versions WHERE status = 'archived' AND version_number NOT IN
+             (SELECT DISTINCT version_number FROM model_versions
+              ORDER BY version_number DESC LIMIT ?1)",
+        [to_sql(ARCHIVED_ROWS_KEPT)],
+    )?;
+    Ok(())
+}
+
+fn files(connection: &Connection) -> Result<Vec<String>> {
+    query(
+        connection,
+        "SELECT model_file_path FROM checkpoints
+         UNION SELECT model_file_path FROM model_versions WHERE status != 'archived'",
+        [],
+        |row| row.get(0),
+    )
+}
+
+fn unused_files(connection: &Connection, before: Vec<String>) -> Result<Vec<String>> {
+    let after = files(connection)?;
+    Ok(before.into_iter().filter(|file| !after.contains(file)).collect())
+}
+
+pub(super) fn by_id(connection: &Connection, id: &str) -> Result<Option<ModelVersion>> {
+    connection
+        .prepare_cached(&format!("{SELECT} WHERE id = ?1"))
+        .and_then(|mut statement| statement.query_row([id], read).optional())
+        .map_err(|error| reaction(&error))
+}
+
+/// Newest first, those before the version number `before`.
+pub(super) fn list(
+    connection: &Connection,
+    model_type: &str,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<ModelVersion>> {
+    query(
+        connection,
+        &format!(
+            "{SELECT} WHERE model_type = ?1 AND (?2 IS NULL OR version_number < ?2)
+             ORDER BY version_number DESC LIMIT ?3"
+        ),
+        params![model_type, before.map(to_sql), limit],
+        read,
+    )
+}
+
+const SELECT: &str = "SELECT id, model_type, version_number, status, parameters, metrics,
+                      model_file_path, created_at, training_samples, parent_version,
+                      learned_sequence, digest FROM model_versions";
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<ModelVersion> {
+    let json = |text: String| serde_json::from_str(&text).unwrap_or(serde_json::Value::Null);
+    Ok(ModelVersion {
+        id: row.get(0)?,
+        model_type: row.get(1)?,
+        version_number: from_sql(row.get(2)?),
+        status: VersionStatus::parse(&row.get::<_, String>(3)?).unwrap_or(VersionStatus::Archived),
+        parameters: json(row.get(4)?),
+        metrics: json(row.get(5)?),
+        model_file_path: row.get(6)?,
+        created_at: row.get(7)?,
+        training_samples: from_sql(row.get(8)?),
+        parent_version: row.get(9)?,
+        learned_sequence: from_sql(row.get(10)?),
+        digest: row.get(11)?,
+    })
+}
