@@ -1,0 +1,748 @@
+//! The learner: takes records in, makes them durable, learns them in micro-batches, lets the
+//! result be seen.
+//!
+//! A plain value without a thread: [`Learner::on_event`] stages what comes in, [`Learner::settle`]
+//! makes it durable, acknowledges it and learns every micro-batch that is full, and
+//! [`Learner::on_deadline`] does what is due. All time is passed in.
+//!
+//! # Order
+//!
+//! 1. Append: outcomes, identities, refusals and source positions in one transaction.
+//! 2. Acknowledge every sender of the group.
+//! 3. Learn on a clone of the model; record the learning events in a second transaction.
+//! 4. Only then the clone becomes the model, and is published.
+//!
+//! A failure at any step leaves everything before it as it was, and the step is tried again.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::decisions::Decisions;
+use crate::error::{Error, Result};
+use crate::model::{AgentPerformanceModel, Score, Settings};
+use crate::outcome::{
+    DecisionRef, IdentityKey, Outcome, Payload, Refusal, RefusalCode, format_time,
+};
+use crate::store::{
+    Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, Store,
+};
+
+mod recovery;
+mod saving;
+
+pub use saving::{SaveJob, Saved, SavedVersion, Saver};
+
+use saving::Saving;
+
+/// The models that are learned, by the names of the API.
+pub const MODEL_TYPES: [&str; 1] = ["agent_selection"];
+
+/// Outcomes after which a group is settled although more are waiting.
+pub const GROUP_OUTCOMES_MAX: usize = 8_192;
+/// Outcomes learned in one transaction, so that what was learned is soon seen.
+const LEARN_OUTCOMES_MAX: usize = 16_384;
+/// Journaled outcomes that may wait to be learned; more are pushed back while learning fails.
+const PENDING_OUTCOMES_MAX: usize = 100_000;
+/// Pause after a transaction failed.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// A moment: monotonic for deadlines, wall clock for records.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For deadlines.
+    pub instant: Instant,
+    /// Unix time, ms.
+    pub unix_ms: i64,
+}
+
+impl Now {
+    /// The present.
+    pub fn read() -> Self {
+        Self { instant: Instant::now(), unix_ms: jiff::Timestamp::now().as_millisecond() }
+    }
+}
+
+/// What is sent to the learner.
+pub enum Event {
+    /// Records to make durable and learn.
+    Append(AppendRequest),
+    /// Close the open micro-batch; answered when all accepted before is learned and published.
+    Flush(Sender<()>),
+    /// Save a version now.
+    Save(Sender<Result<SavedVersion>>),
+    /// Make a saved version the active one.
+    Activate {
+        /// Which.
+        version_id: String,
+        /// For the new version that this makes.
+        reply: Sender<Result<SavedVersion>>,
+    },
+    /// An import has ended: for the record.
+    Imported {
+        /// Outcomes it brought.
+        accepted: u64,
+        /// Time it took.
+        duration: Duration,
+        /// Answered when recorded.
+        reply: Sender<()>,
+    },
+}
+
+/// Records of one sender, which become durable together or not at all.
+pub struct AppendRequest {
+    /// In the order in which they will be learned.
+    pub records: Vec<Record>,
+    /// How far the source has been read with them.
+    pub positions: Vec<Position>,
+    /// Answered once they are durable.
+    pub reply: Sender<Result<AppendReply>>,
+}
+
+/// One record, understood or not.
+pub struct Record {
+    /// What it says, or why that can't be told.
+    pub content: std::result::Result<Outcome, Refusal>,
+    /// Its bytes, for the case that it is refused.
+    pub payload: Payload,
+    /// The identity of its arrival, if one was made up for it.
+    pub identity: Option<String>,
+    /// `http`, `import` or `kafka`.
+    pub source: &'static str,
+    /// Topic, partition and offset, where it has them.
+    pub position: Option<(String, i32, i64)>,
+    /// The dead letter that it is fed back from.
+    pub replay_of: Option<String>,
+}
+
+impl Record {
+    /// Reads the bytes of a record. `fresh` makes up an identity for one that has none.
+    pub fn read(
+        payload: Payload,
+        source: &'static str,
+        now_ms: i64,
+        fresh: impl Fn() -> String,
+    ) -> Self {
+        let mut identity = None;
+        let content = Outcome::parse(payload.bytes(), now_ms, || identity.insert(fresh()).clone());
+        if content.is_err() && identity.is_none() {
+            identity = Some(fresh());
+        }
+        Self { content, payload, identity, source, position: None, replay_of: None }
+    }
+}
+
+/// What became of the records of one sender.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AppendReply {
+    /// Made durable.
+    pub accepted: u64,
+    /// Known already.
+    pub duplicates: u64,
+    /// Refused.
+    pub rejected_total: u64,
+    /// Those refused, by their place among the records.
+    pub rejected: Vec<(usize, Refusal)>,
+}
+
+/// What other threads see of the learner.
+pub struct Shared {
+    model: RwLock<Arc<AgentPerformanceModel>>,
+    counters: RwLock<Arc<Counters>>,
+    trouble: Mutex<Option<String>>,
+    active_version: Mutex<Option<String>>,
+    heartbeats: AtomicU64,
+    /// The last answered selections.
+    pub decisions: Decisions,
+}
+
+impl Shared {
+    fn new(model: AgentPerformanceModel, counters: Counters) -> Self {
+        Self {
+            model: RwLock::new(Arc::new(model)),
+            counters: RwLock::new(Arc::new(counters)),
+            trouble: Mutex::new(None),
+            active_version: Mutex::new(None),
+            heartbeats: AtomicU64::new(0),
+            decisions: Decisions::default(),
+        }
+    }
+
+    /// The newest snapshot. The lock is held to clone an `Arc`.
+    pub fn model(&self) -> Arc<AgentPerformanceModel> {
+        self.model.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest counters.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why learning can't go on at the moment, if so.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The id of the active version of agent selection.
+    pub fn active_version(&self) -> Option<String> {
+        self.active_version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A number that grows while the learner's thread makes progress.
+    pub fn heartbeats(&self) -> u64 {
+        self.heartbeats.load(Ordering::Relaxed)
+    }
+
+    /// Called by the learner's thread in every round.
+    pub fn beat(&self) {
+        self.heartbeats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn publish(&self, model: &AgentPerformanceModel) {
+        let model = Arc::new(model.clone());
+        let old = {
+            let mut current = self.model.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, model)
+        };
+        // The old snapshot may be freed here, with the lock released.
+        drop(old);
+    }
+
+    fn publish_counters(&self, counters: &Counters) {
+        *self.counters.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(counters.clone());
+    }
+
+    /// Notes trouble or its end; logs only the change.
+    fn note(&self, trouble: Option<&Error>) {
+        let mut current = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*current, trouble) {
+            (None, Some(error)) => log::error!("learning=stalled error=\"{error}\""),
+            (Some(_), None) => log::info!("learning=resumed"),
+            _ => {}
+        }
+        *current = trouble.map(ToString::to_string);
+    }
+}
+
+/// How the learner works.
+#[derive(Debug, Clone, Copy)]
+pub struct LearnerOptions {
+    /// What the operator decided about the model.
+    pub settings: Settings,
+    /// Outcomes in a full micro-batch, at least 1.
+    pub batch_outcomes: usize,
+    /// How long a micro-batch waits for more after its first outcome.
+    pub batch_timeout: Duration,
+    /// Time between automatic saves; none when `None`.
+    pub save_interval: Option<Duration>,
+    /// Outcomes learned after which a checkpoint is written.
+    pub checkpoint_outcomes: u64,
+    /// Learning time after which a checkpoint is written.
+    pub checkpoint_learning_time: Duration,
+}
+
+impl Default for LearnerOptions {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            batch_outcomes: 10,
+            batch_timeout: Duration::from_secs(30),
+            save_interval: Some(Duration::from_mins(5)),
+            checkpoint_outcomes: 100_000,
+            checkpoint_learning_time: Duration::from_millis(500),
+        }
+    }
+}
+
+/// A group of records, sorted for the append.
+#[derive(Default)]
+struct Sorted {
+    outcomes: Vec<Outcome>,
+    /// Those of the outcomes.
+    identities: HashSet<IdentityKey>,
+    /// Tenants that the outcomes bring.
+    tenants: BTreeSet<String>,
+    dead_letters: Vec<NewDeadLetter>,
+    replayed: Vec<String>,
+    positions: Vec<Position>,
+    replies: Vec<(Sender<Result<AppendReply>>, AppendReply)>,
+}
+
+/// Owns the model and the writing end of the store.
+pub struct Learner {
+    options: LearnerOptions,
+    store: Store,
+    model: AgentPerformanceModel,
+    shared: Arc<Shared>,
+    /// Requests staged for the next append.
+    group: Vec<AppendRequest>,
+    group_records: usize,
+    /// Durable, not yet learned: the open micro-batch and, under load, full ones.
+    pending: VecDeque<Outcome>,
+    /// When the first of them came.
+    pending_since: Option<Instant>,
+    /// Senders who wait until all is learned.
+    flushes: Vec<Sender<()>>,
+    /// Tenants of the model and of what is pending.
+    tenants: BTreeSet<String>,
+    saving: Saving,
+    /// After a failure: not before this.
+    retry_at: Option<Instant>,
+    /// As last committed, with what no transaction has taken along yet.
+    counters: Counters,
+    /// Up to when running time is counted.
+    counted_until: Instant,
+    /// Metrics of the model as it stands, for the next learning event.
+    metrics: Arc<str>,
+}
+
+impl Learner {
+    /// Restores the model from the store: the newest restart point, and the journal after it.
+    /// `saver` takes the files to write.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the stored data can't be trusted.
+    pub fn open(
+        store: Store,
+        options: LearnerOptions,
+        saver: Sender<SaveJob>,
+        now: Now,
+    ) -> Result<Self> {
+        let counters = store.counters()?;
+        let recovered = recovery::recover(&store, &counters, options.settings)?;
+        let shared = Arc::new(Shared::new(recovered.model.clone(), counters.clone()));
+        let tenants = recovered.model.tenants().map(|(name, _)| name.to_owned());
+        let pending_tenants = recovered.pending.iter().map(|outcome| outcome.tenant.clone());
+        let saving = Saving::open(&store, saver, recovered.restart_sequence, now)?;
+        saving.show(&shared);
+        Ok(Self {
+            tenants: tenants.chain(pending_tenants).collect(),
+            metrics: metrics_json(&recovered.model),
+            pending_since: (!recovered.pending.is_empty()).then_some(now.instant),
+            pending: recovered.pending,
+            model: recovered.model,
+            group: Vec::new(),
+            group_records: 0,
+            flushes: Vec::new(),
+            retry_at: None,
+            counted_until: now.instant,
+            counters,
+            saving,
+            shared,
+            options,
+            store,
+        })
+    }
+
+    /// What other threads see.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// The model as learned and recorded.
+    pub fn model(&self) -> &AgentPerformanceModel {
+        &self.model
+    }
+
+    /// Takes one event in. Records are only staged: [`Learner::settle`] makes them durable.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] or [`Error::Corrupt`] when the process must end.
+    pub fn on_event(&mut self, event: Event, now: Now) -> Result<()> {
+        match event {
+            Event::Append(request) => {
+                self.group_records += request.records.len().max(1);
+                self.group.push(request);
+            }
+            // Everything else is about what was sent before it.
+            Event::Flush(reply) => {
+                self.flushes.push(reply);
+                self.settle(now)?;
+            }
+            // One after the other: the newest version is the active one.
+            event @ (Event::Save(_) | Event::Activate { .. }) if self.saving.is_busy() => {
+                self.saving.defer(event);
+            }
+            Event::Save(reply) => {
+                self.close_batch(now)?;
+                self.save(Some(reply), now)?;
+            }
+            Event::Activate { version_id, reply } => {
+                self.close_batch(now)?;
+                let activated = self.activate(&version_id, now);
+                if let Err(fatal @ Error::Fatal(_)) = &activated {
+                    return Err(fatal.clone());
+                }
+                // Whoever asked may have gone.
+                let _ = reply.send(activated);
+            }
+            Event::Imported { accepted, duration, reply } => {
+                self.close_batch(now)?;
+                self.record_import(accepted, duration, now)?;
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The group is as large as it should get.
+    pub fn is_group_full(&self) -> bool {
+        self.group_records >= GROUP_OUTCOMES_MAX
+    }
+
+    /// Makes the staged records durable, acknowledges them, learns what is full or due.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] or [`Error::Corrupt`] when the process must end.
+    pub fn settle(&mut self, now: Now) -> Result<()> {
+        if !self.group.is_empty() {
+            self.append_group(now)?;
+        }
+        if self.retry_at.is_some_and(|at| now.instant < at) {
+            return Ok(());
+        }
+        let due =
+            self.pending_since.is_some_and(|at| now.instant >= at + self.options.batch_timeout);
+        self.learn(due || !self.flushes.is_empty(), now)?;
+        self.save_when_due(now)
+    }
+
+    /// Does what is due by now, when nothing came in.
+    ///
+    /// # Errors
+    /// As [`Learner::settle`].
+    pub fn on_deadline(&mut self, now: Now) -> Result<()> {
+        self.settle(now)
+    }
+
+    /// When [`Learner::on_deadline`] has to be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let batch = self.pending_since.map(|at| at + self.options.batch_timeout);
+        let batch = match (batch, self.retry_at) {
+            (Some(batch), Some(retry)) => Some(batch.max(retry)),
+            (batch, retry) => batch.or(retry),
+        };
+        [batch, self.saving.due(&self.options)].into_iter().flatten().min()
+    }
+
+    /// Learns everything that was accepted and saves a version, before an orderly end. The file
+    /// is on its way when this returns: hand its [`Saved`] to [`Learner::on_saved`].
+    ///
+    /// # Errors
+    /// As [`Learner::settle`].
+    pub fn finish(&mut self, now: Now) -> Result<()> {
+        self.settle(now)?;
+        self.close_batch(now)?;
+        if !self.pending.is_empty() {
+            let count = self.pending.len();
+            log::warn!(
+                "stop: outcomes={count} are journaled and will be learned at the next start"
+            );
+        }
+        if self.saving.has_unsaved(&self.model) {
+            self.save(None, now)?;
+        }
+        Ok(())
+    }
+
+    /// A file is still being written.
+    pub fn is_saving(&self) -> bool {
+        self.saving.is_busy()
+    }
+
+    /// The last thing: gives the store back in good order.
+    pub fn close(mut self) {
+        let counters = self.current_counters(Now::read());
+        if let Err(error) = self.store.learned(&[], &counters) {
+            log::warn!("stop: counters=unsaved error=\"{error}\"");
+        }
+        self.store.close();
+    }
+
+    fn append_group(&mut self, now: Now) -> Result<()> {
+        let group = std::mem::take(&mut self.group);
+        self.group_records = 0;
+        if self.pending.len() > PENDING_OUTCOMES_MAX && self.retry_at.is_some() {
+            let error = Error::Unavailable("learning is stalled: try again later".to_owned());
+            for request in group {
+                let _ = request.reply.send(Err(error.clone()));
+            }
+            return Ok(());
+        }
+        let mut counters = self.current_counters(now);
+        let mut sorted = self.sort(group, &mut counters, now);
+        counters.last_sequence += sorted.outcomes.len() as u64;
+        counters.last_dead_letter += sorted.dead_letters.len() as u64;
+        if !sorted.outcomes.is_empty() {
+            counters.last_event_ms = now.unix_ms;
+        }
+        let append = Append {
+            outcomes: &sorted.outcomes,
+            dead_letters: &sorted.dead_letters,
+            replayed: &sorted.replayed,
+            positions: &sorted.positions,
+        };
+        let appended = self.store.append(&append, &counters, now.unix_ms);
+        match &appended {
+            Ok(()) => {
+                self.shared.note(None);
+                self.shared.publish_counters(&counters);
+                self.counters = counters;
+                self.tenants.append(&mut sorted.tenants);
+                if !sorted.outcomes.is_empty() {
+                    self.pending_since.get_or_insert(now.instant);
+                    self.pending.extend(sorted.outcomes);
+                }
+            }
+            Err(error) => self.shared.note(Some(error)),
+        }
+        for (sender, reply) in sorted.replies {
+            // Whoever asked may have gone: what is durable stays so.
+            let _ = sender.send(appended.clone().map(|()| reply));
+        }
+        match appended {
+            Err(error @ (Error::Fatal(_) | Error::Corrupt(_))) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sorts the records of a group into new ones, known ones and refused ones, and counts them.
+    fn sort(&self, group: Vec<AppendRequest>, counters: &mut Counters, now: Now) -> Sorted {
+        let created_at = format_time(now.unix_ms);
+        let mut sorted = Sorted::default();
+        for request in group {
+            let mut reply = AppendReply::default();
+            sorted.positions.extend(request.positions);
+            for (index, record) in request.records.into_iter().enumerate() {
+                let Record { content, payload, identity, source, position, replay_of } = record;
+                match content.and_then(|outcome| self.admit(outcome, &sorted.tenants)) {
+                    Err(refusal) => {
+                        Counters::count(&mut counters.rejected, refusal.code.as_str());
+                        reply.rejected_total += 1;
+                        reply.rejected.push((index, refusal.clone()));
+                        // One that is fed back stays where it was.
+                        if replay_of.is_none() {
+                            let bytes = payload.bytes();
+                            sorted.dead_letters.push(NewDeadLetter {
+                                source,
+                                refusal,
+                                position,
+                                identity: identity.unwrap_or_default(),
+                                payload: bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)].to_vec(),
+                                payload_bytes: bytes.len(),
+                                created_at: created_at.clone(),
+                            });
+                        }
+                    }
+                    Ok(outcome) => {
+                        sorted.replayed.extend(replay_of);
+                        if self.store.is_known(outcome.identity)
+                            || !sorted.identities.insert(outcome.identity)
+                        {
+                            reply.duplicates += 1;
+                            counters.duplicates += 1;
+                            continue;
+                        }
+                        reply.accepted += 1;
+                        counters.accepted += 1;
+                        for field in &outcome.dropped {
+                            Counters::count(&mut counters.dropped_fields, field);
+                        }
+                        if !self.tenants.contains(&outcome.tenant) {
+                            sorted.tenants.insert(outcome.tenant.clone());
+                        }
+                        sorted.outcomes.push(self.resolve(outcome));
+                    }
+                }
+            }
+            sorted.replies.push((request.reply, reply));
+        }
+        sorted
+    }
+
+    /// Refuses an outcome of a tenant past the cap; `new` are those first seen in this group.
+    fn admit(
+        &self,
+        outcome: Outcome,
+        new: &BTreeSet<String>,
+    ) -> std::result::Result<Outcome, Refusal> {
+        let tenants_max = self.options.settings.caps.tenants;
+        let tenant = &outcome.tenant;
+        if self.tenants.contains(tenant)
+            || new.contains(tenant)
+            || self.tenants.len() + new.len() < tenants_max
+        {
+            return Ok(outcome);
+        }
+        Err(Refusal::new(
+            RefusalCode::TenantLimit,
+            format!(
+                "tenant_id {tenant:?} is new, and there are {tenants_max} tenants already, which \
+                 is the limit"
+            ),
+        ))
+    }
+
+    /// An outcome that names a decision of ours gets the task type and context of that moment.
+    fn resolve(&self, mut outcome: Outcome) -> Outcome {
+        if outcome.resolved {
+            return outcome;
+        }
+        let known = outcome
+            .decision
+            .as_ref()
+            .and_then(|decision| self.shared.decisions.get(&outcome.tenant, decision.id()));
+        match (known, &outcome.decision) {
+            (Some(decision), _) => {
+                outcome.task_type.clone_from(&decision.task_type);
+                outcome.context.clone_from(&decision.context);
+                outcome.resolved = true;
+            }
+            // Something else was correlated.
+            (None, Some(DecisionRef::Correlation(_))) => outcome.decision = None,
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Learns the micro-batches that are full, and with `all` the open one too.
+    fn learn(&mut self, all: bool, now: Now) -> Result<()> {
+        let full = self.options.batch_outcomes;
+        while self.pending.len() >= full || (all && !self.pending.is_empty()) {
+            let started = Instant::now();
+            let mut model = self.model.clone();
+            let mut counters = self.current_counters(now);
+            let mut metrics = self.metrics.clone();
+            let mut events = Vec::new();
+            let mut taken = 0;
+            let created_at = format_time(now.unix_ms);
+            let active = self.saving.active_version();
+            while taken < LEARN_OUTCOMES_MAX {
+                let size = full.min(self.pending.len() - taken);
+                if size == 0 || (size < full && !all) {
+                    break;
+                }
+                let batch_started = Instant::now();
+                let score_before = model.score().current();
+                let learned_before = model.total().learned;
+                for outcome in self.pending.range(taken..taken + size) {
+                    model.update(outcome);
+                }
+                taken += size;
+                let metrics_after = metrics_json(&model);
+                counters.last_learning_event += 1;
+                events.push(LearningEvent {
+                    id: LearningEvent::id_of(counters.last_learning_event),
+                    model_version_id: active.clone(),
+                    event_type: "micro_batch".to_owned(),
+                    batch_size: size as u64,
+                    samples_processed: model.total().learned - learned_before,
+                    metrics_before: std::mem::replace(&mut metrics, metrics_after.clone()),
+                    metrics_after,
+                    improvement: model.score().current() - score_before,
+                    duration_ms: batch_started.elapsed().as_secs_f64() * 1_000.0,
+                    created_at: created_at.clone(),
+                });
+            }
+            let learning_time = started.elapsed();
+            counters.learned_sequence += taken as u64;
+            counters.successful_updates += events.len() as u64;
+            counters.samples_processed += model.total().learned - self.model.total().learned;
+            counters.last_update_ms = now.unix_ms;
+            match self.store.learned(&events, &counters) {
+                Ok(()) => {
+                    self.model = model;
+                    self.metrics = metrics;
+                    self.pending.drain(..taken);
+                    self.pending_since = (!self.pending.is_empty()).then_some(now.instant);
+                    self.retry_at = None;
+                    self.saving.count_learning(taken as u64, learning_time);
+                    // The time is known only now: the next transaction takes it along.
+                    counters.update_time_us += micros(started.elapsed());
+                    self.counters = counters;
+                    self.shared.note(None);
+                    self.shared.publish(&self.model);
+                    self.shared.publish_counters(&self.counters);
+                }
+                Err(Error::Unavailable(text)) => {
+                    self.counters.failed_updates += events.len() as u64;
+                    self.retry_at = Some(now.instant + RETRY_AFTER);
+                    self.shared.note(Some(&Error::Unavailable(text)));
+                    self.shared.publish_counters(&self.counters);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.pending.is_empty() {
+            for reply in self.flushes.drain(..) {
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles and learns everything that was accepted, the open micro-batch included.
+    fn close_batch(&mut self, now: Now) -> Result<()> {
+        if !self.group.is_empty() {
+            self.append_group(now)?;
+        }
+        self.learn(true, now)
+    }
+
+    fn record_import(&mut self, accepted: u64, duration: Duration, now: Now) -> Result<()> {
+        let mut counters = self.current_counters(now);
+        counters.last_learning_event += 1;
+        let event = LearningEvent {
+            id: LearningEvent::id_of(counters.last_learning_event),
+            model_version_id: self.saving.active_version(),
+            event_type: "import".to_owned(),
+            batch_size: accepted,
+            samples_processed: 0,
+            metrics_before: self.metrics.clone(),
+            metrics_after: self.metrics.clone(),
+            improvement: 0.0,
+            duration_ms: duration.as_secs_f64() * 1_000.0,
+            created_at: format_time(now.unix_ms),
+        };
+        match self.store.learned(&[event], &counters) {
+            Err(Error::Unavailable(text)) => log::warn!("import event=unrecorded error=\"{text}\""),
+            Err(error) => return Err(error),
+            Ok(()) => self.counters = counters,
+        }
+        Ok(())
+    }
+
+    /// The counters, running time included, for the next transaction.
+    fn current_counters(&mut self, now: Now) -> Counters {
+        let run = now.instant.saturating_duration_since(self.counted_until);
+        self.counters.running_ms += micros(run) / 1_000;
+        self.counted_until += Duration::from_millis(micros(run) / 1_000);
+        self.counters.clone()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A model's metrics, as learning events and versions show them.
+fn metrics_json(model: &AgentPerformanceModel) -> Arc<str> {
+    let score: &Score = model.score();
+    let total = model.total();
+    format!(
+        "{{\"model_score\":{},\"improvement_rate\":{},\"success_rate\":{},\"samples\":{}}}",
+        score.current(),
+        score.improvement_rate(),
+        total.success_rate(),
+        total.learned
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests;
