@@ -1,10 +1,22 @@
 //! Learns from outcome events which AI agent to choose for a task, and answers that question.
+//!
+//! The library behind the program `online-learning`: tests, benchmarks and embedders use the same
+//! code. In reading order: what comes in ([`outcome`]), what is learned from it ([`model`]), how it
+//! survives ([`store`]), the pipeline ([`learner`]), the API ([`http`]), the threads
+//! ([`service`]), and the commands ([`cli`]).
 
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod decisions;
 pub mod error;
+pub mod http;
+pub mod import;
 pub mod learner;
 pub mod model;
 pub mod outcome;
+pub mod service;
+pub mod simulate;
 pub mod store;
 
 pub use error::{Error, Result};

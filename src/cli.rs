@@ -1,0 +1,372 @@
+//! The command line: arguments to a [`Command`], without any I/O, and what each command runs.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
+use clap_complete::Shell;
+use serde_json::{Map, Value, json};
+
+use crate::client::Client;
+use crate::config::{Config, OPTIONS};
+use crate::error::{Error, Result};
+use crate::{import, service, simulate};
+
+const URL: &str = "http://127.0.0.1:8000";
+const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
+                           configuration or the arguments are wrong.";
+
+/// The command line as clap sees it.
+pub fn command() -> clap::Command {
+    let settings = || OPTIONS.iter().map(setting);
+    clap::Command::new("online-learning")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Learns from outcome events which AI agent to choose for a task")
+        .after_help(EXIT_STATUS)
+        .args(settings())
+        .args_conflicts_with_subcommands(true)
+        .subcommand(
+            clap::Command::new("serve").about("Run the service (the default)").args(settings()),
+        )
+        .subcommand(
+            clap::Command::new("import")
+                .about("Feed recorded outcomes (JSON Lines or CSV) through the path of live ones")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .help("File to read; - for standard input")
+                        .value_hint(ValueHint::FilePath)
+                        .value_parser(value_parser!(PathBuf))
+                        .required(true),
+                )
+                .arg(
+                    Arg::new("url")
+                        .long("url")
+                        .value_name("URL")
+                        .help("Send to the service there, instead of opening the storage"),
+                )
+                .args(settings()),
+        )
+        .subcommand(
+            clap::Command::new("predict")
+                .about("Ask a running service for agents")
+                .arg(url())
+                .arg(text("task-type", "TASK_TYPE", "Kind of the task"))
+                .arg(
+                    text("context", "KEY=VALUE", "What is known of the task; repeat for more")
+                        .action(ArgAction::Append),
+                )
+                .arg(
+                    text("candidates", "AGENT,AGENT", "Only these agents")
+                        .action(ArgAction::Append)
+                        .value_delimiter(','),
+                )
+                .arg(text("tenant", "TENANT", "Whose agents"))
+                .arg(
+                    text("top-k", "K", "How many agents")
+                        .default_value("3")
+                        .value_parser(value_parser!(u64).range(1..=1000)),
+                )
+                .arg(
+                    text("seed", "SEED", "Makes the draw reproducible")
+                        .value_parser(value_parser!(u64)),
+                )
+                .arg(
+                    Arg::new("no-explore")
+                        .long("no-explore")
+                        .help("Rank by expected success instead of a draw")
+                        .action(ArgAction::SetTrue),
+                )
+                .arg(
+                    Arg::new("explain")
+                        .long("explain")
+                        .help("Say what each score is made of")
+                        .action(ArgAction::SetTrue),
+                )
+                .arg(
+                    text("format", "FORMAT", "How to print the answer")
+                        .default_value("table")
+                        .value_parser(["table", "json"]),
+                ),
+        )
+        .subcommand(
+            clap::Command::new("simulate")
+                .about("Play a stream of tasks against a running service and watch it learn")
+                .arg(url())
+                .arg(
+                    text("tasks", "N", "Tasks to play")
+                        .default_value("600")
+                        .value_parser(value_parser!(u32).range(1..)),
+                )
+                .arg(
+                    text("window", "N", "Tasks per printed line")
+                        .default_value("100")
+                        .value_parser(value_parser!(u32).range(1..)),
+                )
+                .arg(
+                    text("seed", "SEED", "Another seed is another world")
+                        .default_value("1")
+                        .value_parser(value_parser!(u64)),
+                ),
+        )
+        .subcommand(
+            clap::Command::new("completions")
+                .about("Print completions for a shell")
+                .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
+        )
+}
+
+fn setting(option: &crate::config::Opt) -> Arg {
+    let help = match option.default {
+        "" => option.help.to_owned(),
+        default => format!("{} [default: {default}]", option.help),
+    };
+    Arg::new(option.env)
+        .long(option.flag)
+        .env(option.env)
+        .value_name("VALUE")
+        .help(help)
+        .hide_env_values(true)
+        .allow_hyphen_values(true)
+}
+
+fn url() -> Arg {
+    Arg::new("url")
+        .long("url")
+        .env("ONLINE_LEARNING_URL")
+        .value_name("URL")
+        .help("Where the service runs")
+        .default_value(URL)
+}
+
+fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the service.
+    Serve(Settings),
+    /// Import into the storage.
+    Import(Settings, PathBuf),
+    /// Import through a service.
+    ImportTo(String, PathBuf),
+    /// Ask for agents: the request, and whether to print the raw answer.
+    Predict(String, Value, bool),
+    /// Play a stream of tasks.
+    Simulate(simulate::Plan),
+    /// Print completions.
+    Completions(Shell),
+}
+
+/// Settings as flags and environment give them, by environment variable.
+#[derive(Debug, Default)]
+pub struct Settings(BTreeMap<&'static str, String>);
+
+impl Settings {
+    fn of(matches: &ArgMatches) -> Self {
+        let given = OPTIONS.iter().filter_map(|option| {
+            matches.get_one::<String>(option.env).map(|value| (option.env, value.clone()))
+        });
+        Self(given.collect())
+    }
+
+    /// What was given for a variable.
+    pub fn get(&self, env: &str) -> Option<String> {
+        self.0.get(env).cloned()
+    }
+
+    fn config(&self) -> Result<Config> {
+        Config::resolve(|env| self.get(env))
+    }
+}
+
+impl Command {
+    /// Reads the arguments that clap matched.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a value is not of its form.
+    pub fn of(matches: &ArgMatches) -> Result<Self> {
+        let string = |matches: &ArgMatches, name: &str| {
+            matches.get_one::<String>(name).cloned().unwrap_or_default()
+        };
+        Ok(match matches.subcommand() {
+            Some(("import", sub)) => {
+                let file = sub.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+                match sub.get_one::<String>("url") {
+                    Some(url) => Self::ImportTo(url.clone(), file),
+                    None => Self::Import(Settings::of(sub), file),
+                }
+            }
+            Some(("predict", sub)) => {
+                let raw = string(sub, "format") == "json";
+                Self::Predict(string(sub, "url"), prediction(sub)?, raw)
+            }
+            Some(("simulate", sub)) => Self::Simulate(simulate::Plan {
+                url: string(sub, "url"),
+                tasks: sub.get_one("tasks").copied().unwrap_or(600),
+                window: sub.get_one("window").copied().unwrap_or(100),
+                seed: sub.get_one("seed").copied().unwrap_or(1),
+            }),
+            Some(("completions", sub)) => {
+                Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
+            }
+            Some((_, sub)) => Self::Serve(Settings::of(sub)),
+            None => Self::Serve(Settings::of(matches)),
+        })
+    }
+
+    /// The settings of the commands that have them.
+    pub fn settings(&self) -> Option<&Settings> {
+        match self {
+            Self::Serve(settings) | Self::Import(settings, _) => Some(settings),
+            _ => None,
+        }
+    }
+
+    /// Runs the command; what it has to say goes to `out`.
+    ///
+    /// # Errors
+    /// Whatever keeps it from doing what it should.
+    pub fn run(self, out: &mut impl Write) -> Result<()> {
+        let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
+        match self {
+            Self::Serve(settings) => service::serve(&settings.config()?),
+            Self::Import(settings, file) => {
+                let summary = import::into_storage(&settings.config()?, &file)?;
+                writeln!(out, "{summary}").map_err(gone)
+            }
+            Self::ImportTo(url, file) => {
+                let summary = import::into_service(&url, &file)?;
+                writeln!(out, "{summary}").map_err(gone)
+            }
+            Self::Predict(url, request, raw) => {
+                let client = Client::new(&url)?;
+                let answer = client.post("/api/learning/predict/agent-selection", &request)?;
+                if raw { writeln!(out, "{answer}") } else { print_table(&answer, out) }
+                    .map_err(gone)
+            }
+            Self::Simulate(plan) => simulate::play(&plan, out),
+            Self::Completions(shell) => {
+                clap_complete::generate(shell, &mut command(), "online-learning", out);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The request that the arguments of `predict` make.
+fn prediction(matches: &ArgMatches) -> Result<Value> {
+    let mut context = Map::new();
+    for pair in matches.get_many::<String>("context").into_iter().flatten() {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(Error::Config(format!("--context is {pair:?}, allowed is KEY=VALUE")));
+        };
+        // A number or a boolean where it reads as one, else a text.
+        let value = match serde_json::from_str(value) {
+            Ok(typed @ (Value::Number(_) | Value::Bool(_))) => typed,
+            _ => Value::from(value),
+        };
+        context.insert(key.to_owned(), value);
+    }
+    let mut request = json!({
+        "context": context,
+        "explore": !matches.get_flag("no-explore"),
+        "explain": matches.get_flag("explain"),
+    });
+    let texts = [("task_type", "task-type"), ("tenant_id", "tenant")];
+    for (field, name) in texts {
+        if let Some(value) = matches.get_one::<String>(name) {
+            request[field] = value.clone().into();
+        }
+    }
+    for (field, name) in [("top_k", "top-k"), ("seed", "seed")] {
+        if let Some(value) = matches.get_one::<u64>(name) {
+            request[field] = (*value).into();
+        }
+    }
+    if let Some(candidates) = matches.get_many::<String>("candidates") {
+        request["candidates"] = candidates.cloned().collect();
+    }
+    Ok(request)
+}
+
+fn print_table(answer: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    let rows = answer["recommendations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if rows.is_empty() {
+        return writeln!(out, "no agent is known yet: report outcomes, or name candidates");
+    }
+    let name =
+        |row: &Value| row["agent_name"].as_str().unwrap_or_default().escape_debug().to_string();
+    let width = rows.iter().map(|row| name(row).chars().count()).max().unwrap_or(0).max(5);
+    writeln!(
+        out,
+        "{:>4}  {:width$}  {:>5}  {:>8}  {:>13}  {:>10}  {:>7}  evidence",
+        "rank", "agent", "score", "expected", "90 % interval", "propensity", "samples"
+    )?;
+    for row in rows {
+        let number = |field: &str| row[field].as_f64().unwrap_or(0.0);
+        let interval = match (row["interval"][0].as_f64(), row["interval"][1].as_f64()) {
+            (Some(low), Some(high)) => format!("{low:.3} - {high:.3}"),
+            _ => "-".to_owned(),
+        };
+        writeln!(
+            out,
+            "{:>4}  {:width$}  {:>5.3}  {:>8.3}  {interval:>13}  {:>10.3}  {:>7}  {}",
+            row["rank"],
+            name(row),
+            number("score"),
+            number("expected_success"),
+            number("propensity"),
+            row["samples"],
+            row["evidence"].as_str().unwrap_or_default(),
+        )?;
+        if let Some(text) = row["explanation"]["text"].as_str() {
+            writeln!(out, "      {text}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_arguments_of_predict_make_a_request() {
+        let line = [
+            "online-learning",
+            "predict",
+            "--task-type",
+            "t",
+            "--context",
+            "size=3",
+            "--context",
+            "domain=law=uk",
+            "--candidates",
+            "a,b",
+            "--seed",
+            "7",
+            "--no-explore",
+        ];
+        let Ok(Command::Predict(url, request, raw)) =
+            Command::of(&command().try_get_matches_from(line).unwrap())
+        else {
+            panic!("predict is not what was read");
+        };
+        assert_eq!(url, URL);
+        assert!(!raw);
+        let expected = json!({
+            "task_type": "t", "context": {"size": 3, "domain": "law=uk"}, "candidates": ["a", "b"],
+            "seed": 7, "explore": false, "explain": false, "top_k": 3,
+        });
+        assert_eq!(request, expected);
+    }
+}

@@ -1,0 +1,345 @@
+//! Every setting: its flag, its environment variable, its default, what is allowed.
+//!
+//! [`OPTIONS`] is the one list of them: the command line, the help text and [`Config::resolve`] are
+//! made from it. A value is checked once, here; a bad one is reported with the variable, the value
+//! and what is allowed.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::learner::LearnerOptions;
+use crate::model::{Caps, Settings, Strategy};
+use crate::store::{StoreOptions, Synchronous};
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Opt {
+    /// Its environment variable.
+    pub env: &'static str,
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// Its default, as it would be written.
+    pub default: &'static str,
+    /// What it means, and its unit.
+    pub help: &'static str,
+}
+
+const fn opt(
+    env: &'static str,
+    flag: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Opt {
+    Opt { env, flag, default, help }
+}
+
+/// Every setting of the service.
+pub const OPTIONS: [Opt; 35] = [
+    opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
+    opt(
+        "MODEL_STORAGE_PATH",
+        "storage-path",
+        "./models",
+        "Directory of the database and the model files",
+    ),
+    opt("MODEL_STRATEGY", "strategy", "thompson", "thompson, beta, moving_average or exponential"),
+    opt("MODEL_BATCH_SIZE", "batch-size", "10", "Outcomes in a full micro-batch"),
+    opt(
+        "MODEL_BATCH_TIMEOUT",
+        "batch-timeout",
+        "30",
+        "Seconds from its first outcome until a micro-batch that is not full is learned",
+    ),
+    opt(
+        "MODEL_SAVE_INTERVAL",
+        "save-interval",
+        "300",
+        "Seconds between automatic saves; 0 turns them off",
+    ),
+    opt("MODEL_PRIOR_ALPHA", "prior-alpha", "1", "Pseudo-successes of an agent without outcomes"),
+    opt("MODEL_PRIOR_BETA", "prior-beta", "1", "Pseudo-failures of an agent without outcomes"),
+    opt(
+        "MODEL_EXPONENTIAL_ALPHA",
+        "exponential-alpha",
+        "0.1",
+        "Weight of the newest reward in the strategy exponential",
+    ),
+    opt("MODEL_VERSIONS_MAX", "versions-max", "20", "Saved versions kept"),
+    opt("CHECKPOINT_OUTCOMES", "checkpoint-outcomes", "100000", "Outcomes between checkpoints"),
+    opt("DEDUP_WINDOW", "dedup-window", "2000000", "Identities remembered for deduplication"),
+    opt("JOURNAL_MAX_OUTCOMES", "journal-max-outcomes", "10000000", "Outcomes kept in the journal"),
+    opt("JOURNAL_MAX_DAYS", "journal-max-days", "30", "Days that outcomes are kept in the journal"),
+    opt("LEARNING_EVENTS_MAX", "learning-events-max", "100000", "Learning events kept"),
+    opt("DEAD_LETTERS_MAX", "dead-letters-max", "10000", "Dead letters kept"),
+    opt("DEAD_LETTERS_MAX_MIB", "dead-letters-max-mib", "256", "MiB of dead letters kept"),
+    opt("MAX_TENANTS", "max-tenants", "100", "Tenants; outcomes of further ones are refused"),
+    opt("MAX_AGENTS", "max-agents", "1000", "Agents learned per tenant"),
+    opt("MAX_TASK_TYPES", "max-task-types", "1000", "Task types learned per tenant"),
+    opt("MAX_CONTEXT_KEYS", "max-context-keys", "256", "Context keys counted per tenant"),
+    opt("MAX_CONTEXT_VALUES", "max-context-values", "1000", "Distinct values counted per key"),
+    opt(
+        "MAX_CELLS",
+        "max-cells",
+        "1000000",
+        "Records per (agent, task type) and distinct context values, of all tenants",
+    ),
+    opt("QUEUE_CAPACITY", "queue-capacity", "1024", "Requests that may wait for the learner"),
+    opt("HTTP_MAX_CONNECTIONS", "http-max-connections", "2048", "Open HTTP connections"),
+    opt(
+        "HTTP_BODY_BUDGET_MIB",
+        "http-body-budget-mib",
+        "32",
+        "MiB of request bodies held at the same time",
+    ),
+    opt(
+        "SQLITE_SYNCHRONOUS",
+        "sqlite-synchronous",
+        "full",
+        "full, or normal where a power loss may take the last commits",
+    ),
+    opt(
+        "QUICK_CHECK_MAX_MIB",
+        "quick-check-max-mib",
+        "256",
+        "Databases above this size are opened without quick_check",
+    ),
+    opt("INTEGRITY_CHECK", "integrity-check", "false", "Check the whole database at start"),
+    opt(
+        "ENABLE_KAFKA",
+        "enable-kafka",
+        "",
+        "true or false; on exactly when KAFKA_BOOTSTRAP_SERVERS is set",
+    ),
+    opt("KAFKA_BOOTSTRAP_SERVERS", "kafka-bootstrap-servers", "", "Kafka brokers"),
+    opt("KAFKA_OUTCOME_TOPIC", "kafka-outcome-topic", "agent-outcomes", "Topic of the outcomes"),
+    opt(
+        "KAFKA_CONSUMER_GROUP",
+        "kafka-consumer-group",
+        "model-updater",
+        "Group under which progress is published",
+    ),
+    opt("RUST_LOG", "log", "info", "Log level: error, warn, info, debug, or a filter"),
+    opt("LOG_STYLE", "log-style", "auto", "Colours in the log: auto, always or never"),
+];
+
+/// All settings, checked.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "OPTIONS describes them")]
+pub struct Config {
+    pub listen_addr: SocketAddr,
+    pub storage_path: PathBuf,
+    pub kafka_topic: String,
+    pub queue_capacity: usize,
+    pub http_connections_max: usize,
+    pub http_body_bytes_max: usize,
+    pub learner: LearnerOptions,
+    pub store: StoreOptions,
+}
+
+impl Config {
+    /// Checks every setting; `value` gives what flag or environment say of a variable.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the variable, its value and what is allowed.
+    pub fn resolve(value: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let source = Source { value: &value };
+        let brokers = source.text("KAFKA_BOOTSTRAP_SERVERS");
+        let kafka = match source.text("ENABLE_KAFKA").as_str() {
+            "" => !brokers.is_empty(),
+            _ => source.flag("ENABLE_KAFKA")?,
+        };
+        if kafka {
+            return Err(Error::Config(
+                "ENABLE_KAFKA is on (or KAFKA_BOOTSTRAP_SERVERS is set): this release takes \
+                 outcomes over HTTP only; allowed is ENABLE_KAFKA=false"
+                    .to_owned(),
+            ));
+        }
+        let strategy = source.text("MODEL_STRATEGY");
+        let strategy = Strategy::ALL
+            .into_iter()
+            .find(|known| known.as_str() == strategy)
+            .ok_or_else(|| source.wrong("MODEL_STRATEGY", option("MODEL_STRATEGY").help))?;
+        let synchronous = match source.text("SQLITE_SYNCHRONOUS").as_str() {
+            "full" => Synchronous::Full,
+            "normal" => Synchronous::Normal,
+            _ => return Err(source.wrong("SQLITE_SYNCHRONOUS", "full or normal")),
+        };
+        let caps = Caps {
+            tenants: source.number("MAX_TENANTS", 1, 100_000)?,
+            agents_per_tenant: source.number("MAX_AGENTS", 1, 10_000_000)?,
+            task_types_per_tenant: source.number("MAX_TASK_TYPES", 1, 10_000_000)?,
+            context_keys_per_tenant: source.number("MAX_CONTEXT_KEYS", 0, 100_000)?,
+            context_values_per_key: source.number("MAX_CONTEXT_VALUES", 0, 1_000_000)?,
+            cells: source.number("MAX_CELLS", 1, 100_000_000)?,
+        };
+        let settings = Settings {
+            strategy,
+            prior_alpha: source.real("MODEL_PRIOR_ALPHA", 0.001, 1e6)?,
+            prior_beta: source.real("MODEL_PRIOR_BETA", 0.001, 1e6)?,
+            exponential_alpha: source.real("MODEL_EXPONENTIAL_ALPHA", 0.000_001, 1.0)?,
+            caps,
+        };
+        let save_interval = source.number("MODEL_SAVE_INTERVAL", 0, 31_536_000)?;
+        let learner = LearnerOptions {
+            settings,
+            batch_outcomes: source.number("MODEL_BATCH_SIZE", 1, 100_000)?,
+            batch_timeout: Duration::from_secs_f64(source.real(
+                "MODEL_BATCH_TIMEOUT",
+                0.0,
+                86_400.0,
+            )?),
+            save_interval: (save_interval > 0).then(|| Duration::from_secs(save_interval)),
+            checkpoint_outcomes: source.number("CHECKPOINT_OUTCOMES", 1_000, u64::MAX)?,
+            ..LearnerOptions::default()
+        };
+        let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;
+        let store = StoreOptions {
+            synchronous,
+            identities_max: source.number("DEDUP_WINDOW", 0, 1_000_000_000)?,
+            journal_outcomes_max: source.number("JOURNAL_MAX_OUTCOMES", 1, u64::MAX)?,
+            journal_age_max_ms: days * 24 * 3_600 * 1_000,
+            learning_events_max: source.number("LEARNING_EVENTS_MAX", 1, u64::MAX)?,
+            dead_letters_max: source.number("DEAD_LETTERS_MAX", 0, 100_000_000)?,
+            dead_letters_bytes_max: MIB
+                * source.number::<u64>("DEAD_LETTERS_MAX_MIB", 0, 1 << 20)?,
+            versions_max: source.number("MODEL_VERSIONS_MAX", 2, 100_000)?,
+            quick_check_bytes_max: MIB * source.number::<u64>("QUICK_CHECK_MAX_MIB", 0, 1 << 30)?,
+            integrity_check: source.flag("INTEGRITY_CHECK")?,
+        };
+        let storage_path = source.text("MODEL_STORAGE_PATH");
+        let body_mib: usize = source.number("HTTP_BODY_BUDGET_MIB", 9, 1 << 20)?;
+        Ok(Self {
+            listen_addr: source.address("LISTEN_ADDR")?,
+            storage_path: PathBuf::from(storage_path),
+            kafka_topic: source.text("KAFKA_OUTCOME_TOPIC"),
+            queue_capacity: source.number("QUEUE_CAPACITY", 1, 1_000_000)?,
+            http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
+            http_body_bytes_max: body_mib << 20,
+            learner,
+            store,
+        })
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// Where the values come from.
+struct Source<'a> {
+    value: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl Source<'_> {
+    /// The value as written; an empty one counts as not set.
+    fn text(&self, env: &str) -> String {
+        (self.value)(env)
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| option(env).default.to_owned())
+    }
+
+    fn wrong(&self, env: &str, allowed: &str) -> Error {
+        let Opt { flag, .. } = option(env);
+        Error::Config(format!("{env} (--{flag}) is {:?}, allowed is {allowed}", self.text(env)))
+    }
+
+    fn number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
+        &self,
+        env: &str,
+        min: T,
+        max: T,
+    ) -> Result<T> {
+        let number = self.text(env).parse::<T>().ok();
+        match number {
+            Some(number) if number >= min && number <= max => Ok(number),
+            _ => Err(self.wrong(env, &format!("a whole number from {min} to {max}"))),
+        }
+    }
+
+    fn real(&self, env: &str, min: f64, max: f64) -> Result<f64> {
+        match self.text(env).parse::<f64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(number),
+            _ => Err(self.wrong(env, &format!("a number from {min} to {max}"))),
+        }
+    }
+
+    fn flag(&self, env: &str) -> Result<bool> {
+        match self.text(env).to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(self.wrong(env, "true or false")),
+        }
+    }
+
+    fn address(&self, env: &str) -> Result<SocketAddr> {
+        let resolved = self.text(env).to_socket_addrs().ok().and_then(|mut found| found.next());
+        resolved.ok_or_else(|| self.wrong(env, "an address and a port, such as 127.0.0.1:8000"))
+    }
+}
+
+fn option(env: &str) -> &'static Opt {
+    OPTIONS.iter().find(|option| option.env == env).expect("every variable used is in OPTIONS")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(pairs: &[(&str, &str)]) -> Result<Config> {
+        Config::resolve(|env| {
+            pairs.iter().find(|(name, _)| *name == env).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_defaults_of_the_table_are_those_of_the_types() {
+        let config = resolve(&[]).expect("the defaults are allowed");
+        assert_eq!(config.store, StoreOptions::default());
+        assert_eq!(config.learner.settings, Settings::default());
+        assert_eq!(config.learner.batch_outcomes, 10);
+        assert_eq!(config.learner.batch_timeout, Duration::from_secs(30));
+        assert_eq!(config.learner.save_interval, Some(Duration::from_mins(5)));
+        assert_eq!(config.listen_addr.to_string(), "127.0.0.1:8000");
+        assert_eq!(config.kafka_topic, "agent-outcomes");
+    }
+
+    #[track_caller]
+    fn check_wrong(env: &str, value: &str, allowed: &str) {
+        let Err(Error::Config(text)) = resolve(&[(env, value)]) else {
+            panic!("{env}={value} should be refused")
+        };
+        assert!(text.contains(env) && text.contains(value) && text.contains(allowed), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_reported_with_its_variable_and_what_is_allowed() {
+        check_wrong("MODEL_BATCH_SIZE", "0", "a whole number from 1 to 100000");
+        check_wrong("MODEL_BATCH_SIZE", "ten", "a whole number from 1 to 100000");
+        check_wrong("MODEL_BATCH_TIMEOUT", "NaN", "a number from 0 to 86400");
+        check_wrong("MODEL_STRATEGY", "greedy", "thompson, beta");
+        check_wrong("LISTEN_ADDR", "8000", "an address and a port");
+        check_wrong("MODEL_PRIOR_ALPHA", "-1", "a number from 0.001");
+        check_wrong("SQLITE_SYNCHRONOUS", "off", "full or normal");
+        check_wrong("MODEL_VERSIONS_MAX", "1", "a whole number from 2");
+        check_wrong("INTEGRITY_CHECK", "maybe", "true or false");
+        check_wrong("ENABLE_KAFKA", "maybe", "true or false");
+    }
+
+    #[test]
+    fn kafka_is_refused_as_long_as_it_is_not_built_in() {
+        for pairs in [&[("ENABLE_KAFKA", "true")], &[("KAFKA_BOOTSTRAP_SERVERS", "broker:9092")]] {
+            let Err(Error::Config(text)) = resolve(pairs) else { panic!("{pairs:?}") };
+            assert!(text.contains("ENABLE_KAFKA"), "{text}");
+        }
+        let off = [("ENABLE_KAFKA", "false"), ("KAFKA_BOOTSTRAP_SERVERS", "broker:9092")];
+        assert!(resolve(&off).is_ok());
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_not_set_and_zero_turns_saves_off() {
+        assert_eq!(resolve(&[("MODEL_BATCH_SIZE", "")]).unwrap().learner.batch_outcomes, 10);
+        assert_eq!(resolve(&[("MODEL_SAVE_INTERVAL", "0")]).unwrap().learner.save_interval, None);
+    }
+}

@@ -1,0 +1,370 @@
+//! The HTTP API: routes, JSON in, JSON out, errors as RFC 9457 problems.
+//!
+//! Predictions are answered from the published snapshot and never wait for the learner. Whatever
+//! changes something goes through the learner's queue. Lists are read from the database by a few
+//! read-only connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::learner::{LearnerOptions, Shared};
+use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
+use crate::service::Inbox;
+use crate::store::Reader;
+
+mod lists;
+mod models;
+mod outcomes;
+mod predict;
+pub mod server;
+mod status;
+
+use predict::Questions;
+use server::{Request, Response};
+
+/// Largest body of a request that carries no outcomes, in bytes.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Seconds after which a client that was pushed back should try again.
+const RETRY_AFTER_S: &str = "1";
+const JSON: &str = "application/json";
+
+/// What handlers share. Every thread of the server calls [`App::handle`].
+pub struct App {
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    reader: Reader,
+    options: LearnerOptions,
+    kafka_topic: String,
+    started: Instant,
+    stopping: AtomicBool,
+    /// Disconnected at the stop.
+    stop_rx: Receiver<()>,
+    questions: Questions,
+    digests: models::Digests,
+}
+
+impl App {
+    /// The handlers of a service. `stop_rx` is disconnected when it stops.
+    pub fn new(
+        config: &Config,
+        inbox: Arc<Inbox>,
+        shared: Arc<Shared>,
+        stop_rx: Receiver<()>,
+    ) -> Self {
+        Self {
+            inbox,
+            shared,
+            reader: Reader::new(&config.storage_path),
+            options: config.learner,
+            kafka_topic: config.kafka_topic.clone(),
+            started: Instant::now(),
+            stopping: AtomicBool::new(false),
+            stop_rx,
+            questions: Questions::default(),
+            digests: models::Digests::default(),
+        }
+    }
+
+    /// From now on every request is answered with 503, and the connection closed.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers one request.
+    pub fn handle(&self, request: &mut Request<'_>) -> Response {
+        if self.stopping.load(Ordering::SeqCst) {
+            return unavailable("the service is stopping").closing();
+        }
+        let response = match Route::of(request.path()) {
+            None => {
+                Response::problem(404, format!("there is nothing at {}", shown(request.path())))
+            }
+            Some(route) => {
+                let allowed = route.method();
+                let method = if request.method() == "HEAD" { "GET" } else { request.method() };
+                if method == allowed {
+                    self.route(&route, request).unwrap_or_else(|failure| failure.0)
+                } else {
+                    let detail = format!("{} takes {allowed}", shown(request.path()));
+                    let allow = if allowed == "GET" { "GET, HEAD" } else { allowed };
+                    Response::problem(405, detail).with_header("allow", allow)
+                }
+            }
+        };
+        if self.stopping.load(Ordering::SeqCst) { response.closing() } else { response }
+    }
+
+    fn route(&self, route: &Route, request: &mut Request<'_>) -> Answer {
+        match route {
+            Route::PredictAgentSelection => self.predict_agent_selection(request),
+            Route::Metrics => Ok(self.metrics()),
+            Route::AgentsPerformance => self.agents_performance(request),
+            Route::Status => Ok(self.status()),
+            Route::SaveModels => self.save_models(request),
+            Route::Model(model_type) => self.model(model_type),
+            Route::Versions(model_type) => self.versions(model_type, request),
+            Route::Activate(model_type, id) => self.activate(model_type, id, request),
+            Route::Outcomes => self.outcomes(request),
+            Route::Events => self.learning_events(request),
+            Route::DeadLetters => self.dead_letters(request),
+            Route::ReplayDeadLetters => self.replay_dead_letters(request),
+            Route::Livez => Ok(json_response(200, &json!({"status": "ok"}))),
+            Route::Readyz => self.readyz(request),
+            Route::Health => Ok(self.health()),
+        }
+    }
+}
+
+/// An answer, or the answer to a request that failed.
+type Answer = std::result::Result<Response, Failure>;
+
+/// The answer to a request that failed; made from any error by `?`.
+struct Failure(Response);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(match error {
+            Error::Invalid { pointer, detail } => problem(422, &pointer, &detail),
+            Error::NotFound(text) => Response::problem(404, text),
+            Error::Conflict(text) => Response::problem(409, text),
+            Error::Unavailable(text) => unavailable(&text),
+            Error::Config(text) | Error::Corrupt(text) | Error::Fatal(text) => {
+                log::error!("request=failed error=\"{text}\"");
+                Response::problem(500, "the service failed; its log says why")
+            }
+        })
+    }
+}
+
+impl From<Response> for Failure {
+    fn from(response: Response) -> Self {
+        Self(response)
+    }
+}
+
+fn unavailable(detail: &str) -> Response {
+    Response::problem(503, detail).with_header("retry-after", RETRY_AFTER_S)
+}
+
+/// A problem of one field.
+fn problem(status: u16, pointer: &str, detail: &str) -> Response {
+    let title = if status == 422 { "Unprocessable Content" } else { "Bad Request" };
+    let full = if pointer.is_empty() { detail.to_owned() } else { format!("{pointer}: {detail}") };
+    let body = json!({
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": full,
+        "errors": [{"pointer": pointer, "detail": detail}],
+    });
+    let mut response = json_response(status, &body);
+    for header in &mut response.headers {
+        if header.0.eq_ignore_ascii_case("content-type") {
+            header.1 = "application/problem+json".into();
+        }
+    }
+    response
+}
+
+fn json_response(status: u16, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => Response::json(status, body),
+        Err(error) => {
+            log::error!("answer=failed error=\"{error}\"");
+            Response::problem(500, "the answer has no JSON form")
+        }
+    }
+}
+
+/// A path in a message: no longer than a line.
+fn shown(path: &str) -> String {
+    path.chars().take(200).collect()
+}
+
+/// What a path names.
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    PredictAgentSelection,
+    Metrics,
+    AgentsPerformance,
+    Status,
+    SaveModels,
+    Model(String),
+    Versions(String),
+    Activate(String, String),
+    Outcomes,
+    Events,
+    DeadLetters,
+    ReplayDeadLetters,
+    Livez,
+    Readyz,
+    Health,
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        let route = match path {
+            "/livez" => Self::Livez,
+            "/readyz" => Self::Readyz,
+            "/health" => Self::Health,
+            _ => {
+                let rest = path.strip_prefix("/api/learning/")?;
+                let segments: Vec<&str> = rest.split('/').collect();
+                match segments[..] {
+                    ["predict", "agent-selection"] => Self::PredictAgentSelection,
+                    ["metrics"] => Self::Metrics,
+                    ["agents", "performance"] => Self::AgentsPerformance,
+                    ["status"] => Self::Status,
+                    ["models", "save"] => Self::SaveModels,
+                    ["models", model] => Self::Model(decoded(model)?),
+                    ["models", model, "versions"] => Self::Versions(decoded(model)?),
+                    ["models", model, "versions", id, "activate"] => {
+                        Self::Activate(decoded(model)?, decoded(id)?)
+                    }
+                    ["outcomes"] => Self::Outcomes,
+                    ["events"] => Self::Events,
+                    ["dead-letters"] => Self::DeadLetters,
+                    ["dead-letters", "replay"] => Self::ReplayDeadLetters,
+                    _ => return None,
+                }
+            }
+        };
+        Some(route)
+    }
+
+    fn method(&self) -> &'static str {
+        match self {
+            Self::PredictAgentSelection
+            | Self::SaveModels
+            | Self::Activate(..)
+            | Self::Outcomes
+            | Self::ReplayDeadLetters => "POST",
+            _ => "GET",
+        }
+    }
+}
+
+/// A path segment without its percent signs.
+fn decoded(segment: &str) -> Option<String> {
+    // A plus is a plus in a path.
+    let query = segment.replace('+', "%2B");
+    let (name, _) = form_urlencoded::parse(query.as_bytes()).next()?;
+    (!segment.contains(['=', '&'])).then(|| name.into_owned())
+}
+
+/// The parameters of a query string.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(request: &Request<'_>) -> Self {
+        let query = request.query().unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A name of 1 to 256 bytes.
+    fn name(&self, name: &str) -> Result<Option<&str>> {
+        match self.get(name) {
+            Some(value) if !(1..=NAME_BYTES_MAX).contains(&value.len()) => Err(Error::invalid(
+                name,
+                format!("has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", value.len()),
+            )),
+            value => Ok(value),
+        }
+    }
+
+    fn tenant(&self) -> Result<&str> {
+        Ok(self.name("tenant_id")?.unwrap_or(DEFAULT_TENANT))
+    }
+
+    fn flag(&self, name: &str) -> Result<bool> {
+        match self.get(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1" | "") => Ok(true),
+            Some(other) => {
+                Err(Error::invalid(name, format!("is {other:?}, allowed are true and false")))
+            }
+        }
+    }
+
+    fn limit(&self) -> Result<u32> {
+        let Some(text) = self.get("limit") else { return Ok(100) };
+        match text.parse() {
+            Ok(limit @ 1..=1_000) => Ok(limit),
+            _ => Err(Error::invalid("limit", format!("is {text:?}, allowed is 1 to 1000"))),
+        }
+    }
+}
+
+/// The media type of a request, without parameters, in lower case.
+fn media_type(request: &Request<'_>) -> String {
+    let value = request.header("content-type").unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn unsupported_media_type(seen: &str, allowed: &str) -> Failure {
+    let seen = if seen.is_empty() { "missing".to_owned() } else { format!("{seen:?}") };
+    let detail = format!("content-type is {seen}, allowed is {allowed}");
+    Failure(Response::problem(415, detail))
+}
+
+/// The JSON object of a request's body; an empty one when there is no body.
+fn json_object(request: &mut Request<'_>) -> std::result::Result<Map<String, Value>, Failure> {
+    if !request.has_body() {
+        return Ok(Map::new());
+    }
+    let media = media_type(request);
+    if media != JSON {
+        return Err(unsupported_media_type(&media, JSON));
+    }
+    let body = request.read_body(BODY_BYTES_MAX).map_err(|error| Failure(error.into()))?;
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::invalid("", "the body is JSON, but allowed is an object").into()),
+        Err(error) => {
+            Err(Failure(Response::problem(400, format!("the body is not JSON: {error}"))))
+        }
+    }
+}
+
+/// A page of a list: `{"<name>": [...], "next_before": ...}`.
+fn page<T: Serialize>(
+    name: &str,
+    items: &[T],
+    limit: u32,
+    next_before: impl FnOnce(&T) -> Value,
+) -> Response {
+    let next = match items.last() {
+        Some(last) if items.len() == limit as usize => next_before(last),
+        _ => Value::Null,
+    };
+    json_response(200, &json!({name: items, "next_before": next}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_decoded_and_matched_whole() {
+        let activate = |id: &str| Some(Route::Activate("agent_selection".into(), id.into()));
+        let path =
+            |id: &str| format!("/api/learning/models/agent_selection/versions/{id}/activate");
+        assert_eq!(Route::of(&path("agent_selection-3")), activate("agent_selection-3"));
+        assert_eq!(Route::of(&path("a%2Fb+c")), activate("a/b+c"));
+        assert_eq!(Route::of("/api/learning/models/save"), Some(Route::SaveModels));
+        for nothing in ["/", "/api/learning", "/api/learning/status/", "/api/learning/models/a/b"] {
+            assert_eq!(Route::of(nothing), None, "{nothing}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Models and their saved versions.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::server::Request;
+use super::{Answer, App, Query, json_object, json_response, page};
+use crate::error::{Error, Result};
+use crate::learner::{Event, MODEL_TYPES, SavedVersion};
+use crate::model::AgentPerformanceModel;
+use crate::outcome::format_time;
+use crate::store::ModelVersion;
+
+/// The digest of the newest snapshot, once it was asked for.
+#[derive(Default)]
+pub(super) struct Digests(Mutex<Option<(u64, String)>>);
+
+impl Digests {
+    /// The lock is held while the digest is worked out, so that many who ask wait for one.
+    fn of(&self, model: &AgentPerformanceModel) -> String {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((sequence, digest)) if *sequence == model.sequence() => digest.clone(),
+            _ => {
+                let digest = model.digest();
+                *known = Some((model.sequence(), digest.clone()));
+                digest
+            }
+        }
+    }
+}
+
+fn known_type(model_type: &str) -> Result<()> {
+    if MODEL_TYPES.contains(&model_type) {
+        return Ok(());
+    }
+    let known = MODEL_TYPES.join(", ");
+    Err(Error::NotFound(format!("there is no model type {model_type:?}, only {known}")))
+}
+
+impl App {
+    pub(super) fn model(&self, model_type: &str) -> Answer {
+        known_type(model_type)?;
+        let model = self.shared.model();
+        let counters = self.shared.counters();
+        let agents: usize = model.tenants().map(|(_, tenant)| tenant.agents().len()).sum();
+        let patterns: usize = model.tenants().map(|(_, tenant)| tenant.task_types().len()).sum();
+        let last_update = counters.last_update_ms;
+        let body = json!({
+            "model_type": model_type,
+            "update_count": counters.total_updates(),
+            "last_update": (last_update > 0).then(|| format_time(last_update)),
+            "performance_summary": {
+                "total_agents": agents,
+                "task_patterns": patterns,
+                "tenants": model.tenants().len(),
+                "cells": model.cells(),
+                "model_score": model.score().current(),
+                "improvement_rate": model.score().improvement_rate(),
+            },
+            "strategy": model.settings().strategy.as_str(),
+            "active_version": self.shared.active_version(),
+            "learned_sequence": model.sequence(),
+            "digest": self.digests.of(&model),
+        });
+        Ok(json_response(200, &body))
+    }
+
+    pub(super) fn versions(&self, model_type: &str, request: &Request<'_>) -> Answer {
+        known_type(model_type)?;
+        let query = Query::of(request);
+        let limit = query.limit()?;
+        let before = match query.get("before") {
+            None => None,
+            Some(id) => Some(self.known_version(id)?.version_number),
+        };
+        let versions = self.reader.versions(model_type, before, limit)?;
+        Ok(page("versions", &versions, limit, |last| Value::from(last.id.clone())))
+    }
+
+    pub(super) fn save_models(&self, request: &mut Request<'_>) -> Answer {
+        json_object(request)?;
+        let saved = self.inbox.ask(Event::Save)?;
+        Ok(json_response(200, &version_json("saved", &saved)))
+    }
+
+    pub(super) fn activate(&self, model_type: &str, id: &str, request: &mut Request<'_>) -> Answer {
+        known_type(model_type)?;
+        json_object(request)?;
+        if self.known_version(id)?.model_type != model_type {
+            let text = format!("there is no version {id:?} of {model_type}");
+            return Err(Error::NotFound(text).into());
+        }
+        let version_id = id.to_owned();
+        let made = self.inbox.ask(|reply| Event::Activate { version_id, reply })?;
+        Ok(json_response(200, &version_json(&format!("{id} is active again as"), &made)))
+    }
+
+    fn known_version(&self, id: &str) -> Result<ModelVersion> {
+        self.reader
+            .version(id)?
+            .ok_or_else(|| Error::NotFound(format!("there is no version {id:?}")))
+    }
+}
+
+fn version_json(what: &str, version: &SavedVersion) -> Value {
+    let SavedVersion { version_id, version_number, training_samples } = version;
+    json!({
+        "status": "success",
+        "message": format!("{what} {version_id}, {training_samples} outcomes learned"),
+        "version_id": version_id,
+        "version_number": version_number,
+    })
+}

@@ -1,0 +1,280 @@
+//! `POST /api/learning/outcomes` and the replay of dead letters: records come in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::server::{Request, Response};
+use super::{
+    Answer, App, Failure, JSON, Query, json_object, json_response, media_type,
+    unsupported_media_type,
+};
+use crate::error::{Error, Result};
+use crate::learner::{AppendReply, Event, Now, Record};
+use crate::outcome::{Outcome, Payload, Refusal, RefusalCode, non_finite_as_null};
+use crate::store::DeadLetter;
+
+/// Largest body with outcomes, in bytes.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most events in an array.
+const ARRAY_MAX: usize = 1_000;
+/// Longest wait for accepted outcomes to be learned.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Dead letters read and fed back in one go: at most 16 MiB.
+const REPLAY_PART: usize = 256;
+
+const ND_JSON: &str = "application/x-ndjson";
+const CLOUD_EVENT: &str = "application/cloudevents+json";
+const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
+
+type Buffer = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A request's body, shared by its records.
+struct Shared(super::server::Body);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl App {
+    pub(super) fn outcomes(&self, request: &mut Request<'_>) -> Answer {
+        let wait = Query::of(request).flag("wait")?;
+        let media = media_type(request);
+        if ![JSON, ND_JSON, CLOUD_EVENT, CLOUD_EVENTS].contains(&media.as_str()) {
+            let allowed =
+                format!("{JSON}, {ND_JSON} (a line each), {CLOUD_EVENT} or {CLOUD_EVENTS}");
+            return Err(unsupported_media_type(&media, &allowed));
+        }
+        let body = request.read_body(BODY_BYTES_MAX).map_err(|error| Failure(error.into()))?;
+        let body: Arc<Shared> = Arc::new(Shared(body));
+        let now_ms = Now::read().unix_ms;
+        let reply = if media == ND_JSON {
+            let lines = lines(body.as_ref().as_ref());
+            self.inbox
+                .submit(lines.map(|range| record(Payload::new(body.clone(), range), now_ms)))?
+        } else {
+            let records = json_records(&body, now_ms)?;
+            self.inbox.submit(records.into_iter())?
+        };
+        let learned = wait && self.wait_until_learned();
+        Ok(json_response(if learned { 200 } else { 202 }, &reply_json(&reply)))
+    }
+
+    /// Closes the open micro-batch; whether all that was accepted is learned and visible.
+    fn wait_until_learned(&self) -> bool {
+        let (reply_tx, reply_rx) = bounded(1);
+        if self.inbox.try_send(Event::Flush(reply_tx)).is_err() {
+            return false;
+        }
+        crossbeam_channel::select! {
+            recv(reply_rx) -> reply => reply.is_ok(),
+            recv(self.stop_rx) -> _ => false,
+            default(WAIT_MAX) => false,
+        }
+    }
+
+    pub(super) fn replay_dead_letters(&self, request: &mut Request<'_>) -> Answer {
+        let body = json_object(request)?;
+        let ids = match replay_ids(&body)? {
+            Some(ids) => ids,
+            None => self.reader.dead_letter_ids()?,
+        };
+        let mut total = AppendReply::default();
+        let mut rejected = Vec::new();
+        let mut skipped = Vec::new();
+        for part in ids.chunks(REPLAY_PART) {
+            let mut records = Vec::new();
+            let mut record_ids = Vec::new();
+            for id in part {
+                match self.reader.dead_letter(id)? {
+                    None => {
+                        skipped.push(json!({"id": id, "reason": "there is no such dead letter"}));
+                    }
+                    Some(letter) if letter.is_cut() => skipped.push(json!({
+                        "id": id,
+                        "reason": format!(
+                            "only the first {} of its {} bytes were kept",
+                            letter.payload.len(), letter.payload_bytes
+                        ),
+                    })),
+                    Some(letter) => {
+                        record_ids.push(id);
+                        records.push(replayed(letter));
+                    }
+                }
+            }
+            if records.is_empty() {
+                continue;
+            }
+            let reply = self.inbox.submit(records.into_iter())?;
+            total.accepted += reply.accepted;
+            total.duplicates += reply.duplicates;
+            rejected.extend(reply.rejected.into_iter().map(|(index, refusal)| {
+                json!({
+                    "id": record_ids[index],
+                    "code": refusal.code.as_str(),
+                    "detail": refusal.detail,
+                })
+            }));
+        }
+        let body = json!({
+            "accepted": total.accepted,
+            "duplicates": total.duplicates,
+            "rejected": rejected,
+            "skipped": skipped,
+        });
+        Ok(json_response(200, &body))
+    }
+}
+
+fn reply_json(reply: &AppendReply) -> Value {
+    let rejected: Vec<Value> = reply
+        .rejected
+        .iter()
+        .map(|(index, refusal)| {
+            json!({"index": index, "code": refusal.code.as_str(), "detail": refusal.detail})
+        })
+        .collect();
+    json!({
+        "accepted": reply.accepted,
+        "duplicates": reply.duplicates,
+        "rejected": rejected,
+        "rejected_total": reply.rejected_total,
+    })
+}
+
+/// The ids of `{"ids": [...]}`; `None` for all.
+fn replay_ids(body: &Map<String, Value>) -> Result<Option<Vec<String>>> {
+    let allowed = "an array of ids, as the list of dead letters gives them";
+    match body.get("ids") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(items)) => {
+            let ids = items.iter().enumerate().map(|(index, item)| match item {
+                Value::String(id) => Ok(id.clone()),
+                other => Err(Error::invalid(
+                    format!("/ids/{index}"),
+                    format!("is {other}, allowed is a string"),
+                )),
+            });
+            ids.collect::<Result<_>>().map(Some)
+        }
+        Some(other) => Err(Error::invalid("/ids", format!("is {other}, allowed is {allowed}"))),
+    }
+}
+
+/// The lines of a body that hold anything, as ranges.
+fn lines(body: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        while start < body.len() {
+            let end = body[start..]
+                .iter()
+                .position(|&byte| byte == b'\n')
+                .map_or(body.len(), |at| start + at);
+            let line = start..end;
+            start = end + 1;
+            let text = body[line.clone()].trim_ascii();
+            if !text.is_empty() {
+                let first =
+                    line.start + (body[line.clone()].len() - body[line].trim_ascii_start().len());
+                return Some(first..first + text.len());
+            }
+        }
+        None
+    })
+}
+
+/// The records of a JSON body: one event, or an array of them.
+fn json_records(body: &Arc<Shared>, now_ms: i64) -> std::result::Result<Vec<Record>, Failure> {
+    let bytes: &[u8] = body.as_ref().as_ref();
+    let not_json = |error: &dyn std::fmt::Display| {
+        Failure(Response::problem(400, format!("the body is not JSON: {error}")))
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| not_json(&error))?;
+    if !text.trim_ascii_start().starts_with('[') {
+        let record = record(Payload::new(body.clone(), 0..bytes.len()), now_ms);
+        if let Err(Refusal { code: RefusalCode::NotJson, detail }) = &record.content {
+            let hint = format!("{detail} (several events: an array, or {ND_JSON})");
+            return Err(Failure(Response::problem(400, hint)));
+        }
+        return Ok(vec![record]);
+    }
+    let (buffer, text): (Buffer, _) = match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(items) => return array_records(&items, text, &(body.clone() as Buffer), now_ms),
+        Err(error) => match non_finite_as_null(text) {
+            Some(repaired) => {
+                let repaired: Arc<String> = Arc::new(repaired);
+                (repaired.clone(), repaired)
+            }
+            None => return Err(not_json(&error)),
+        },
+    };
+    let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|error| not_json(&error))?;
+    array_records(&items, &text, &buffer, now_ms)
+}
+
+fn array_records(
+    items: &[&RawValue],
+    text: &str,
+    buffer: &Buffer,
+    now_ms: i64,
+) -> std::result::Result<Vec<Record>, Failure> {
+    if items.len() > ARRAY_MAX {
+        let detail = format!(
+            "the array has {} events, allowed are at most {ARRAY_MAX}; {ND_JSON} takes any number",
+            items.len()
+        );
+        return Err(Error::invalid("", detail).into());
+    }
+    let records = items.iter().map(|item| {
+        // The items are slices of the text, so their addresses tell where they stand in it.
+        let start = item.get().as_ptr() as usize - text.as_ptr() as usize;
+        record(Payload::new(buffer.clone(), start..start + item.get().len()), now_ms)
+    });
+    Ok(records.collect())
+}
+
+fn record(payload: Payload, now_ms: i64) -> Record {
+    Record::read(payload, "http", now_ms, || format!("http:{}", uuid::Uuid::now_v7()))
+}
+
+/// A dead letter on its way back in, under the identity of its first arrival.
+fn replayed(letter: DeadLetter) -> Record {
+    let now_ms = Now::read().unix_ms;
+    let size = letter.payload.len();
+    let payload = Payload::new(Arc::new(letter.payload), 0..size);
+    let content = Outcome::parse(payload.bytes(), now_ms, || letter.identity.clone());
+    Record {
+        content,
+        payload,
+        identity: Some(letter.identity),
+        source: "replay",
+        position: None,
+        replay_of: Some(letter.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(body: &str, expected: &[&str]) {
+        let found: Vec<&str> = lines(body.as_bytes()).map(|range| &body[range]).collect();
+        assert_eq!(found, expected, "{body:?}");
+    }
+
+    #[test]
+    fn lines_are_split_trimmed_and_blank_ones_skipped() {
+        check("", &[]);
+        check("{}", &["{}"]);
+        check("{}\n", &["{}"]);
+        check("  {\"a\":1}\r\n\n \t\r\n{}", &["{\"a\":1}", "{}"]);
+        check("\n\n", &[]);
+    }
+}

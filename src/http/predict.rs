@@ -1,0 +1,350 @@
+//! `POST /api/learning/predict/agent-selection`: which agent should take this task?
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::server::{Request, Response};
+use super::{Answer, App, Failure, json_object, json_response};
+use crate::decisions::Decision;
+use crate::error::{Error, Result};
+use crate::learner::Now;
+use crate::model::{
+    AgentPerformanceModel, Belief, Explanation, Question, Standing, best_expected, propensities,
+    rank,
+};
+use crate::outcome::{Context, DEFAULT_TENANT, NAME_BYTES_MAX, context_of, format_time};
+
+/// Most candidates, and most exclusions, of one request.
+const CANDIDATES_MAX: usize = 1_000;
+const TOP_K_MAX: u64 = 1_000;
+const TOP_K_DEFAULT: usize = 3;
+/// Outcomes on the task type below which the evidence is called insufficient.
+const EMERGING_FROM: u64 = 5;
+/// Outcomes on the task type from which on it is called established.
+const ESTABLISHED_FROM: u64 = 30;
+/// Standings kept of answered questions: about 10 MB at most.
+const CACHED_STANDINGS_MAX: usize = 50_000;
+/// Names in a question that is kept.
+const CACHED_NAMES_MAX: usize = 64;
+
+/// A request for a prediction, checked.
+#[derive(Debug, Serialize)]
+struct Prediction {
+    tenant_id: String,
+    task_type: Option<String>,
+    context: Context,
+    top_k: usize,
+    candidates: Option<Vec<String>>,
+    exclude: Vec<String>,
+    explore: bool,
+    seed: Option<u64>,
+    explain: bool,
+    #[serde(skip)]
+    decision_id: Option<String>,
+}
+
+impl Prediction {
+    fn of(body: &Map<String, Value>) -> Result<Self> {
+        let candidates = names(body, "candidates")?;
+        let exclude = names(body, "exclude")?.unwrap_or_default();
+        if let Some(candidates) = &candidates
+            && candidates.iter().all(|candidate| exclude.contains(candidate))
+        {
+            return Err(Error::invalid(
+                "/candidates",
+                "leaves nobody: name at least one agent that is not in exclude",
+            ));
+        }
+        let context = match body.get("context") {
+            None | Some(Value::Null) => Context::new(),
+            Some(value @ Value::Object(_)) => context_of(value),
+            Some(other) => return Err(wrong("context", other, "an object")),
+        };
+        let top_k = whole(body, "top_k", 1, TOP_K_MAX)?;
+        Ok(Self {
+            tenant_id: name(body, "tenant_id")?.unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
+            task_type: name(body, "task_type")?,
+            context,
+            top_k: top_k
+                .map_or(TOP_K_DEFAULT, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
+            candidates,
+            exclude,
+            explore: flag(body, "explore")?.unwrap_or(true),
+            seed: whole(body, "seed", 0, u64::MAX)?,
+            explain: flag(body, "explain")?.unwrap_or(false),
+            decision_id: name(body, "decision_id")?,
+        })
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question {
+            tenant: &self.tenant_id,
+            task_type: self.task_type.as_deref(),
+            context: &self.context,
+            candidates: self.candidates.as_deref(),
+            exclude: &self.exclude,
+        }
+    }
+}
+
+fn wrong(field: &str, seen: &Value, allowed: &str) -> Error {
+    let mut seen = seen.to_string();
+    if seen.len() > 100 {
+        seen = format!("{}...", seen.chars().take(100).collect::<String>());
+    }
+    Error::invalid(format!("/{field}"), format!("is {seen}, allowed is {allowed}"))
+}
+
+fn name(body: &Map<String, Value>, field: &str) -> Result<Option<String>> {
+    match body.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if (1..=NAME_BYTES_MAX).contains(&name.len()) => {
+            Ok(Some(name.clone()))
+        }
+        Some(other) => Err(wrong(field, other, "a string of 1 to 256 bytes")),
+    }
+}
+
+fn names(body: &Map<String, Value>, field: &str) -> Result<Option<Vec<String>>> {
+    let items = match body.get(field) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(items)) if items.len() <= CANDIDATES_MAX => items,
+        Some(Value::Array(items)) => {
+            return Err(Error::invalid(
+                format!("/{field}"),
+                format!("has {} names, allowed are at most {CANDIDATES_MAX}", items.len()),
+            ));
+        }
+        Some(other) => return Err(wrong(field, other, "an array of names")),
+    };
+    let names = items.iter().enumerate().map(|(index, item)| match item {
+        Value::String(name) if (1..=NAME_BYTES_MAX).contains(&name.len()) => Ok(name.clone()),
+        other => Err(wrong(&format!("{field}/{index}"), other, "a string of 1 to 256 bytes")),
+    });
+    names.collect::<Result<_>>().map(Some)
+}
+
+fn whole(body: &Map<String, Value>, field: &str, min: u64, max: u64) -> Result<Option<u64>> {
+    match body.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            _ => Err(wrong(field, value, &format!("a whole number from {min} to {max}"))),
+        },
+    }
+}
+
+fn flag(body: &Map<String, Value>, field: &str) -> Result<Option<bool>> {
+    match body.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => Err(wrong(field, other, "true or false")),
+    }
+}
+
+#[derive(Serialize)]
+struct AnswerBody<'a> {
+    recommendations: Vec<Recommended<'a>>,
+    model_score: f64,
+    timestamp: String,
+    decision_id: &'a str,
+    model_version: u64,
+    strategy: &'static str,
+}
+
+#[derive(Serialize)]
+struct Recommended<'a> {
+    agent_name: &'a str,
+    score: f64,
+    rank: usize,
+    expected_success: f64,
+    interval: Option<[f64; 2]>,
+    samples: u64,
+    propensity: f64,
+    evidence: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<Explanation>,
+}
+
+fn evidence(outcomes: u64) -> &'static str {
+    match outcomes {
+        ..EMERGING_FROM => "insufficient",
+        EMERGING_FROM..ESTABLISHED_FROM => "emerging",
+        ESTABLISHED_FROM.. => "established",
+    }
+}
+
+/// A question as one snapshot answers it; what is costly is worked out when first asked for.
+struct Answered {
+    standings: Vec<Standing>,
+    intervals: Vec<OnceLock<Option<[f64; 2]>>>,
+    propensities: OnceLock<Vec<f64>>,
+    best_expected: Option<usize>,
+}
+
+impl Answered {
+    fn new(standings: Vec<Standing>) -> Self {
+        Self {
+            intervals: standings.iter().map(|_| OnceLock::new()).collect(),
+            best_expected: best_expected(&standings),
+            propensities: OnceLock::new(),
+            standings,
+        }
+    }
+
+    fn interval(&self, index: usize) -> Option<[f64; 2]> {
+        *self.intervals[index].get_or_init(|| self.standings[index].interval())
+    }
+
+    /// The probability that this agent is ranked first.
+    fn propensity(&self, index: usize, explore: bool) -> f64 {
+        let draws = matches!(self.standings[index].belief, Belief::Posterior(_));
+        if explore && draws {
+            self.propensities.get_or_init(|| propensities(&self.standings))[index]
+        } else if self.best_expected == Some(index) {
+            1.0
+        } else {
+            0.0
+        }
+    }
+}
+
+/// What identifies a question to one snapshot.
+#[derive(PartialEq, Eq, Hash)]
+struct QuestionKey {
+    tenant: String,
+    task_type: Option<String>,
+    candidates: Option<Vec<String>>,
+    exclude: Vec<String>,
+}
+
+/// Questions answered from the newest snapshot.
+#[derive(Default)]
+pub(super) struct Questions {
+    cached: Mutex<Cached>,
+}
+
+#[derive(Default)]
+struct Cached {
+    model_version: u64,
+    standings: usize,
+    answered: HashMap<QuestionKey, Arc<Answered>>,
+}
+
+impl Questions {
+    fn answer(&self, model: &AgentPerformanceModel, prediction: &Prediction) -> Arc<Answered> {
+        let compute = || Arc::new(Answered::new(model.standings(&prediction.question())));
+        let candidates = prediction.candidates.as_ref().map_or(0, Vec::len);
+        if candidates + prediction.exclude.len() > CACHED_NAMES_MAX {
+            return compute();
+        }
+        let key = QuestionKey {
+            tenant: prediction.tenant_id.clone(),
+            task_type: prediction.task_type.clone(),
+            candidates: prediction.candidates.clone(),
+            exclude: prediction.exclude.clone(),
+        };
+        {
+            let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+            if cached.model_version == model.sequence()
+                && let Some(answered) = cached.answered.get(&key)
+            {
+                return answered.clone();
+            }
+        }
+        let answered = compute();
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let weight = answered.standings.len() + 1;
+        if cached.model_version != model.sequence()
+            || cached.standings + weight > CACHED_STANDINGS_MAX
+        {
+            cached.answered.clear();
+            cached.standings = 0;
+            cached.model_version = model.sequence();
+        }
+        cached.standings += weight;
+        cached.answered.insert(key, answered.clone());
+        answered
+    }
+}
+
+impl App {
+    pub(super) fn predict_agent_selection(&self, request: &mut Request<'_>) -> Answer {
+        let prediction = Prediction::of(&json_object(request)?)?;
+        let canonical = |prediction: &Prediction| {
+            serde_json::to_vec(prediction).expect("a prediction always has a JSON form")
+        };
+        let tenant = &prediction.tenant_id;
+        if let Some(id) = &prediction.decision_id
+            && let Some(known) = self.shared.decisions.get(tenant, id)
+        {
+            return repeated(id, &known, &canonical(&prediction));
+        }
+
+        let model = self.shared.model();
+        let answered = self.questions.answer(&model, &prediction);
+        let seed = prediction.seed.unwrap_or_else(|| rand::rng().random());
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let mut ranked = rank(&answered.standings, prediction.explore, &mut rng);
+        ranked.truncate(prediction.top_k);
+
+        let now = Now::read();
+        let decision_id = match &prediction.decision_id {
+            Some(id) => id.clone(),
+            None => uuid::Uuid::now_v7().to_string(),
+        };
+        let recommendations = ranked.iter().enumerate().map(|(place, recommendation)| {
+            let index = recommendation.standing;
+            let standing = &answered.standings[index];
+            Recommended {
+                agent_name: &recommendation.agent,
+                score: recommendation.score,
+                rank: place + 1,
+                expected_success: standing.expected_success(),
+                interval: answered.interval(index),
+                samples: standing.samples,
+                propensity: answered.propensity(index, prediction.explore),
+                evidence: evidence(standing.evidence),
+                explanation: prediction
+                    .explain
+                    .then(|| model.explain(&prediction.question(), &standing.agent)),
+            }
+        });
+        let body = AnswerBody {
+            recommendations: recommendations.collect(),
+            model_score: model.score().current(),
+            timestamp: format_time(now.unix_ms),
+            decision_id: &decision_id,
+            model_version: model.sequence(),
+            strategy: model.settings().strategy.as_str(),
+        };
+        let response = json_response(200, &body);
+        let decision = Decision {
+            request: canonical(&prediction),
+            answer: response.body.clone(),
+            task_type: prediction.task_type.clone(),
+            context: prediction.context.clone(),
+        };
+        let given = prediction.decision_id.is_some().then(|| decision.request.clone());
+        let stands = self.shared.decisions.remember(tenant, &decision_id, decision);
+        match given {
+            // Two requests with the same id at the same time: the first one answers both.
+            Some(request) => repeated(&decision_id, &stands, &request),
+            None => Ok(response),
+        }
+    }
+}
+
+/// The answer of a decision that was made before, if this is the same question.
+fn repeated(id: &str, known: &Decision, request: &[u8]) -> Answer {
+    if known.request == request {
+        return Ok(Response::json(200, known.answer.clone()));
+    }
+    let text = format!("decision_id {id:?} was given before, with another request");
+    Err(Failure::from(Error::Conflict(text)))
+}

@@ -1,0 +1,216 @@
+//! How the service is, and what its agents have done.
+
+use serde_json::{Map, Value, json};
+
+use super::server::{Request, Response};
+use super::{Answer, App, Query, json_response};
+use crate::learner::MODEL_TYPES;
+use crate::model::{Agent, AgentPerformanceModel, Settings, Tally, Tenant};
+use crate::outcome::{Status, format_time};
+use crate::store::Counters;
+
+impl App {
+    pub(super) fn metrics(&self) -> Response {
+        let model = self.shared.model();
+        let counters = self.shared.counters();
+        let score = model.score();
+        let body = json!({
+            "total_updates": counters.total_updates(),
+            "successful_updates": counters.successful_updates,
+            "failed_updates": counters.failed_updates,
+            "avg_update_time_ms": counters.avg_update_time_ms(),
+            "updates_per_minute": self.updates_per_minute(&counters),
+            "samples_processed": counters.samples_processed,
+            "current_model_score": score.current(),
+            "improvement_rate": score.improvement_rate(),
+            "accepted": counters.accepted,
+            "duplicates": counters.duplicates,
+            "rejected": counters.rejected,
+            "dropped_fields": counters.dropped_fields,
+            "saves": counters.saves,
+            "failed_saves": counters.failed_saves,
+        });
+        json_response(200, &body)
+    }
+
+    fn updates_per_minute(&self, counters: &Counters) -> f64 {
+        // The stored time lags behind while nothing is committed.
+        let run = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let counters = Counters { running_ms: counters.running_ms.max(run), ..counters.clone() };
+        counters.updates_per_minute()
+    }
+
+    pub(super) fn agents_performance(&self, request: &Request<'_>) -> Answer {
+        let query = Query::of(request);
+        let (tenant, task_type) = (query.tenant()?, query.name("task_type")?);
+        let model = self.shared.model();
+        let settings = model.settings();
+        let mut rows = Vec::new();
+        if let Some(tenant) = model.tenant(tenant) {
+            for (name, agent) in tenant.agents() {
+                rows.extend(match task_type {
+                    None => Some(agent_row(name, agent, settings)),
+                    Some(task_type) => task_row(name, agent, tenant, task_type, settings),
+                });
+            }
+            let other = &tenant.other().agent;
+            if task_type.is_none() && other.tally.executions > 0 {
+                // Not one agent, but all that came past the cap.
+                let mut row = agent_row("other", other, settings);
+                row.insert("is_other".to_owned(), Value::Bool(true));
+                rows.push(row);
+            }
+        }
+        Ok(json_response(200, &rows))
+    }
+
+    pub(super) fn status(&self) -> Response {
+        let model = self.shared.model();
+        let counters = self.shared.counters();
+        let trouble = self.shared.trouble();
+        let (depth, capacity) = self.inbox.depth();
+        let time = |ms: i64| (ms > 0).then(|| format_time(ms));
+        let body = json!({
+            "status": if trouble.is_some() { "degraded" } else { "running" },
+            "running": true,
+            "kafka_topic": self.kafka_topic,
+            "batch_size": self.options.batch_outcomes,
+            "models_loaded": MODEL_TYPES,
+            "trouble": trouble,
+            "source": "http",
+            "lag": {
+                "records": counters.last_sequence - counters.learned_sequence,
+                "seconds": Value::Null,
+            },
+            "queue": {"depth": depth, "capacity": capacity},
+            "batch_timeout_seconds": self.options.batch_timeout.as_secs_f64(),
+            "strategy": model.settings().strategy.as_str(),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "active_version": self.shared.active_version(),
+            "model_version": model.sequence(),
+            "journal_sequence": counters.last_sequence,
+            "last_event": time(counters.last_event_ms),
+            "last_update": time(counters.last_update_ms),
+            "last_save": time(counters.last_save_ms),
+            "dead_letters_total": counters.rejected_total(),
+            "decisions_remembered": self.shared.decisions.len(),
+            "caps": caps_json(&model),
+        });
+        json_response(200, &body)
+    }
+
+    pub(super) fn readyz(&self, request: &Request<'_>) -> Answer {
+        // The model is restored before the server begins to accept.
+        if !Query::of(request).flag("verbose")? {
+            return Ok(json_response(200, &json!({"status": "ready"})));
+        }
+        let counters = self.shared.counters();
+        let body = json!({
+            "status": "ready",
+            "model_version": self.shared.model().sequence(),
+            "lag": counters.last_sequence - counters.learned_sequence,
+            "learning": self.shared.trouble().unwrap_or_else(|| "ok".to_owned()),
+        });
+        Ok(json_response(200, &body))
+    }
+
+    pub(super) fn health(&self) -> Response {
+        let trouble = self.shared.trouble();
+        let model = self.shared.model();
+        let counters = self.shared.counters();
+        let body = json!({
+            "status": if trouble.is_some() { "degraded" } else { "healthy" },
+            "checks": {
+                "model": "ok",
+                "storage": trouble.as_deref().unwrap_or("ok"),
+                "learner": if trouble.is_some() { "stalled" } else { "ok" },
+            },
+            "model_version": model.sequence(),
+            "samples_processed": counters.samples_processed,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+        });
+        json_response(200, &body)
+    }
+}
+
+/// What the names learned take of what they may.
+fn caps_json(model: &AgentPerformanceModel) -> Value {
+    let caps = &model.settings().caps;
+    let most = |count: fn(&Tenant) -> usize| {
+        model.tenants().map(|(_, tenant)| count(tenant)).max().unwrap_or(0)
+    };
+    let other = |count: fn(&Tenant) -> u64| model.tenants().map(|(_, t)| count(t)).sum::<u64>();
+    let values = model
+        .tenants()
+        .flat_map(|(_, tenant)| tenant.context_keys().map(|(_, key)| key.distinct()))
+        .max()
+        .unwrap_or(0);
+    json!({
+        "tenants": {"used": model.tenants().len(), "max": caps.tenants},
+        "agents_per_tenant": {
+            "used": most(|tenant| tenant.agents().len()),
+            "max": caps.agents_per_tenant,
+            "other_outcomes": other(|tenant| tenant.other().agent.tally.executions),
+        },
+        "task_types_per_tenant": {
+            "used": most(|tenant| tenant.task_types().len()),
+            "max": caps.task_types_per_tenant,
+            "other_outcomes": other(|tenant| tenant.other().task_type.executions),
+        },
+        "context_keys_per_tenant": {
+            "used": most(|tenant| tenant.context_keys().len()),
+            "max": caps.context_keys_per_tenant,
+            "other_outcomes": other(|tenant| tenant.other().context_keys),
+        },
+        "context_values_per_key": {
+            "used": values,
+            "max": caps.context_values_per_key,
+            "other_outcomes": other(|tenant| tenant.context_keys().map(|(_, key)| key.other).sum()),
+        },
+        "cells": {
+            "used": model.cells(),
+            "max": caps.cells,
+            "other_outcomes": other(|tenant| tenant.other().cell.executions),
+        },
+    })
+}
+
+fn base_row(
+    name: &str,
+    tally: &Tally,
+    latency_ms: Option<f64>,
+    settings: &Settings,
+) -> Map<String, Value> {
+    let mut row = Map::new();
+    row.insert("agent_name".to_owned(), name.into());
+    row.insert("success_rate".to_owned(), tally.success_rate().into());
+    row.insert("avg_latency_ms".to_owned(), latency_ms.unwrap_or(0.0).into());
+    row.insert("total_executions".to_owned(), tally.executions.into());
+    row.insert("samples".to_owned(), tally.learned.into());
+    row.insert("alpha".to_owned(), (settings.prior_alpha + tally.reward).into());
+    row.insert("beta".to_owned(), (settings.prior_beta + tally.missed()).into());
+    row
+}
+
+fn agent_row(name: &str, agent: &Agent, settings: &Settings) -> Map<String, Value> {
+    let mut row = base_row(name, &agent.tally, agent.latencies_ms.mean(), settings);
+    row.insert("avg_quality".to_owned(), agent.qualities.mean().unwrap_or(0.0).into());
+    let statuses =
+        Status::ALL.map(|status| (status.as_str().to_owned(), agent.with_status(status).into()));
+    row.insert("statuses".to_owned(), Value::Object(statuses.into_iter().collect()));
+    row
+}
+
+/// The agent's record on one task type; `None` without any.
+fn task_row(
+    name: &str,
+    agent: &Agent,
+    tenant: &Tenant,
+    task_type: &str,
+    settings: &Settings,
+) -> Option<Map<String, Value>> {
+    let cell = tenant.cell(agent, task_type);
+    (cell.tally.executions > 0)
+        .then(|| base_row(name, &cell.tally, cell.mean_latency_ms(), settings))
+}

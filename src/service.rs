@@ -1,0 +1,637 @@
+//! The only file that spawns threads (the HTTP server has its own): wires the parts, waits for a
+//! reason to stop, stops them in order, joins them.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::http::{App, server};
+use crate::learner::{
+    AppendReply, AppendRequest, Event, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
+    SavedVersion, Saver, Shared,
+};
+use crate::model::Recommendation;
+use crate::outcome::{Context, Outcome, Payload};
+use crate::store::{Store, StoreOptions};
+
+/// Longest time the learner sleeps, so that its heartbeat shows that it lives.
+const ROUND_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for a place in the queue, once a body has begun to be taken.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the last model file at the end.
+const LAST_SAVE_TIMEOUT: Duration = Duration::from_secs(7);
+/// Longest wait for requests under way at the end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the service looks after itself.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Silence after which a part counts as dead.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// The sending end of the learner's queue, for any number of threads; emptied at the stop.
+pub struct Inbox {
+    slot: RwLock<Option<Sender<Event>>>,
+}
+
+impl Inbox {
+    fn sender(&self) -> Result<Sender<Event>> {
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        slot.clone().ok_or_else(|| Error::Unavailable("the service is stopping".to_owned()))
+    }
+
+    /// Lets go of the learner: it ends when it has taken what was sent.
+    fn close(&self) {
+        self.slot.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Events waiting, and the most that may.
+    pub fn depth(&self) -> (usize, usize) {
+        self.sender()
+            .map_or((0, 0), |sender| (sender.len(), sender.capacity().unwrap_or(usize::MAX)))
+    }
+
+    /// Sends an event, if there is a place for it now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the queue is full or the service is stopping.
+    pub fn try_send(&self, event: Event) -> Result<()> {
+        self.sender()?.try_send(event).map_err(|error| match error {
+            TrySendError::Full(_) => Error::Unavailable(
+                "the queue is full: outcomes come faster than they are stored".to_owned(),
+            ),
+            TrySendError::Disconnected(_) => {
+                Error::Unavailable("the service is stopping".to_owned())
+            }
+        })
+    }
+
+    /// Sends an event, waiting for a place.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there was none for long or the service is stopping.
+    pub fn send(&self, event: Event) -> Result<()> {
+        self.sender()?
+            .send_timeout(event, SEND_TIMEOUT)
+            .map_err(|_| Error::Unavailable("the queue stayed full".to_owned()))
+    }
+
+    /// Sends a request built around a reply channel and waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Inbox::try_send`], and what the learner answers.
+    pub fn ask<T>(&self, event: impl FnOnce(Sender<Result<T>>) -> Event) -> Result<T> {
+        let (reply_tx, reply_rx) = bounded(1);
+        self.try_send(event(reply_tx))?;
+        reply_rx.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))
+    }
+
+    /// Makes records durable. They are sent on in parts of [`SUBMIT_RECORDS_MAX`], each durable as
+    /// a whole; a full queue refuses the first part and delays the others.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the queue is full or the storage fails. Then parts before the
+    /// one that failed may be durable: the message says how many records.
+    pub fn submit(&self, records: impl Iterator<Item = Record>) -> Result<AppendReply> {
+        let mut records = records.peekable();
+        let mut total = AppendReply::default();
+        let mut sent = 0;
+        let mut taken = 0;
+        let mut waiting: Option<(usize, Receiver<Result<AppendReply>>)> = None;
+        loop {
+            let part: Vec<Record> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
+            let (size, last) = (part.len(), records.peek().is_none());
+            let (reply_tx, reply_rx) = bounded(1);
+            let request = AppendRequest { records: part, positions: Vec::new(), reply: reply_tx };
+            let queued = match sent {
+                0 => self.try_send(Event::Append(request)),
+                _ => self.send(Event::Append(request)),
+            };
+            // While one part is being stored the next one is read.
+            if let Some((first, reply)) = waiting.take() {
+                taken += merge(&mut total, first, &reply).map_err(|error| partly(error, taken))?;
+            }
+            queued.map_err(|error| partly(error, taken))?;
+            waiting = Some((sent, reply_rx));
+            sent += size;
+            if last {
+                break;
+            }
+        }
+        if let Some((first, reply)) = waiting {
+            merge(&mut total, first, &reply).map_err(|error| partly(error, taken))?;
+        }
+        Ok(total)
+    }
+}
+
+/// Records that become durable together, at most.
+pub const SUBMIT_RECORDS_MAX: usize = 8_192;
+/// Refused records that are named one by one in an answer.
+pub const REJECTED_NAMED_MAX: usize = 10_000;
+
+/// Adds a part's reply to the total; returns the number of its records that are dealt with.
+fn merge(
+    total: &mut AppendReply,
+    first: usize,
+    reply: &Receiver<Result<AppendReply>>,
+) -> Result<u64> {
+    let part =
+        reply.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))?;
+    total.accepted += part.accepted;
+    total.duplicates += part.duplicates;
+    total.rejected_total += part.rejected_total;
+    let dealt_with = part.accepted + part.duplicates + part.rejected_total;
+    let room = REJECTED_NAMED_MAX.saturating_sub(total.rejected.len());
+    let named = part.rejected.into_iter().take(room);
+    total.rejected.extend(named.map(|(index, refusal)| (first + index, refusal)));
+    Ok(dealt_with)
+}
+
+fn partly(error: Error, taken: u64) -> Error {
+    match error {
+        Error::Unavailable(text) if taken > 0 => Error::Unavailable(format!(
+            "{text}; the first {taken} records are stored: sent again, those with an identity \
+             count as duplicates"
+        )),
+        other => other,
+    }
+}
+
+/// Learns from outcomes as they come in, on threads of its own, and answers at any time.
+///
+/// ```
+/// use online_learning::learner::LearnerOptions;
+/// use online_learning::outcome::{Outcome, Status};
+/// use online_learning::service::RealTimeModelUpdater;
+/// use online_learning::store::StoreOptions;
+///
+/// # fn main() -> online_learning::Result<()> {
+/// let directory = std::env::temp_dir().join(format!("updater-doc-{}", std::process::id()));
+/// let updater = RealTimeModelUpdater::start(
+///     &directory,
+///     StoreOptions::default(),
+///     LearnerOptions::default(),
+/// )?;
+/// updater.submit(vec![
+///     Outcome::new("ReActAgent", Status::Success).on_task("code_review"),
+///     Outcome::new("ToolUseAgent", Status::Failure).on_task("code_review"),
+/// ])?;
+/// updater.flush()?;
+/// let best = updater.predict("agent_selection", Some("code_review"), &Vec::new(), 3)?;
+/// assert_eq!(best.len(), 2);
+/// updater.stop()?;
+/// # std::fs::remove_dir_all(directory).ok();
+/// # Ok(())
+/// # }
+/// ```
+pub struct RealTimeModelUpdater {
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    learner: JoinHandle<Result<()>>,
+    saver: JoinHandle<()>,
+    /// Disconnected when the learner's thread ends, however it ends.
+    ended: Receiver<()>,
+}
+
+impl RealTimeModelUpdater {
+    /// Most events that wait for the learner, unless said otherwise.
+    pub const QUEUE_CAPACITY: usize = 1_024;
+
+    /// Opens the state directory, restores the model and starts to learn.
+    ///
+    /// # Errors
+    /// As [`Store::open`] and [`Learner::open`].
+    pub fn start(
+        directory: &std::path::Path,
+        store: StoreOptions,
+        options: LearnerOptions,
+    ) -> Result<Self> {
+        Self::start_with_queue(directory, store, options, Self::QUEUE_CAPACITY)
+    }
+
+    /// As [`RealTimeModelUpdater::start`], with a queue for `capacity` events.
+    ///
+    /// # Errors
+    /// As [`RealTimeModelUpdater::start`].
+    pub fn start_with_queue(
+        directory: &std::path::Path,
+        store: StoreOptions,
+        options: LearnerOptions,
+        capacity: usize,
+    ) -> Result<Self> {
+        let (inbox_tx, inbox_rx) = bounded(capacity);
+        let (jobs_tx, jobs_rx) = unbounded();
+        let (saved_tx, saved_rx) = unbounded();
+        let (ended_tx, ended_rx) = bounded::<()>(0);
+        let store = Store::open(directory, store)?;
+        let learner = Learner::open(store, options, jobs_tx, Now::read())?;
+        let shared = learner.shared();
+        let saver = spawn("saver", move || Saver::run(&jobs_rx, &saved_tx))?;
+        let beating = shared.clone();
+        let learner = spawn("learner", move || {
+            // Dropped at the end of the thread, however it ends.
+            let _ended = ended_tx;
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                run_learner(learner, &inbox_rx, &saved_rx, &beating)
+            }));
+            result.unwrap_or_else(|_| {
+                Err(Error::Fatal("the learner's thread panicked; see the log above".to_owned()))
+            })
+        })?;
+        let inbox = Arc::new(Inbox { slot: RwLock::new(Some(inbox_tx)) });
+        Ok(Self { inbox, shared, learner, saver, ended: ended_rx })
+    }
+
+    /// The queue into the learner.
+    pub fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
+    }
+
+    /// What other threads see of the learner.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Makes outcomes durable and queues them to be learned. Outcomes without an identity of their
+    /// own ([`Outcome::identity`] all zeros) get a fresh one.
+    ///
+    /// # Errors
+    /// As [`Inbox::submit`].
+    pub fn submit(&self, outcomes: Vec<Outcome>) -> Result<AppendReply> {
+        let nothing: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new([0_u8; 0]);
+        self.inbox.submit(outcomes.into_iter().map(|mut outcome| {
+            if outcome.identity == [0; 16] {
+                outcome.identity = uuid::Uuid::now_v7().into_bytes();
+            }
+            Record {
+                content: Ok(outcome),
+                payload: Payload::new(nothing.clone(), 0..0),
+                identity: None,
+                source: "library",
+                position: None,
+                replay_of: None,
+            }
+        }))
+    }
+
+    /// Waits until everything accepted before is learned and visible.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the queue is full or the learner has ended.
+    pub fn flush(&self) -> Result<()> {
+        let (reply_tx, reply_rx) = bounded(1);
+        self.inbox.send(Event::Flush(reply_tx))?;
+        reply_rx.recv().map_err(|_| Error::Unavailable("the learner ended".to_owned()))
+    }
+
+    /// Saves a version now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it could not be saved.
+    pub fn save(&self) -> Result<SavedVersion> {
+        self.inbox.ask(Event::Save)
+    }
+
+    /// What a model makes of a task: for `agent_selection` the `top_k` agents, best first, each by
+    /// one draw.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a model type that is not learned.
+    pub fn predict(
+        &self,
+        model_type: &str,
+        task_type: Option<&str>,
+        context: &Context,
+        top_k: usize,
+    ) -> Result<Vec<Recommendation>> {
+        if !MODEL_TYPES.contains(&model_type) {
+            let known = MODEL_TYPES.join(", ");
+            return Err(Error::NotFound(format!(
+                "there is no model type {model_type:?}, only {known}"
+            )));
+        }
+        let model = self.shared.model();
+        Ok(model.predict_best_agent(task_type, context, top_k, &mut rand::rng()))
+    }
+
+    /// Learns what was accepted, saves a version and ends.
+    ///
+    /// # Errors
+    /// What ended the learner, if it was not this call.
+    pub fn stop(self) -> Result<()> {
+        self.inbox.close();
+        let learned = join(self.learner);
+        // The learner has let go of the saver's jobs.
+        let saved = self.saver.join();
+        learned?;
+        saved.map_err(|_| Error::Fatal("the saver's thread panicked".to_owned()))
+    }
+}
+
+fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
+    thread.join().unwrap_or_else(|_| Err(Error::Fatal("a thread panicked".to_owned())))
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Error::Fatal(format!("can't start the thread {name}: {error}")))
+}
+
+/// The loop around the learner: takes what comes, settles when nothing more is waiting, wakes up
+/// for deadlines. Ends when every sender has let go.
+fn run_learner(
+    mut learner: Learner,
+    inbox_rx: &Receiver<Event>,
+    saved_rx: &Receiver<Saved>,
+    shared: &Shared,
+) -> Result<()> {
+    learner.settle(Now::read())?;
+    loop {
+        shared.beat();
+        let until = learner.deadline().unwrap_or_else(|| Instant::now() + ROUND_MAX);
+        let timeout = until.saturating_duration_since(Instant::now()).min(ROUND_MAX);
+        crossbeam_channel::select! {
+            recv(inbox_rx) -> event => match event {
+                Ok(event) => {
+                    let now = Now::read();
+                    learner.on_event(event, now)?;
+                    // Whatever is waiting already shares the transaction.
+                    while !learner.is_group_full()
+                        && let Ok(event) = inbox_rx.try_recv()
+                    {
+                        learner.on_event(event, now)?;
+                    }
+                    learner.settle(now)?;
+                }
+                Err(_) => break,
+            },
+            recv(saved_rx) -> saved => match saved {
+                Ok(saved) => learner.on_saved(saved, Now::read())?,
+                Err(_) => return Err(Error::Fatal("the saver's thread has ended".to_owned())),
+            },
+            default(timeout) => learner.on_deadline(Now::read())?,
+        }
+    }
+    let last = Instant::now() + LAST_SAVE_TIMEOUT;
+    let mut finishing = false;
+    while learner.is_saving() || !finishing {
+        if !learner.is_saving() {
+            learner.finish(Now::read())?;
+            finishing = true;
+            continue;
+        }
+        let Ok(saved) = saved_rx.recv_deadline(last) else {
+            log::warn!("stop: save=unfinished, the journal holds what it lacks");
+            break;
+        };
+        learner.on_saved(saved, Now::read())?;
+    }
+    learner.close();
+    Ok(())
+}
+
+/// Runs the service until a signal or a failure ends it.
+///
+/// # Errors
+/// Whatever kept it from starting, or ended it.
+pub fn serve(config: &Config) -> Result<()> {
+    raise_descriptor_limit();
+    let started = Instant::now();
+    let limits = server::Limits {
+        connections_max: config.http_connections_max,
+        in_flight_body_bytes_max: config.http_body_bytes_max,
+        ..server::Limits::default()
+    };
+    let address = config.listen_addr;
+    // First, so that a port in use leaves the storage alone.
+    let server = server::Server::bind(address, limits).map_err(|error| {
+        Error::Fatal(format!(
+            "can't listen on {address}: {error}; LISTEN_ADDR names another address"
+        ))
+    })?;
+    let address = server.local_addr();
+    if !address.ip().is_loopback() {
+        log::warn!("listen={address} reachable=from_other_machines access_control=none");
+    }
+    let updater = RealTimeModelUpdater::start_with_queue(
+        &config.storage_path,
+        config.store,
+        config.learner,
+        config.queue_capacity,
+    )?;
+    // Closed at the stop: wakes requests that wait.
+    let (stop_tx, stop_rx) = bounded::<()>(0);
+    let app = Arc::new(App::new(config, updater.inbox(), updater.shared(), stop_rx));
+    let handler = app.clone();
+    let http = server
+        .spawn(move |request| handler.handle(request))
+        .map_err(|error| Error::Fatal(format!("can't start the HTTP server: {error}")))?;
+    let http = Arc::new(http);
+    let signals = watch_signals()?;
+    let health = Arc::new(Health::new());
+    let (probe_stop_tx, probe_stop_rx) = bounded::<()>(0);
+    let prober = {
+        let (http, health, shared) = (http.clone(), health.clone(), updater.shared());
+        spawn("probe", move || probe(address, &http, &shared, &health, &probe_stop_rx))?
+    };
+
+    let pid = std::process::id();
+    log::info!(
+        "service=started listen={address} storage={} pid={pid} start_ms={}",
+        config.storage_path.display(),
+        started.elapsed().as_millis()
+    );
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    let reason = wait_for_reason(&signals, &updater.ended, &health);
+    log::info!("service=stopping reason=\"{reason}\"");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    app.stop();
+    drop(stop_tx);
+    drop(probe_stop_tx);
+    // New requests are still answered, with 503, while what was accepted is learned and saved.
+    let stopped = match reason {
+        // A learner that hangs can't be joined: the process ends, the journal has everything.
+        Reason::Silence(what) => Err(Error::Fatal(format!("{what} was silent for too long"))),
+        Reason::Signal | Reason::LearnerEnded => updater.stop(),
+    };
+    if prober.join().is_err() {
+        log::error!("thread=probe panicked");
+    }
+    match Arc::try_unwrap(http) {
+        Ok(http) => {
+            if !http.stop(DRAIN_TIMEOUT) {
+                log::warn!("stop: some connections did not end in time");
+            }
+        }
+        Err(_) => log::warn!("stop: the HTTP server is still in use"),
+    }
+    if let Err(error) = &stopped {
+        log::error!("service=failed error=\"{error}\"");
+    } else {
+        log::info!("service=stopped");
+    }
+    match (stopped, reason) {
+        (Ok(()), Reason::LearnerEnded) => Err(Error::Fatal("the learner ended".to_owned())),
+        (stopped, _) => stopped,
+    }
+}
+
+/// Why the service stops.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    Signal,
+    LearnerEnded,
+    Silence(&'static str),
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Signal => f.write_str("signal"),
+            Self::LearnerEnded => f.write_str("the learner ended"),
+            Self::Silence(what) => write!(f, "{what} was silent for too long"),
+        }
+    }
+}
+
+fn wait_for_reason(signals: &Receiver<()>, ended: &Receiver<()>, health: &Health) -> Reason {
+    let watchdog = sd_notify::watchdog_enabled();
+    let tick = watchdog.map_or(ROUND_MAX, |interval| (interval / 3).min(ROUND_MAX));
+    let mut pinged = Instant::now();
+    loop {
+        crossbeam_channel::select! {
+            recv(signals) -> _ => return Reason::Signal,
+            recv(ended) -> _ => return Reason::LearnerEnded,
+            default(tick) => {}
+        }
+        match health.silent() {
+            Some((what, silence)) if silence > SILENCE_MAX => return Reason::Silence(what),
+            Some((_, silence)) if watchdog.is_some_and(|interval| silence > interval / 2) => {}
+            // systemd advises a ping at half the interval.
+            _ => {
+                if let Some(interval) = watchdog
+                    && pinged.elapsed() >= interval / 3
+                {
+                    notify(&[sd_notify::NotifyState::Watchdog]);
+                    pinged = Instant::now();
+                }
+            }
+        }
+    }
+}
+
+/// When the learner and the HTTP server were last seen to make progress.
+struct Health {
+    origin: Instant,
+    learner_ms: AtomicU64,
+    http_ms: AtomicU64,
+}
+
+impl Health {
+    fn new() -> Self {
+        Self { origin: Instant::now(), learner_ms: AtomicU64::new(0), http_ms: AtomicU64::new(0) }
+    }
+
+    fn saw(&self, part: &AtomicU64) {
+        let ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        part.store(ms, Ordering::Relaxed);
+    }
+
+    /// The part that has been silent for longest, beyond what a probe's pace explains.
+    fn silent(&self) -> Option<(&'static str, Duration)> {
+        [("learner", &self.learner_ms), ("http server", &self.http_ms)]
+            .map(|(name, seen)| {
+                let seen = self.origin + Duration::from_millis(seen.load(Ordering::Relaxed));
+                (name, seen.elapsed())
+            })
+            .into_iter()
+            .filter(|(_, silence)| *silence > 2 * PROBE_INTERVAL)
+            .max_by_key(|(_, silence)| *silence)
+    }
+}
+
+/// Looks every few seconds whether the learner goes round and the HTTP server answers.
+fn probe(
+    address: SocketAddr,
+    http: &server::Handle,
+    shared: &Shared,
+    health: &Health,
+    stop: &Receiver<()>,
+) {
+    let limited = AtomicBool::new(false);
+    let mut heartbeats = shared.heartbeats();
+    loop {
+        let beat = shared.heartbeats();
+        if beat != heartbeats {
+            heartbeats = beat;
+            health.saw(&health.learner_ms);
+        }
+        // Connections or descriptors at their limit are no sign of death, and pass by themselves.
+        let at_limit = http.at_limit();
+        if limited.swap(at_limit, Ordering::Relaxed) != at_limit {
+            if at_limit {
+                log::warn!("http=at_limit connections={}", http.connections());
+            } else {
+                log::info!("http=below_limit connections={}", http.connections());
+            }
+        }
+        if at_limit || crate::client::is_alive(address, PROBE_INTERVAL) || http.at_limit() {
+            health.saw(&health.http_ms);
+        }
+        match stop.recv_timeout(PROBE_INTERVAL) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return,
+        }
+    }
+}
+
+/// The first SIGTERM or SIGINT asks for an orderly stop, a second one ends the process at once.
+fn watch_signals() -> Result<Receiver<()>> {
+    let (signal_tx, signal_rx) = unbounded();
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| Error::Fatal(format!("can't watch signals: {error}")))?;
+    // Never joined: it waits for a second signal as long as the process lives.
+    spawn("signals", move || {
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                log::warn!("service=killed reason=\"second signal\"");
+                signal_hook::low_level::exit(1);
+            }
+            // Main may be past waiting.
+            let _ = signal_tx.send(());
+        }
+    })?;
+    Ok(signal_rx)
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::debug!("sd_notify=failed error=\"{error}\"");
+    }
+}
+
+/// A connection each, and files: what the shell grants by default may be too few.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("descriptors=limited error=\"{error}\"");
+    }
+}
