@@ -1,0 +1,261 @@
+//! Starts the real program on a free port with a state directory of its own, waits until it is
+//! ready, kills it at the end.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest wait for anything that should happen soon.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// The program, with none of this process's settings.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_online-learning"));
+    command.env_clear();
+    // Coverage and sanitizer runs need it; the program does not read it.
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command
+}
+
+/// Waits until `condition` gives a value.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: did not come about within {SOON:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An answer: status, headers by lower-case name, body.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a service is started with.
+pub(crate) struct Setup {
+    pub(crate) directory: PathBuf,
+    pub(crate) settings: Vec<(String, String)>,
+}
+
+impl Setup {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), settings: Vec::new() }
+    }
+
+    /// Adds an environment variable.
+    pub(crate) fn with(mut self, variable: &str, value: impl ToString) -> Self {
+        self.settings.push((variable.to_owned(), value.to_string()));
+        self
+    }
+
+    /// The command that runs the service on `address`, its output piped.
+    pub(crate) fn command(&self, address: SocketAddr) -> Command {
+        let mut command = program();
+        command
+            .arg("serve")
+            .env("LISTEN_ADDR", address.to_string())
+            .env("MODEL_STORAGE_PATH", &self.directory)
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the service and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(&self) -> Service {
+        // Between finding a free port and binding it, somebody else may take it: once more then.
+        for _ in 0..2 {
+            let mut service = self.spawn(free_address());
+            if service.wait_until_ready() {
+                return service;
+            }
+            let log = service.log();
+            assert!(log.contains("can't listen"), "the service did not start: {log}");
+        }
+        panic!("no free port was found twice");
+    }
+
+    /// Starts the service without waiting.
+    #[track_caller]
+    pub(crate) fn spawn(&self, address: SocketAddr) -> Service {
+        let mut child = self.command(address).spawn().expect("the program can be run");
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("it is piped");
+        let lines = log.clone();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = lines.lock().expect("no holder panics");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Service { child, address, log, reader: Some(reader), agent: agent() }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(60)))
+        .http_status_as_error(false)
+        .build();
+    config.into()
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+/// A running service; killed when dropped.
+pub(crate) struct Service {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+    agent: ureq::Agent,
+}
+
+impl Service {
+    fn wait_until_ready(&mut self) -> bool {
+        eventually("the service is ready", || {
+            if self.try_get("/readyz").is_ok_and(|answer| answer.status == 200) {
+                return Some(true);
+            }
+            self.child.try_wait().expect("it is our child").map(|_| false)
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Everything logged so far; all of it once the service has ended.
+    pub(crate) fn log(&mut self) -> String {
+        if self.child.try_wait().expect("it is our child").is_some()
+            && let Some(reader) = self.reader.take()
+        {
+            reader.join().expect("reading the log does not panic");
+        }
+        self.log.lock().expect("no holder panics").clone()
+    }
+
+    pub(crate) fn try_get(&self, path: &str) -> Result<Answer, ureq::Error> {
+        answer(self.agent.get(self.url(path)).call()?)
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    pub(crate) fn try_post(
+        &self,
+        path: &str,
+        media: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<Answer, ureq::Error> {
+        answer(self.agent.post(self.url(path)).content_type(media).send(body.as_ref())?)
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, media: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.try_post(path, media, body).unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
+        self.post(path, "application/json", body.to_string())
+    }
+
+    /// Reports outcomes, a line each, and waits until they are learned.
+    #[track_caller]
+    pub(crate) fn learn(&self, lines: &str) -> Value {
+        let answer = self.post("/api/learning/outcomes?wait=true", "application/x-ndjson", lines);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    #[track_caller]
+    pub(crate) fn digest(&self) -> String {
+        let model = self.get("/api/learning/models/agent_selection").json();
+        model["digest"].as_str().expect("it is a string").to_owned()
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.pid().to_string()])
+            .status()
+            .expect("kill can be run");
+        assert!(status.success(), "kill -{name}");
+    }
+
+    /// Waits until the service has ended by itself.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        eventually("the service ends", || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// Stops the service in good order.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+    }
+
+    /// Ends the service as a power cut would end the process.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
+    let headers = response.headers().iter().map(|(name, value)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    });
+    let (status, headers) = (response.status().as_u16(), headers.collect());
+    let body = response.body_mut().with_config().limit(256 * 1024 * 1024).read_to_string()?;
+    Ok(Answer { status, headers, body })
+}
