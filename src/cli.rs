@@ -27,7 +27,17 @@ pub fn command() -> clap::Command {
         .args(settings())
         .args_conflicts_with_subcommands(true)
         .subcommand(
-            clap::Command::new("serve").about("Run the service (the default)").args(settings()),
+            clap::Command::new("serve")
+                .about("Run the service (the default)")
+                .arg(
+                    Arg::new("import")
+                        .long("import")
+                        .value_name("FILE")
+                        .help("First feed these recorded outcomes; known ones are skipped")
+                        .value_hint(ValueHint::FilePath)
+                        .value_parser(value_parser!(PathBuf)),
+                )
+                .args(settings()),
         )
         .subcommand(
             clap::Command::new("import")
@@ -48,48 +58,7 @@ pub fn command() -> clap::Command {
                 )
                 .args(settings()),
         )
-        .subcommand(
-            clap::Command::new("predict")
-                .about("Ask a running service for agents")
-                .arg(url())
-                .arg(text("task-type", "TASK_TYPE", "Kind of the task"))
-                .arg(
-                    text("context", "KEY=VALUE", "What is known of the task; repeat for more")
-                        .action(ArgAction::Append),
-                )
-                .arg(
-                    text("candidates", "AGENT,AGENT", "Only these agents")
-                        .action(ArgAction::Append)
-                        .value_delimiter(','),
-                )
-                .arg(text("tenant", "TENANT", "Whose agents"))
-                .arg(
-                    text("top-k", "K", "How many agents")
-                        .default_value("3")
-                        .value_parser(value_parser!(u64).range(1..=1000)),
-                )
-                .arg(
-                    text("seed", "SEED", "Makes the draw reproducible")
-                        .value_parser(value_parser!(u64)),
-                )
-                .arg(
-                    Arg::new("no-explore")
-                        .long("no-explore")
-                        .help("Rank by expected success instead of a draw")
-                        .action(ArgAction::SetTrue),
-                )
-                .arg(
-                    Arg::new("explain")
-                        .long("explain")
-                        .help("Say what each score is made of")
-                        .action(ArgAction::SetTrue),
-                )
-                .arg(
-                    text("format", "FORMAT", "How to print the answer")
-                        .default_value("table")
-                        .value_parser(["table", "json"]),
-                ),
-        )
+        .subcommand(predict_command())
         .subcommand(
             clap::Command::new("simulate")
                 .about("Play a stream of tasks against a running service and watch it learn")
@@ -114,6 +83,46 @@ pub fn command() -> clap::Command {
             clap::Command::new("completions")
                 .about("Print completions for a shell")
                 .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
+        )
+}
+
+fn predict_command() -> clap::Command {
+    clap::Command::new("predict")
+        .about("Ask a running service for agents")
+        .arg(url())
+        .arg(text("task-type", "TASK_TYPE", "Kind of the task"))
+        .arg(
+            text("context", "KEY=VALUE", "What is known of the task; repeat for more")
+                .action(ArgAction::Append),
+        )
+        .arg(
+            text("candidates", "AGENT,AGENT", "Only these agents")
+                .action(ArgAction::Append)
+                .value_delimiter(','),
+        )
+        .arg(text("tenant", "TENANT", "Whose agents"))
+        .arg(
+            text("top-k", "K", "How many agents")
+                .default_value("3")
+                .value_parser(value_parser!(u64).range(1..=1000)),
+        )
+        .arg(text("seed", "SEED", "Makes the draw reproducible").value_parser(value_parser!(u64)))
+        .arg(
+            Arg::new("no-explore")
+                .long("no-explore")
+                .help("Rank by expected success instead of a draw")
+                .action(ArgAction::SetTrue),
+        )
+        .arg(
+            Arg::new("explain")
+                .long("explain")
+                .help("Say what each score is made of")
+                .action(ArgAction::SetTrue),
+        )
+        .arg(
+            text("format", "FORMAT", "How to print the answer")
+                .default_value("table")
+                .value_parser(["table", "json"]),
         )
 }
 
@@ -147,8 +156,8 @@ fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 /// What the arguments ask for.
 #[derive(Debug)]
 pub enum Command {
-    /// Run the service.
-    Serve(Settings),
+    /// Run the service, after feeding it recorded outcomes.
+    Serve(Settings, Option<PathBuf>),
     /// Import into the storage.
     Import(Settings, PathBuf),
     /// Import through a service.
@@ -213,15 +222,15 @@ impl Command {
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
-            Some((_, sub)) => Self::Serve(Settings::of(sub)),
-            None => Self::Serve(Settings::of(matches)),
+            Some((_, sub)) => Self::Serve(Settings::of(sub), sub.get_one("import").cloned()),
+            None => Self::Serve(Settings::of(matches), None),
         })
     }
 
     /// The settings of the commands that have them.
     pub fn settings(&self) -> Option<&Settings> {
         match self {
-            Self::Serve(settings) | Self::Import(settings, _) => Some(settings),
+            Self::Serve(settings, _) | Self::Import(settings, _) => Some(settings),
             _ => None,
         }
     }
@@ -233,7 +242,7 @@ impl Command {
     pub fn run(self, out: &mut impl Write) -> Result<()> {
         let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
         match self {
-            Self::Serve(settings) => service::serve(&settings.config()?),
+            Self::Serve(settings, file) => service::serve(&settings.config()?, file),
             Self::Import(settings, file) => {
                 let summary = import::into_storage(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)
@@ -308,6 +317,7 @@ fn print_table(answer: &Value, out: &mut impl Write) -> std::io::Result<()> {
     )?;
     for row in rows {
         let number = |field: &str| row[field].as_f64().unwrap_or(0.0);
+        let count = |field: &str| row[field].as_u64().unwrap_or(0);
         let interval = match (row["interval"][0].as_f64(), row["interval"][1].as_f64()) {
             (Some(low), Some(high)) => format!("{low:.3} - {high:.3}"),
             _ => "-".to_owned(),
@@ -315,12 +325,12 @@ fn print_table(answer: &Value, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(
             out,
             "{:>4}  {:width$}  {:>5.3}  {:>8.3}  {interval:>13}  {:>10.3}  {:>7}  {}",
-            row["rank"],
+            count("rank"),
             name(row),
             number("score"),
             number("expected_success"),
             number("propensity"),
-            row["samples"],
+            count("samples"),
             row["evidence"].as_str().unwrap_or_default(),
         )?;
         if let Some(text) = row["explanation"]["text"].as_str() {

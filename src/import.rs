@@ -1,6 +1,6 @@
 //! `import`: recorded outcomes, JSON Lines or CSV, fed through the path that live ones take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::{AppendReply, AppendRequest, Event, Now, Record};
 use crate::outcome::{Outcome, Payload, RECORD_BYTES_MAX, hex};
-use crate::service::RealTimeModelUpdater;
-use sha2::{Digest, Sha256};
+use crate::service::{Inbox, RealTimeModelUpdater};
 
 /// Lines handed over together.
-const PART_LINES: usize = 1_000;
+const PART_LINES: usize = 2_000;
 /// Bytes after which a part is handed over, whatever its lines.
 const PART_BYTES: usize = 4 * 1024 * 1024;
 /// Parts under way: one is read while another is being stored.
-const PARTS_UNDER_WAY: usize = 4;
+const PARTS_UNDER_WAY: usize = 6;
 /// Pause between lines of progress where there is no terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -76,21 +76,34 @@ impl std::fmt::Display for Summary {
 /// # Errors
 /// When the file can't be read or the directory can't be used.
 pub fn into_storage(config: &Config, file: &Path) -> Result<Summary> {
-    let started = Instant::now();
     let mut source = Source::open(file)?;
     let updater = RealTimeModelUpdater::start(&config.storage_path, config.store, config.learner)
         .map_err(|error| match error {
         Error::Fatal(text) if text.contains("in use by another") => Error::Fatal(format!(
             "{text}, or send to the service that holds it: online-learning import --url \
-                     http://{} FILE",
+                 http://{} FILE",
             config.listen_addr
         )),
         other => other,
     })?;
-    let inbox = updater.inbox();
+    let fed = feed(&updater.inbox(), &mut source);
+    // What was accepted is learned and saved, whatever came after it.
+    updater.stop()?;
+    fed
+}
+
+/// Imports into the running service that takes `inbox`.
+///
+/// # Errors
+/// When the file can't be read or the service stops.
+pub fn into_inbox(inbox: &Inbox, file: &Path) -> Result<Summary> {
+    feed(inbox, &mut Source::open(file)?)
+}
+
+fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
+    let started = Instant::now();
     let mut summary = Summary::default();
-    let mut under_way: std::collections::VecDeque<Receiver<Result<AppendReply>>> =
-        std::collections::VecDeque::new();
+    let mut under_way: VecDeque<Receiver<Result<AppendReply>>> = VecDeque::new();
     let receive = |reply: Receiver<Result<AppendReply>>| {
         reply.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))
     };
@@ -103,9 +116,8 @@ pub fn into_storage(config: &Config, file: &Path) -> Result<Summary> {
             Record::read(payload, "import", now_ms, || identity(line.number, text.bytes()))
         });
         let (reply_tx, reply_rx) = bounded(1);
-        let records = records.collect();
         inbox.send(Event::Append(AppendRequest {
-            records,
+            records: records.collect(),
             positions: Vec::new(),
             reply: reply_tx,
         }))?;
@@ -124,7 +136,6 @@ pub fn into_storage(config: &Config, file: &Path) -> Result<Summary> {
     let (accepted, duration) = (summary.accepted, started.elapsed());
     inbox.send(Event::Imported { accepted, duration, reply: reply_tx })?;
     reply_rx.recv().map_err(|_| Error::Unavailable("the learner ended".to_owned()))?;
-    updater.stop()?;
     source.finish();
     Ok(summary)
 }

@@ -420,16 +420,18 @@ impl Learner {
 
     /// When [`Learner::on_deadline`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        let batch = self.pending_since.map(|at| at + self.options.batch_timeout);
-        let batch = match (batch, self.retry_at) {
-            (Some(batch), Some(retry)) => Some(batch.max(retry)),
-            (batch, retry) => batch.or(retry),
-        };
-        [batch, self.saving.due(&self.options)].into_iter().flatten().min()
+        // A full batch waits only for a retry, and so does one that somebody wants closed.
+        let wanted = self.pending.len() >= self.options.batch_outcomes || !self.flushes.is_empty();
+        let wait = if wanted { Duration::ZERO } else { self.options.batch_timeout };
+        let batch = self.pending_since.map(|at| at + wait);
+        let due = [batch, self.saving.due(&self.options)].into_iter().flatten().min();
+        // Nothing is done before the retry, so nothing is due before it.
+        due.map(|due| self.retry_at.map_or(due, |retry| due.max(retry)))
     }
 
     /// Learns everything that was accepted and saves a version, before an orderly end. The file
-    /// is on its way when this returns: hand its [`Saved`] to [`Learner::on_saved`].
+    /// is on its way when this returns: hand each [`Saved`] to [`Learner::on_saved`] until
+    /// [`Learner::is_saving`] is false.
     ///
     /// # Errors
     /// As [`Learner::settle`].
@@ -442,10 +444,16 @@ impl Learner {
                 "stop: outcomes={count} are journaled and will be learned at the next start"
             );
         }
-        if self.saving.has_unsaved(&self.model) {
-            self.save(None, now)?;
+        if !self.saving.has_unsaved(&self.model) {
+            return Ok(());
         }
-        Ok(())
+        if self.saving.is_busy() {
+            // One file at a time: this one follows in [`Learner::on_saved`], and nobody waits.
+            let (nobody, _) = crossbeam_channel::bounded(1);
+            self.saving.defer(Event::Save(nobody));
+            return Ok(());
+        }
+        self.save(None, now)
     }
 
     /// A file is still being written.

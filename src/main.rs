@@ -14,7 +14,8 @@ fn main() -> ExitCode {
     let matches = cli::command().get_matches();
     let result = Command::of(&matches).and_then(|command| {
         start_log(&command);
-        command.run(&mut std::io::stdout().lock())
+        // Not locked: other threads may have something to say too.
+        command.run(&mut std::io::stdout())
     });
     let Err(error) = result else { return ExitCode::SUCCESS };
     // One line, whatever names are in it; if nobody reads it, the exit code still tells.
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
 /// Logs to standard error. journald knows the time and reads the priority from the line.
 fn start_log(command: &Command) {
     let setting = |env: &str| command.settings().and_then(|settings| settings.get(env));
-    let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let default = if matches!(command, Command::Serve(..)) { "info" } else { "warn" };
     let filters = setting("RUST_LOG").unwrap_or_else(|| default.to_owned());
     let mut logger = env_logger::Builder::new();
     logger.parse_filters(&filters);

@@ -280,11 +280,12 @@ impl Cell {
     }
 }
 
-/// All agents' record on one task type.
-#[derive(Debug, Clone, Copy, Default)]
+/// All agents' record on one task type, and each one's.
+#[derive(Debug, Clone, Default)]
 struct Task {
-    id: u32,
     tally: Tally,
+    /// By agent id.
+    cells: OrdMap<u32, Cell>,
 }
 
 /// What has been seen of one context key.
@@ -310,8 +311,6 @@ impl ContextKey {
 pub struct Tenant {
     agents: OrdMap<Arc<str>, Arc<Agent>>,
     tasks: OrdMap<Arc<str>, Task>,
-    /// By task type, then agent, so that a task type's cells lie side by side.
-    cells: OrdMap<(u32, u32), Cell>,
     context: OrdMap<Arc<str>, Arc<ContextKey>>,
     total: Tally,
     other: Other,
@@ -428,10 +427,7 @@ impl AgentPerformanceModel {
         };
         tenant.total.add(reward);
         let agent_id = tenant.learn_agent(outcome, reward, exponential_alpha, &caps);
-        let task_id = tenant.learn_task(outcome, reward, &caps);
-        if let (Some(agent), Some(task)) = (agent_id, task_id) {
-            tenant.learn_cell((task, agent), outcome, reward, &mut self.cells, &caps);
-        }
+        tenant.learn_task(agent_id, outcome, reward, &mut self.cells, &caps);
         for (key, value) in &outcome.context {
             tenant.count_context(key, value, &mut self.cells, &caps);
         }
@@ -521,37 +517,35 @@ impl Tenant {
         Some(id)
     }
 
-    /// Returns the task type's id, or `None` without one or past the cap.
-    fn learn_task(&mut self, outcome: &Outcome, reward: Option<f64>, caps: &Caps) -> Option<u32> {
-        let name = outcome.task_type.as_deref()?;
-        if let Some(task) = self.tasks.get_mut(name) {
-            task.tally.add(reward);
-            return Some(task.id);
-        }
-        if self.tasks.len() >= caps.task_types_per_tenant {
-            self.other.task_type.add(reward);
-            return None;
-        }
-        let mut task = Task { id: next_id(self.tasks.len()), tally: Tally::default() };
-        task.tally.add(reward);
-        self.tasks.insert(name.into(), task);
-        Some(task.id)
-    }
-
-    fn learn_cell(
+    fn learn_task(
         &mut self,
-        key: (u32, u32),
+        agent_id: Option<u32>,
         outcome: &Outcome,
         reward: Option<f64>,
         cells: &mut usize,
         caps: &Caps,
     ) {
-        let cell = match self.cells.get_mut(&key) {
+        let Some(name) = outcome.task_type.as_deref() else { return };
+        let task_types = self.tasks.len();
+        let task = match self.tasks.get_mut(name) {
+            Some(task) => task,
+            None if task_types >= caps.task_types_per_tenant => {
+                self.other.task_type.add(reward);
+                return;
+            }
+            None => self.tasks.entry(name.into()).or_default(),
+        };
+        task.tally.add(reward);
+        let Some(agent_id) = agent_id else { return };
+        let cell = match task.cells.get_mut(&agent_id) {
             Some(cell) => cell,
-            None if *cells >= caps.cells => return self.other.cell.add(reward),
+            None if *cells >= caps.cells => {
+                self.other.cell.add(reward);
+                return;
+            }
             None => {
                 *cells += 1;
-                self.cells.entry(key).or_default()
+                task.cells.entry(agent_id).or_default()
             }
         };
         cell.tally.add(reward);
@@ -612,7 +606,7 @@ impl Tenant {
     /// An agent's record on a task type; all zeros when there is none.
     pub fn cell(&self, agent: &Agent, task_type: &str) -> Cell {
         let task = self.tasks.get(task_type);
-        task.and_then(|task| self.cells.get(&(task.id, agent.id))).copied().unwrap_or_default()
+        task.and_then(|task| task.cells.get(&agent.id)).copied().unwrap_or_default()
     }
 }
 

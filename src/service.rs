@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -402,11 +403,12 @@ fn run_learner(
     Ok(())
 }
 
-/// Runs the service until a signal or a failure ends it.
+/// Runs the service until a signal or a failure ends it. Recorded outcomes of the file `import` are
+/// fed to it as soon as it runs.
 ///
 /// # Errors
 /// Whatever kept it from starting, or ended it.
-pub fn serve(config: &Config) -> Result<()> {
+pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     raise_descriptor_limit();
     let started = Instant::now();
     let limits = server::Limits {
@@ -454,6 +456,17 @@ pub fn serve(config: &Config) -> Result<()> {
         started.elapsed().as_millis()
     );
     notify(&[sd_notify::NotifyState::Ready]);
+    let importer = import.map(|file| {
+        let inbox = updater.inbox();
+        spawn("import", move || match crate::import::into_inbox(&inbox, &file) {
+            Ok(summary) => {
+                log::info!("import=done {summary}");
+                show_next_steps(address);
+            }
+            Err(error) => log::error!("import=failed error=\"{error}\""),
+        })
+    });
+    let importer = importer.transpose()?;
 
     let reason = wait_for_reason(&signals, &updater.ended, &health);
     log::info!("service=stopping reason=\"{reason}\"");
@@ -467,8 +480,10 @@ pub fn serve(config: &Config) -> Result<()> {
         Reason::Silence(what) => Err(Error::Fatal(format!("{what} was silent for too long"))),
         Reason::Signal | Reason::LearnerEnded => updater.stop(),
     };
-    if prober.join().is_err() {
-        log::error!("thread=probe panicked");
+    for thread in [Some(prober), importer].into_iter().flatten() {
+        if thread.join().is_err() {
+            log::error!("stop: a thread had panicked");
+        }
     }
     match Arc::try_unwrap(http) {
         Ok(http) => {
@@ -487,6 +502,22 @@ pub fn serve(config: &Config) -> Result<()> {
         (Ok(()), Reason::LearnerEnded) => Err(Error::Fatal("the learner ended".to_owned())),
         (stopped, _) => stopped,
     }
+}
+
+/// Tells a newcomer where to look next.
+fn show_next_steps(address: SocketAddr) {
+    let url = format!("http://{address}");
+    let predict = "{\"task_type\": \"code_review\", \"context\": {\"complexity\": \"high\"}}";
+    let text = format!(
+        "\nonline-learning listens on {url}. In another terminal:\n\n  \
+         curl -s {url}/api/learning/agents/performance\n  \
+         curl -s {url}/api/learning/predict/agent-selection -H 'content-type: application/json' \\\n    \
+         -d '{predict}'\n  \
+         cargo run -- predict --url {url} --task-type code_review\n  \
+         cargo run -- simulate --url {url}\n\nCtrl-C stops it in good order.\n"
+    );
+    // For people: when nobody reads, the service runs all the same.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
 /// Why the service stops.

@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
@@ -294,9 +295,15 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
     };
 
-    // Before anything is written: is this ours, and not of a newer program?
+    // Before anything is written: is this ours, and not of a newer program? If it is not, what a
+    // crash left in the log stays there, too.
+    let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(keep_log, true).map_err(at_start)?;
     let version = pragma(&connection, "user_version").map_err(at_start)?;
     let application = pragma(&connection, "application_id").map_err(at_start)?;
+    // A crash between the switch to a write-ahead log and the first tables left a bare header.
+    let fresh = fresh
+        || (application == 0 && version == 0 && is_bare(&connection, path).map_err(at_start)?);
     if !fresh && application != APPLICATION_ID {
         return Err(Error::Corrupt(format!(
             "{shown} is an SQLite database of another program (application_id {application})"
@@ -342,7 +349,16 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;
     }
+    connection.set_db_config(keep_log, false).map_err(at_start)?;
     Ok(connection)
+}
+
+/// A database with a header and nothing in it. (SQLite takes whatever is shorter than any page for
+/// an empty database, too.)
+fn is_bare(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(tables == 0 && fs::metadata(path).is_ok_and(|meta| meta.len() >= 512))
 }
 
 /// `Err(Ok(_))` is what the check found, `Err(Err(_))` that it could not be made.
@@ -375,12 +391,16 @@ fn open_read_only(path: &Path) -> Result<Connection> {
 
 /// Begins a transaction that may write.
 fn write(connection: &mut Connection) -> Result<rusqlite::Transaction<'_>> {
+    #[cfg(test)]
+    planned_failure::step()?;
     connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|error| reaction(&error))
 }
 
 fn commit(transaction: rusqlite::Transaction<'_>) -> Result<()> {
+    #[cfg(test)]
+    planned_failure::step()?;
     transaction.commit().map_err(|error| reaction(&error))
 }
 
@@ -414,6 +434,8 @@ fn reaction(error: &rusqlite::Error) -> Error {
 
 /// Runs a statement that is used again and again.
 fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<usize> {
+    #[cfg(test)]
+    planned_failure::step()?;
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| statement.execute(values))
@@ -465,6 +487,42 @@ impl Counters {
             params![json],
         )?;
         Ok(())
+    }
+}
+
+/// Failures at a step chosen by a test: every begin, statement and commit of a transaction on this
+/// thread is one.
+#[cfg(test)]
+pub(crate) mod planned_failure {
+    use std::cell::Cell;
+
+    use crate::error::{Error, Result};
+
+    thread_local! {
+        static STEPS_LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// Lets the step after `steps` more fail, once.
+    pub(crate) fn after(steps: u64) {
+        STEPS_LEFT.set(Some(steps));
+    }
+
+    /// Takes the plan back; true when it was still to come.
+    pub(crate) fn cancel() -> bool {
+        STEPS_LEFT.take().is_some()
+    }
+
+    pub(super) fn step() -> Result<()> {
+        match STEPS_LEFT.get() {
+            Some(0) => {
+                STEPS_LEFT.set(None);
+                Err(Error::Unavailable("storage: a planned failure".to_owned()))
+            }
+            left => {
+                STEPS_LEFT.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
     }
 }
 

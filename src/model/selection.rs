@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Agent, AgentPerformanceModel, Posterior, Strategy, Tally, Tenant, probabilities_best};
+use super::{
+    Agent, AgentPerformanceModel, Posterior, Strategy, Tally, Task, Tenant, probabilities_best,
+};
 use crate::outcome::Context;
 
 /// Most weight, in outcomes, of an agent's record on other task types.
@@ -102,10 +104,7 @@ impl AgentPerformanceModel {
     pub fn standings(&self, question: &Question<'_>) -> Vec<Standing> {
         let tenant = self.tenant(question.tenant);
         let excluded = |name: &str| question.exclude.iter().any(|excluded| excluded == name);
-        let task = tenant
-            .zip(question.task_type)
-            .and_then(|(tenant, name)| tenant.tasks.get(name))
-            .map(|task| task.id);
+        let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
         match question.candidates {
             Some(names) => {
                 let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -139,7 +138,7 @@ impl AgentPerformanceModel {
         name: Arc<str>,
         agent: Option<&Arc<Agent>>,
         tenant: Option<&Tenant>,
-        task: Option<u32>,
+        task: Option<&Task>,
         question: &Question<'_>,
     ) -> Standing {
         let settings = &self.settings;
@@ -167,10 +166,7 @@ impl AgentPerformanceModel {
     pub fn explain(&self, question: &Question<'_>, name: &str) -> Explanation {
         let tenant = self.tenant(question.tenant);
         let agent = tenant.and_then(|tenant| tenant.agents.get(name));
-        let task = tenant
-            .zip(question.task_type)
-            .and_then(|(tenant, name)| tenant.tasks.get(name))
-            .map(|task| task.id);
+        let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
         let records = Records::of(agent, tenant, task, question);
         let strategy = self.settings.strategy;
         let expected = self.standing(name.into(), agent, tenant, task, question).expected_success();
@@ -239,14 +235,14 @@ impl Records {
     fn of(
         agent: Option<&Arc<Agent>>,
         tenant: Option<&Tenant>,
-        task: Option<u32>,
+        task: Option<&Task>,
         question: &Question<'_>,
     ) -> Self {
         let whole = agent.map(|agent| agent.tally).unwrap_or_default();
-        let own = match (question.task_type, agent, tenant, task) {
+        let own = match (question.task_type, agent, task) {
             (None, ..) => whole,
-            (Some(_), Some(agent), Some(tenant), Some(task)) => {
-                tenant.cells.get(&(task, agent.id)).map(|cell| cell.tally).unwrap_or_default()
+            (Some(_), Some(agent), Some(task)) => {
+                task.cells.get(&agent.id).map(|cell| cell.tally).unwrap_or_default()
             }
             _ => Tally::default(),
         };

@@ -83,25 +83,32 @@ struct TenantState {
 
 impl TenantState {
     fn restore(self, cells: &mut usize) -> Result<Tenant> {
-        let (agents, tasks) = (self.agents.len(), self.tasks.len());
+        let agents = self.agents.len();
         let mut tenant = Tenant { total: self.total, other: self.other, ..Tenant::default() };
         for (place, (name, agent)) in self.agents.into_iter().enumerate() {
             let agent = Agent { id: next_id(place), ..agent };
             tenant.agents.insert(name.into(), Arc::new(agent));
         }
-        for (place, (name, tally)) in self.tasks.into_iter().enumerate() {
-            tenant.tasks.insert(name.into(), Task { id: next_id(place), tally });
-        }
+        let mut restored: Vec<(String, Task)> = self
+            .tasks
+            .into_iter()
+            .map(|(name, tally)| (name, Task { tally, ..Task::default() }))
+            .collect();
         for (task, agent, executions, learned, reward, latencies, latency_sum_ms) in self.cells {
-            if task as usize >= tasks || agent as usize >= agents {
+            let (Some((_, task)), true) =
+                (restored.get_mut(task as usize), (agent as usize) < agents)
+            else {
                 return Err(Error::Corrupt(format!(
                     "the record of agent {agent} on task type {task} names one that is not there"
                 )));
-            }
+            };
             let tally = Tally { executions, learned, reward };
-            tenant.cells.insert((task, agent), Cell { tally, latencies, latency_sum_ms });
+            task.cells.insert(agent, Cell { tally, latencies, latency_sum_ms });
+            *cells += 1;
         }
-        *cells += tenant.cells.len();
+        for (name, task) in restored {
+            tenant.tasks.insert(name.into(), task);
+        }
         for (name, key) in self.context {
             *cells += key.values.len();
             tenant.context.insert(name.into(), Arc::new(key));
@@ -135,7 +142,7 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, cells: _, context, total, other } = self.0;
+        let Tenant { agents, tasks, context, total, other } = self.0;
         let mut state = serializer.serialize_struct("Tenant", 6)?;
         state.serialize_field("total", total)?;
         state.serialize_field("agents", &MapRef(|| agents.iter().map(|(n, a)| (&**n, &**a))))?;
@@ -166,15 +173,13 @@ impl Serialize for CellsRef<'_> {
         for (place, agent) in tenant.agents.values().enumerate() {
             agent_id_to_place[agent.id as usize] = next_id(place);
         }
-        let mut rows = serializer.serialize_seq(Some(tenant.cells.len()))?;
+        let cells = tenant.tasks.values().map(|task| task.cells.len()).sum();
+        let mut rows = serializer.serialize_seq(Some(cells))?;
         let mut row: Vec<(u32, Cell)> = Vec::new();
         for (place, task) in tenant.tasks.values().enumerate() {
             row.clear();
             row.extend(
-                tenant
-                    .cells
-                    .range((task.id, 0)..=(task.id, u32::MAX))
-                    .map(|((_, agent), cell)| (agent_id_to_place[*agent as usize], *cell)),
+                task.cells.iter().map(|(agent, cell)| (agent_id_to_place[*agent as usize], *cell)),
             );
             row.sort_unstable_by_key(|(agent, _)| *agent);
             for (agent, Cell { tally, latencies, latency_sum_ms }) in &row {

@@ -16,6 +16,8 @@ pub(super) enum Scalar<'a> {
     #[default]
     Null,
     Bool(bool),
+    /// Apart from other numbers, because an identifier may have more digits than a float.
+    Integer(i128),
     Number(f64),
     Text(Cow<'a, str>),
     /// An array or an object.
@@ -33,12 +35,14 @@ impl Scalar<'_> {
     /// A string or a number that identifies something.
     pub(super) fn identifier(&self) -> Option<String> {
         match self {
+            Self::Integer(number) => Some(number.to_string()),
             Self::Number(number) => Some(number.to_string()),
             _ => self.non_empty().map(str::to_owned),
         }
     }
 
     /// A number, also one written as a string, in `0..=max`; anything else but `null` is dropped.
+    #[expect(clippy::cast_precision_loss, reason = "amounts have no use for more than 53 bits")]
     pub(super) fn amount(
         &self,
         max: f64,
@@ -47,6 +51,7 @@ impl Scalar<'_> {
     ) -> Option<f64> {
         let number = match self {
             Self::Null => return None,
+            Self::Integer(number) => Some(*number as f64),
             Self::Number(number) => Some(*number),
             Self::Text(text) => text.trim().parse().ok(),
             Self::Bool(_) | Self::Composite => None,
@@ -65,6 +70,7 @@ impl fmt::Display for Scalar<'_> {
         match self {
             Self::Null => f.write_str("null"),
             Self::Bool(value) => write!(f, "{value}"),
+            Self::Integer(value) => write!(f, "{value}"),
             Self::Number(value) => write!(f, "{value}"),
             Self::Text(text) if text.chars().count() > 64 => {
                 write!(f, "{:?}...", text.chars().take(64).collect::<String>())
@@ -95,13 +101,11 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
         Ok(Scalar::Bool(value))
     }
-    #[expect(clippy::cast_precision_loss, reason = "amounts have no use for more than 53 bits")]
     fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Number(value as f64))
+        Ok(Scalar::Integer(value.into()))
     }
-    #[expect(clippy::cast_precision_loss, reason = "amounts have no use for more than 53 bits")]
     fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Number(value as f64))
+        Ok(Scalar::Integer(value.into()))
     }
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
         Ok(Scalar::Number(value))
@@ -204,7 +208,9 @@ impl<'a> Raw<'a> {
 
     fn settle_context(&mut self) {
         if !self.context.present {
-            self.context = std::mem::take(&mut self.context_snapshot);
+            let snapshot = std::mem::take(&mut self.context_snapshot);
+            let dropped = std::mem::replace(&mut self.context, snapshot).dropped;
+            self.context.dropped.extend(dropped);
         }
         if let Some(data) = &mut self.data {
             data.settle_context();

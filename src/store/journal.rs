@@ -381,7 +381,10 @@ fn prune(
     let spared_after = [
         counters.learned_sequence,
         super::versions::older_restart_sequence(connection)?,
-        newest.last_sequence.saturating_sub(options.identities_max as u64),
+        // Activations have sequence numbers but no identities; each made a version.
+        newest
+            .last_sequence
+            .saturating_sub(options.identities_max as u64 + counters.last_version_number),
     ]
     .into_iter()
     .min()

@@ -1,1 +1,983 @@
-//! .
+//! What is durable, what is refused to be opened, what is let go.
+#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+use std::collections::BTreeSet;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{AgentPerformanceModel, Settings};
+use crate::outcome::{Feature, IdentityKey, Outcome, Refusal, RefusalCode, Status};
+
+const NOW_MS: i64 = 1_800_000_000_000;
+
+/// As the program opens it, but without waiting for the disk.
+fn quick() -> StoreOptions {
+    StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() }
+}
+
+fn identity(number: u64) -> IdentityKey {
+    u128::from(number).to_be_bytes()
+}
+
+fn outcome(number: u64) -> Outcome {
+    Outcome {
+        identity: identity(number),
+        ..Outcome::new(format!("agent{number}"), Status::Success)
+    }
+}
+
+fn letter(payload: &str) -> NewDeadLetter {
+    NewDeadLetter {
+        source: "kafka",
+        refusal: Refusal::new(RefusalCode::NotJson, "the record is not JSON: \"quoted\" é"),
+        position: Some(("topic".to_owned(), 3, 42)),
+        identity: "topic/3/42".to_owned(),
+        payload: payload.into(),
+        payload_bytes: payload.len(),
+        created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
+    }
+}
+
+fn event(number: u64) -> LearningEvent {
+    LearningEvent {
+        id: LearningEvent::id_of(number),
+        model_version_id: None,
+        event_type: "micro_batch".to_owned(),
+        batch_size: 10,
+        samples_processed: 9,
+        metrics_before: "{\"model_score\":0.5}".into(),
+        metrics_after: "{\"model_score\":0.75}".into(),
+        improvement: 0.25,
+        duration_ms: 1.5,
+        created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
+    }
+}
+
+fn version(number: u64, learned_sequence: u64, file: &str) -> ModelVersion {
+    ModelVersion {
+        id: ModelVersion::id_of("agent_selection", number),
+        model_type: "agent_selection".to_owned(),
+        version_number: number,
+        status: VersionStatus::Training,
+        parameters: serde_json::json!({"prior_alpha": 1.0}),
+        metrics: serde_json::json!({"model_score": 0.5}),
+        model_file_path: file.to_owned(),
+        created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
+        training_samples: 7,
+        parent_version: None,
+        learned_sequence,
+        digest: None,
+    }
+}
+
+/// A store with the counters that the learner keeps for it.
+struct Kept {
+    directory: TempDir,
+    store: Option<Store>,
+    options: StoreOptions,
+    counters: Counters,
+    now_ms: i64,
+}
+
+impl Kept {
+    fn new(options: StoreOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), options).unwrap();
+        Self {
+            directory,
+            store: Some(store),
+            options,
+            counters: Counters::default(),
+            now_ms: NOW_MS,
+        }
+    }
+
+    fn store(&mut self) -> &mut Store {
+        self.store.as_mut().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(Store::open(self.directory.path(), self.options).unwrap());
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(self.directory.path())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn try_append(
+        &mut self,
+        outcomes: &[Outcome],
+        dead_letters: &[NewDeadLetter],
+        replayed: &[String],
+        positions: &[Position],
+    ) -> Result<()> {
+        let mut counters = self.counters.clone();
+        counters.last_sequence += outcomes.len() as u64;
+        counters.last_dead_letter += dead_letters.len() as u64;
+        let append = Append { outcomes, dead_letters, replayed, positions };
+        let now_ms = self.now_ms;
+        self.store().append(&append, &counters, now_ms)?;
+        self.counters = counters;
+        Ok(())
+    }
+
+    /// Appends outcomes by their numbers.
+    fn append(&mut self, numbers: std::ops::RangeInclusive<u64>) {
+        let outcomes: Vec<Outcome> = numbers.map(outcome).collect();
+        self.try_append(&outcomes, &[], &[], &[]).unwrap();
+    }
+
+    fn learn_all(&mut self) {
+        self.counters.learned_sequence = self.counters.last_sequence;
+        let counters = self.counters.clone();
+        self.store().learned(&[], &counters).unwrap();
+    }
+
+    fn replayed(&mut self, after: u64) -> Result<Vec<(u64, Entry)>> {
+        let last = self.counters.last_sequence;
+        let mut entries = Vec::new();
+        self.store().replay(after, last, |sequence, entry| {
+            entries.push((sequence, entry));
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    fn oldest(&mut self) -> u64 {
+        self.store().oldest_sequence().unwrap().unwrap()
+    }
+
+    /// A version whose file is only a placeholder, as far as learned now.
+    fn save(&mut self, number: u64) {
+        let file = format!("version-{number}.json");
+        fs::write(self.file(&file), b"{}").unwrap();
+        let mut row = version(number, self.counters.learned_sequence, &file);
+        let counters = self.counters.clone();
+        self.store().begin_version(&[row.clone()], &counters).unwrap();
+        row.digest = Some(format!("digest{number}"));
+        self.counters.last_version_number = number;
+        self.counters.last_learning_event += 1;
+        let (event, counters) = (event(self.counters.last_learning_event), self.counters.clone());
+        self.store().finish_version(&[row], event, &counters).unwrap();
+    }
+
+    /// Makes the save `from` the version `number`.
+    fn activate(&mut self, from: u64, number: u64) {
+        let file = format!("version-{from}.json");
+        self.counters.last_sequence += 1;
+        self.counters.learned_sequence = self.counters.last_sequence;
+        self.counters.last_version_number = number;
+        self.counters.last_learning_event += 1;
+        let mut row = version(number, self.counters.last_sequence, &file);
+        row.digest = Some(format!("digest{from}"));
+        row.parent_version = Some(ModelVersion::id_of("agent_selection", from));
+        let activation = Activation {
+            version_id: ModelVersion::id_of("agent_selection", from),
+            model_file_path: file,
+            digest: format!("digest{from}"),
+        };
+        let (event, counters) = (event(self.counters.last_learning_event), self.counters.clone());
+        let now_ms = self.now_ms;
+        self.store().activate(&activation, &[row], event, &counters, now_ms).unwrap();
+    }
+
+    /// Version numbers by status, newest first.
+    fn versions(&self) -> Vec<(u64, VersionStatus)> {
+        let rows = self.reader().versions("agent_selection", None, 100).unwrap();
+        rows.into_iter().map(|row| (row.version_number, row.status)).collect()
+    }
+
+    fn files(&self) -> BTreeSet<String> {
+        fs::read_dir(self.directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.starts_with("online-learning."))
+            .collect()
+    }
+}
+
+#[test]
+fn opening_makes_the_directory_and_everything_in_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("a/b");
+    let store = Store::open(&directory, StoreOptions::default()).unwrap();
+    assert!(directory.join(DATABASE_FILE).is_file() && directory.join(LOCK_FILE).is_file());
+    assert_eq!(store.counters().unwrap(), Counters::default());
+    assert_eq!((store.oldest_sequence().unwrap(), store.positions().unwrap()), (None, vec![]));
+    assert_eq!(store.directory(), directory);
+    let strict: i64 = store
+        .connection
+        .query_row(
+            "SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
+             AND strict AND name NOT LIKE 'sqlite%'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(strict, 7, "all tables are strict");
+    let mode: String =
+        store.connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    let synchronous: i64 =
+        store.connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    assert_eq!((mode.as_str(), synchronous), ("wal", 2), "acknowledged is on the disk");
+}
+
+#[test]
+fn a_second_opening_fails_and_names_the_directory() {
+    let kept = Kept::new(quick());
+    let Err(Error::Fatal(text)) = Store::open(kept.directory.path(), quick()) else {
+        panic!("two writers in one directory");
+    };
+    assert!(text.contains(&kept.directory.path().display().to_string()), "{text}");
+    assert!(text.contains("MODEL_STORAGE_PATH"), "{text}");
+    drop(kept.store);
+    Store::open(kept.directory.path(), quick()).unwrap();
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let parent = tempfile::tempdir().unwrap();
+    let file = parent.path().join("file");
+    fs::write(&file, b"").unwrap();
+    let Err(Error::Fatal(text)) = Store::open(&file, quick()) else { panic!("a file was opened") };
+    assert!(text.contains(&file.display().to_string()), "{text}");
+}
+
+/// Opens a database that was tampered with; nothing may have changed afterwards.
+#[track_caller]
+fn check_refused(tamper: impl FnOnce(&Path), says: &str) {
+    let mut kept = Kept::new(quick());
+    for number in 0..50 {
+        kept.append(10 * number..=10 * number + 9);
+    }
+    kept.store.take().unwrap().close();
+    let database = kept.file(DATABASE_FILE);
+    tamper(&database);
+    let image = |name: &str| fs::read(kept.file(name)).unwrap_or_default();
+    let wal = format!("{DATABASE_FILE}-wal");
+    let before = [image(DATABASE_FILE), image(&wal)];
+    let Err(Error::Corrupt(text)) = Store::open(kept.directory.path(), quick()) else {
+        panic!("opened, or another error");
+    };
+    assert!(text.contains(says), "{text}");
+    assert!(text.contains(&database.display().to_string()), "{text}");
+    assert!(before == [image(DATABASE_FILE), image(&wal)], "the files were changed");
+}
+
+#[test]
+fn a_database_that_is_not_ours_or_damaged_is_left_as_it_is() {
+    let sql = |database: &Path, sql: &str| {
+        Connection::open(database).unwrap().execute_batch(sql).unwrap();
+    };
+    let another = "an SQLite database of another program";
+    check_refused(|path| sql(path, "PRAGMA user_version = 2"), "a newer online-learning (schema 2");
+    check_refused(|path| sql(path, "PRAGMA application_id = 7"), another);
+    check_refused(
+        |path| {
+            fs::remove_file(path).unwrap();
+            sql(path, "CREATE TABLE theirs(id INTEGER)");
+        },
+        another,
+    );
+    check_refused(
+        |path| {
+            fs::remove_file(path).unwrap();
+            sql(path, "PRAGMA user_version = 1; CREATE TABLE theirs(id INTEGER)");
+        },
+        another,
+    );
+    check_refused(|path| fs::write(path, "no database at all\n".repeat(999)).unwrap(), "damaged");
+    check_refused(|path| fs::write(path, "x").unwrap(), another);
+    check_refused(
+        |path| {
+            let bytes = fs::read(path).unwrap();
+            fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        "damaged",
+    );
+    check_refused(
+        |path| {
+            // The root page of the first table.
+            let mut bytes = fs::read(path).unwrap();
+            bytes[4096..4096 + 64].fill(0x5a);
+            fs::write(path, bytes).unwrap();
+        },
+        "damaged",
+    );
+}
+
+#[test]
+fn what_a_crash_left_in_the_log_of_a_refused_database_stays_there() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=10);
+    kept.store().connection.execute_batch("PRAGMA user_version = 2").unwrap();
+    // The image of a process that was killed: the newest state is in the log.
+    let image = tempfile::tempdir().unwrap();
+    let names = [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")];
+    for name in &names {
+        fs::copy(kept.file(name), image.path().join(name)).unwrap();
+    }
+    let read = || names.clone().map(|name| fs::read(image.path().join(name)).unwrap_or_default());
+    let before = read();
+    let opened = Store::open(image.path(), quick());
+    assert!(matches!(opened, Err(Error::Corrupt(_))), "a newer schema");
+    drop(opened);
+    assert!(before == read(), "the files were changed");
+}
+
+#[test]
+fn a_crash_before_the_tables_were_made_is_no_foreign_database() {
+    let directory = tempfile::tempdir().unwrap();
+    // The switch to a write-ahead log is written before the tables are.
+    Connection::open(directory.path().join(DATABASE_FILE))
+        .unwrap()
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .unwrap();
+    assert_ne!(fs::metadata(directory.path().join(DATABASE_FILE)).unwrap().len(), 0);
+    let store = Store::open(directory.path(), quick()).unwrap();
+    store.counters().unwrap();
+}
+
+#[test]
+fn a_full_check_finds_what_the_quick_one_is_not_run_for() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=10);
+    kept.store.take().unwrap().close();
+    let path = kept.file(DATABASE_FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4096..end - 4000].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let options = StoreOptions { quick_check_bytes_max: 0, integrity_check: true, ..quick() };
+    let opened = Store::open(kept.directory.path(), options);
+    assert!(matches!(opened, Err(Error::Corrupt(_))));
+}
+
+#[test]
+fn the_journal_gives_back_exactly_what_was_appended() {
+    let mut kept = Kept::new(StoreOptions::default());
+    let rich = Outcome {
+        tenant: "t".to_owned(),
+        task_type: Some("review".to_owned()),
+        context: vec![
+            ("k".to_owned(), Feature::Number(0.1)),
+            ("l".to_owned(), Feature::Bool(true)),
+        ],
+        latency_ms: Some(0.1 + 0.2),
+        quality: Some(1e-300),
+        cost: Some(1e12),
+        time_ms: -5,
+        decision: Some(crate::outcome::DecisionRef::Explicit("d".to_owned())),
+        ..outcome(4)
+    };
+    kept.append(1..=3);
+    kept.try_append(&[rich.clone(), outcome(5)], &[], &[], &[]).unwrap();
+    kept.append(6..=6);
+    let counters = kept.counters.clone();
+    kept.reopen();
+    assert_eq!(kept.store().counters().unwrap(), counters);
+
+    let mut all: Vec<Outcome> = (1..=6).map(outcome).collect();
+    all[3] = rich;
+    for after in 0..=6 {
+        let entries = kept.replayed(after).unwrap();
+        let seen: Vec<_> = entries
+            .into_iter()
+            .map(|(sequence, entry)| match entry {
+                Entry::Outcome(outcome) => (sequence, outcome),
+                Entry::Activation(activation) => panic!("{activation:?}"),
+            })
+            .collect();
+        let expected = (after + 1..).zip(all.iter().skip(usize::try_from(after).unwrap()).cloned());
+        assert_eq!(seen, expected.collect::<Vec<_>>(), "after {after}");
+    }
+    for number in 1..=6 {
+        assert!(kept.store().is_known(identity(number)));
+    }
+    assert!(!kept.store().is_known(identity(7)));
+}
+
+#[test]
+fn a_replay_that_ends_early_is_an_error_of_the_visitor() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=3);
+    let mut seen = 0;
+    let stopped = kept.store().replay(0, 3, |_, _| {
+        seen += 1;
+        Err(Error::Unavailable("enough".to_owned()))
+    });
+    assert_eq!((stopped, seen), (Err(Error::Unavailable("enough".to_owned())), 1));
+}
+
+#[test]
+fn positions_of_sources_survive_and_move_on() {
+    let position = |topic: &str, partition, next_offset| Position {
+        topic: topic.to_owned(),
+        partition,
+        next_offset,
+    };
+    let mut kept = Kept::new(quick());
+    let first = [position("a", 1, 10), position("a", 0, 5), position("b", 0, i64::MAX)];
+    kept.try_append(&[], &[], &[], &first).unwrap();
+    kept.try_append(&[outcome(1)], &[], &[], &[position("a", 1, 11), position("a", 1, 12)])
+        .unwrap();
+    kept.reopen();
+    assert_eq!(
+        kept.store().positions().unwrap(),
+        [position("a", 0, 5), position("a", 1, 12), position("b", 0, i64::MAX)]
+    );
+}
+
+#[test]
+fn dead_letters_are_kept_whole_until_they_are_fed_back() {
+    let mut kept = Kept::new(quick());
+    let mut cut = letter("beginning");
+    cut.payload_bytes = 70_000;
+    cut.position = None;
+    kept.try_append(&[], &[letter("not json \u{0}\u{ff}"), cut], &[], &[]).unwrap();
+    kept.reopen();
+    let reader = kept.reader();
+    let [newer, older] = &reader.dead_letters(None, 10).unwrap()[..] else { panic!("two") };
+    assert_eq!((&*older.id, &*newer.id), ("0000000000000001", "0000000000000002"));
+    let expected = DeadLetter {
+        id: older.id.clone(),
+        source: "kafka".to_owned(),
+        code: "not_json".to_owned(),
+        detail: "the record is not JSON: \"quoted\" é".to_owned(),
+        topic: Some("topic".to_owned()),
+        partition: Some(3),
+        offset: Some(42),
+        identity: "topic/3/42".to_owned(),
+        payload: "not json \u{0}\u{ff}".into(),
+        payload_bytes: 12,
+        created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
+    };
+    assert_eq!(older, &expected);
+    assert_eq!((older.is_cut(), newer.is_cut()), (false, true));
+    assert_eq!((&newer.topic, newer.offset), (&None, None));
+    assert_eq!(kept.store().dead_letter(&older.id).unwrap().as_ref(), Some(older));
+    assert_eq!(reader.dead_letters(Some(2), 10).unwrap(), std::slice::from_ref(older));
+    assert_eq!(reader.dead_letters(None, 1).unwrap(), std::slice::from_ref(newer));
+
+    let fed_back = [older.id.clone(), "0000000000000099".to_owned()];
+    kept.try_append(&[outcome(1)], &[], &fed_back, &[]).unwrap();
+    assert_eq!(reader.dead_letter_ids().unwrap(), [newer.id.clone()]);
+    assert_eq!(reader.dead_letter(&older.id).unwrap(), None);
+}
+
+#[test]
+fn dead_letters_are_bounded_by_count_and_by_bytes() {
+    #[track_caller]
+    fn check(
+        dead_letters_max: u64,
+        dead_letters_bytes_max: u64,
+        sizes: &[usize],
+        kept_ids: &[u64],
+    ) {
+        let options = StoreOptions { dead_letters_max, dead_letters_bytes_max, ..quick() };
+        let mut kept = Kept::new(options);
+        for size in sizes {
+            kept.try_append(&[], &[letter(&"x".repeat(*size))], &[], &[]).unwrap();
+            // What is counted and what is there agree, also after a start.
+            kept.reopen();
+        }
+        let ids: Vec<u64> =
+            kept.reader().dead_letter_ids().unwrap().iter().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(ids, kept_ids);
+    }
+    check(3, 1_000, &[1, 1, 1, 1, 1], &[3, 4, 5]);
+    check(9, 100, &[50, 50], &[1, 2]);
+    check(9, 100, &[50, 50, 1], &[2, 3]);
+    check(9, 100, &[10, 10, 10, 95], &[4]);
+    check(9, 100, &[10, 101, 5], &[3]);
+
+    // Those that were fed back make room.
+    let mut kept = Kept::new(StoreOptions { dead_letters_max: 2, ..quick() });
+    kept.try_append(&[], &[letter("1"), letter("2")], &[], &[]).unwrap();
+    kept.try_append(&[], &[], &["0000000000000001".to_owned()], &[]).unwrap();
+    kept.try_append(&[], &[letter("3")], &[], &[]).unwrap();
+    assert_eq!(kept.reader().dead_letter_ids().unwrap().len(), 2);
+}
+
+#[test]
+fn exactly_the_newest_identities_are_known_also_after_a_start() {
+    let mut kept = Kept::new(StoreOptions { identities_max: 10, ..quick() });
+    for (last, batch) in [(4_u64, 1..=4), (9, 5..=9), (10, 10..=10), (14, 11..=14), (40, 15..=40)] {
+        kept.append(batch);
+        for _ in 0..2 {
+            for number in 1..=41 {
+                let expected = number <= last && number > last.saturating_sub(10);
+                assert_eq!(kept.store().is_known(identity(number)), expected, "{number} of {last}");
+            }
+            kept.reopen();
+        }
+    }
+    // One that was forgotten counts again, and is then remembered as new.
+    kept.append(1..=1);
+    kept.reopen();
+    assert!(kept.store().is_known(identity(1)) && !kept.store().is_known(identity(31)));
+}
+
+#[test]
+fn a_flipped_byte_in_the_journal_is_found_and_its_entry_named() {
+    for column in ["payload", "identities", "checksum"] {
+        let mut kept = Kept::new(quick());
+        for start in [1, 4, 7] {
+            kept.append(start..=start + 2);
+        }
+        kept.store()
+            .connection
+            .execute_batch(&format!(
+                "UPDATE journal SET {column} =
+                     CAST(substr({column}, 1, 5) || X'ee' || substr({column}, 7) AS BLOB)
+                 WHERE first_sequence = 4"
+            ))
+            .unwrap();
+        let Err(Error::Corrupt(text)) = kept.replayed(0) else { panic!("{column} is not checked") };
+        assert!(text.contains("entry 4 of 9"), "{text}");
+        assert!(text.contains(&kept.directory.path().display().to_string()), "{text}");
+        assert_eq!(kept.replayed(6).unwrap().len(), 3, "what comes after is whole");
+    }
+}
+
+#[test]
+fn a_missing_journal_row_is_found() {
+    for (deleted, first_missing) in [(1, 1), (4, 4), (7, 7)] {
+        let mut kept = Kept::new(quick());
+        for start in [1, 4, 7] {
+            kept.append(start..=start + 2);
+        }
+        kept.store()
+            .connection
+            .execute("DELETE FROM journal WHERE first_sequence = ?1", [deleted])
+            .unwrap();
+        let Err(Error::Corrupt(text)) = kept.replayed(0) else { panic!("{deleted} is not missed") };
+        assert!(text.contains(&format!("entry {first_missing} of 9")), "{text}");
+    }
+}
+
+#[test]
+fn a_full_disk_changes_nothing_and_passes() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=5);
+    let pages: u32 =
+        kept.store().connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    kept.store().fill_up(pages);
+    let large = Outcome { agent: "x".repeat(100_000), ..outcome(6) };
+    for _ in 0..2 {
+        let refused = kept.try_append(
+            std::slice::from_ref(&large),
+            &[letter("also")],
+            &[],
+            &[Position { topic: "t".to_owned(), partition: 0, next_offset: 9 }],
+        );
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+        assert!(!kept.store().is_known(identity(6)));
+        assert_eq!(kept.replayed(0).unwrap().len(), 5);
+        assert_eq!(kept.store().positions().unwrap(), []);
+        assert!(kept.reader().dead_letter_ids().unwrap().is_empty());
+        let counters = kept.counters.clone();
+        assert_eq!(kept.store().counters().unwrap(), counters);
+    }
+    kept.store().fill_up(1_000_000);
+    kept.try_append(std::slice::from_ref(&large), &[letter("also")], &[], &[]).unwrap();
+    kept.reopen();
+    assert!(kept.store().is_known(identity(6)));
+    assert_eq!(kept.replayed(0).unwrap().len(), 6);
+    assert_eq!(kept.reader().dead_letter_ids().unwrap().len(), 1);
+}
+
+#[test]
+fn every_failing_step_of_an_append_leaves_everything_as_it_was() {
+    let options = StoreOptions { dead_letters_max: 1, identities_max: 4, ..quick() };
+    for steps in 0.. {
+        let mut kept = Kept::new(options);
+        kept.try_append(&[outcome(1), outcome(2)], &[letter("1")], &[], &[]).unwrap();
+        let before = kept.counters.clone();
+        planned_failure::after(steps);
+        let position = Position { topic: "t".to_owned(), partition: 0, next_offset: 9 };
+        let again = |kept: &mut Kept| {
+            let new = [outcome(3), outcome(4), outcome(5)];
+            kept.try_append(&new, &[letter("2")], &[], std::slice::from_ref(&position))
+        };
+        let appended = again(&mut kept);
+        if planned_failure::cancel() {
+            assert!(steps > 6, "an append has more steps than {steps}");
+            return appended.unwrap();
+        }
+        assert!(matches!(appended, Err(Error::Unavailable(_))));
+        for reopened in [false, true] {
+            assert_eq!(kept.store().counters().unwrap(), before);
+            assert_eq!(kept.replayed(0).unwrap().len(), 2);
+            assert!(kept.store().is_known(identity(1)) && !kept.store().is_known(identity(3)));
+            assert_eq!(kept.reader().dead_letter_ids().unwrap(), ["0000000000000001"]);
+            assert_eq!(kept.store().positions().unwrap(), []);
+            if !reopened {
+                kept.reopen();
+            }
+        }
+        again(&mut kept).unwrap();
+        assert!(!kept.store().is_known(identity(1)) && kept.store().is_known(identity(5)));
+        assert_eq!(kept.reader().dead_letter_ids().unwrap(), ["0000000000000002"]);
+    }
+}
+
+#[test]
+fn learning_events_are_listed_newest_first_and_bounded() {
+    let mut kept = Kept::new(StoreOptions { learning_events_max: 5, ..quick() });
+    let counters = Counters { learned_sequence: 3, ..Counters::default() };
+    kept.store().learned(&(1..=4).map(event).collect::<Vec<_>>(), &counters).unwrap();
+    kept.store().learned(&(5..=12).map(event).collect::<Vec<_>>(), &counters).unwrap();
+    kept.store().learned(&[], &counters).unwrap();
+    let ids = |before, limit| -> Vec<u64> {
+        let events = kept.reader().learning_events(before, limit).unwrap();
+        events.iter().map(|event| event.id.parse().unwrap()).collect()
+    };
+    assert_eq!(ids(None, 100), [12, 11, 10, 9, 8]);
+    assert_eq!(ids(None, 2), [12, 11]);
+    assert_eq!(ids(Some(10), 100), [9, 8]);
+    assert_eq!(kept.reader().learning_events(None, 1).unwrap(), [event(12)]);
+    let shown = serde_json::to_value(event(12)).unwrap();
+    assert_eq!(shown["metrics_after"]["model_score"], 0.75);
+    assert_eq!(kept.store.unwrap().counters().unwrap(), counters);
+}
+
+#[test]
+fn a_version_is_training_then_active_then_deprecated_then_archived() {
+    use VersionStatus::{Active, Archived, Deprecated, Training};
+    let mut kept = Kept::new(StoreOptions { versions_max: 2, ..quick() });
+    let counters = kept.counters.clone();
+    fs::write(kept.file("version-1.json"), b"{}").unwrap();
+    kept.store().begin_version(&[version(1, 0, "version-1.json")], &counters).unwrap();
+    assert_eq!(kept.versions(), [(1, Training)]);
+    assert_eq!(kept.store().active_version("agent_selection").unwrap(), None);
+    assert_eq!(kept.store().restart_points().unwrap(), [], "its file is not there yet");
+    kept.store().abandon_version(1, &counters).unwrap();
+    assert_eq!(kept.versions(), []);
+    assert!(kept.files().is_empty(), "a file without a row stays for ever");
+
+    kept.save(2);
+    assert_eq!(kept.versions(), [(2, Active)]);
+    kept.save(3);
+    kept.save(4);
+    assert_eq!(kept.versions(), [(4, Active), (3, Deprecated), (2, Archived)]);
+    assert_eq!(kept.files().into_iter().collect::<Vec<_>>(), ["version-3.json", "version-4.json"]);
+    let active = kept.store().active_version("agent_selection").unwrap().unwrap();
+    assert_eq!((&*active.id, active.digest.as_deref()), ("agent_selection-4", Some("digest4")));
+    assert_eq!(kept.store().version("agent_selection-4").unwrap(), Some(active));
+    assert_eq!(kept.store().version("agent_selection-9").unwrap(), None);
+    assert_eq!(kept.store().active_version("other").unwrap(), None);
+    let numbers = |before, limit| -> Vec<u64> {
+        let rows = kept.reader().versions("agent_selection", before, limit).unwrap();
+        rows.iter().map(|row| row.version_number).collect()
+    };
+    assert_eq!((numbers(Some(4), 1), numbers(Some(2), 9)), (vec![3], vec![]));
+}
+
+#[test]
+fn a_save_that_a_crash_cut_short_is_forgotten_with_its_file() {
+    let mut kept = Kept::new(quick());
+    kept.save(1);
+    fs::write(kept.file("version-2.json"), b"{}").unwrap();
+    let counters = kept.counters.clone();
+    kept.store().begin_version(&[version(2, 0, "version-2.json")], &counters).unwrap();
+    kept.reopen();
+    assert_eq!(kept.versions(), [(1, VersionStatus::Active)]);
+    assert_eq!(kept.files().into_iter().collect::<Vec<_>>(), ["version-1.json"]);
+}
+
+#[test]
+fn a_file_that_a_newer_version_names_outlives_the_version_that_wrote_it() {
+    use VersionStatus::{Active, Archived, Deprecated};
+    let mut kept = Kept::new(StoreOptions { versions_max: 2, ..quick() });
+    kept.save(1);
+    kept.save(2);
+    kept.activate(1, 3);
+    kept.save(4);
+    assert_eq!(kept.versions(), [(4, Active), (3, Deprecated), (2, Archived), (1, Archived)]);
+    let files = kept.files().into_iter().collect::<Vec<_>>();
+    assert_eq!(files, ["version-1.json", "version-4.json"], "3 is the state of 1");
+    kept.save(5);
+    let files = kept.files().into_iter().collect::<Vec<_>>();
+    assert_eq!(files, ["version-4.json", "version-5.json"]);
+}
+
+#[test]
+fn checkpoints_are_restart_points_of_which_two_are_kept() {
+    let mut kept = Kept::new(quick());
+    for sequence in [10, 20, 30] {
+        let name = format!("checkpoint-{sequence}.json");
+        fs::write(kept.file(&name), b"{}").unwrap();
+        let point = RestartPoint {
+            learned_sequence: sequence,
+            model_file_path: name,
+            digest: format!("digest{sequence}"),
+        };
+        // Written twice, it is still one.
+        for _ in 0..2 {
+            kept.store().add_checkpoint(&point, "2026-11-02T09:00:00.000+00:00").unwrap();
+        }
+    }
+    kept.counters.learned_sequence = 25;
+    kept.save(1);
+    let points: Vec<u64> =
+        kept.store().restart_points().unwrap().iter().map(|point| point.learned_sequence).collect();
+    assert_eq!(points, [30, 25, 20], "newest first");
+    let files = kept.files().into_iter().collect::<Vec<_>>();
+    assert_eq!(files, ["checkpoint-20.json", "checkpoint-30.json", "version-1.json"]);
+    assert_eq!(kept.versions().len(), 1, "a checkpoint is no version");
+}
+
+#[test]
+fn an_activation_is_a_journal_entry_a_version_and_an_event() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=2);
+    kept.learn_all();
+    kept.save(1);
+    kept.append(3..=3);
+    kept.learn_all();
+    kept.save(2);
+    kept.activate(1, 3);
+    kept.append(4..=4);
+    kept.reopen();
+    let entries = kept.replayed(2).unwrap();
+    let shown: Vec<_> = entries
+        .iter()
+        .map(|(sequence, entry)| match entry {
+            Entry::Outcome(outcome) => (*sequence, outcome.agent.as_str()),
+            Entry::Activation(activation) => (*sequence, activation.version_id.as_str()),
+        })
+        .collect();
+    assert_eq!(shown, [(3, "agent3"), (4, "agent_selection-1"), (5, "agent4")]);
+    let active = kept.store().active_version("agent_selection").unwrap().unwrap();
+    assert_eq!((active.version_number, active.learned_sequence), (3, 4));
+    assert_eq!(active.parent_version.as_deref(), Some("agent_selection-1"));
+    let points = kept.store().restart_points().unwrap();
+    assert_eq!((points[0].learned_sequence, &*points[0].model_file_path), (4, "version-1.json"));
+    assert!(kept.store().is_known(identity(3)), "what is rolled back stays a duplicate");
+}
+
+#[test]
+fn a_version_number_is_never_used_twice() {
+    let mut kept = Kept::new(quick());
+    kept.save(1);
+    let counters = kept.counters.clone();
+    let twice = kept.store().begin_version(&[version(1, 0, "other.json")], &counters);
+    assert!(matches!(twice, Err(Error::Fatal(_))), "{twice:?}");
+    assert_eq!(kept.versions(), [(1, VersionStatus::Active)]);
+}
+
+#[test]
+fn no_table_takes_a_number_that_is_none() {
+    let mut kept = Kept::new(quick());
+    let counters = kept.counters.clone();
+    let wrong = LearningEvent { improvement: f64::NAN, ..event(1) };
+    let stored = kept.store().learned(&[wrong], &counters);
+    assert!(stored.is_err(), "SQLite stores NaN as NULL, which the column refuses");
+    assert!(kept.reader().learning_events(None, 10).unwrap().is_empty());
+    // As JSON it would be null, which no reader of counters or states takes for a number.
+    let status: i64 = kept
+        .store()
+        .connection
+        .query_row(
+            "SELECT count(*) FROM model_versions WHERE status NOT IN
+                 ('training', 'active', 'deprecated', 'archived')",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_model_file_gives_the_model_back_or_is_corrupt() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut model = AgentPerformanceModel::new(Settings::default());
+    for number in 0..300 {
+        let outcome = Outcome {
+            latency_ms: Some(0.1),
+            quality: Some(0.3),
+            context: vec![("k\"é".to_owned(), Feature::Text("v\n".to_owned()))],
+            ..Outcome::new(format!("agent {}", number % 7), Status::ALL[number % 6])
+        };
+        model.update(&outcome.on_task(format!("task {}", number % 5)));
+    }
+    let digest = write_model(directory.path(), "m.json", &model).unwrap();
+    assert_eq!(digest, model.digest());
+    let read =
+        |digest: &str| read_model(directory.path(), "m.json", digest, 77, Settings::default());
+    let restored = read(&digest).unwrap();
+    assert_eq!((restored.digest(), restored.sequence()), (digest.clone(), 77));
+    assert!(matches!(read("another"), Err(Error::Corrupt(_))));
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(names.len(), 1, "no temporary file is left");
+
+    let path = directory.path().join("m.json");
+    let bytes = fs::read(&path).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((&json["digest"], &json["learned_sequence"]), (&digest.into(), &300.into()));
+    let state = bytes.windows(8).position(|part| part == b"\"state\":").unwrap() + 8;
+    let digest = model.digest();
+    for place in (state..bytes.len() - 2).step_by(bytes.len() / 200) {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        let Err(Error::Corrupt(text)) = read(&digest) else {
+            panic!("byte {place} is not checked")
+        };
+        assert!(text.contains("m.json"), "{text}");
+    }
+    for damaged in [&bytes[..bytes.len() / 2], b"", b"{\"format\":2,\"state\":{},\"digest\":\"\"}"]
+    {
+        fs::write(&path, damaged).unwrap();
+        assert!(matches!(read(&digest), Err(Error::Corrupt(_))));
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(read(&digest), Err(Error::Corrupt(_))));
+}
+
+#[test]
+fn a_model_file_that_cannot_be_written_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = AgentPerformanceModel::new(Settings::default());
+    // A directory stands where the file should go.
+    fs::create_dir(directory.path().join("m.json")).unwrap();
+    let written = write_model(directory.path(), "m.json", &model);
+    assert!(matches!(written, Err(Error::Unavailable(_))), "{written:?}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// Appends 20,000 outcomes in rows of 10 under `options`, learning and saving as told; returns the
+/// oldest sequence still there. Time goes on by one second a row.
+fn oldest_after_pruning(
+    options: StoreOptions,
+    learned_until: u64,
+    saves_at: &[u64],
+    activations_at: &[u64],
+) -> (Kept, u64) {
+    let mut kept = Kept::new(options);
+    let mut saves = 0;
+    for row in 0..2_000_u64 {
+        kept.now_ms += 1_000;
+        kept.append(10 * row + 1..=10 * row + 10);
+        if kept.counters.last_sequence <= learned_until {
+            kept.counters.learned_sequence = kept.counters.last_sequence;
+        }
+        if saves_at.contains(&(10 * row)) {
+            saves += 1;
+            kept.save(saves);
+        }
+        if activations_at.contains(&(10 * row)) {
+            saves += 1;
+            kept.activate(1, saves);
+        }
+    }
+    let oldest = kept.oldest();
+    (kept, oldest)
+}
+
+#[test]
+fn the_journal_is_pruned_by_count_and_by_age() {
+    let options = StoreOptions { identities_max: 100, ..quick() };
+    let saves = [9_000, 19_000];
+    // Looked at every 1,024 outcomes, so up to that many more are there.
+    let by_count = StoreOptions { journal_outcomes_max: 12_000, ..options };
+    let (_, oldest) = oldest_after_pruning(by_count, u64::MAX, &saves, &[]);
+    assert!((20_000 - 12_000 - 1_030..=20_000 - 12_000 + 1).contains(&oldest), "{oldest}");
+    let by_age = StoreOptions { journal_age_max_ms: 1_200_000, ..options };
+    let (_, oldest) = oldest_after_pruning(by_age, u64::MAX, &saves, &[]);
+    assert!((20_000 - 12_000 - 1_030..=20_000 - 12_000 + 1).contains(&oldest), "{oldest}");
+    let (_, oldest) = oldest_after_pruning(options, u64::MAX, &saves, &[]);
+    assert_eq!(oldest, 1, "neither old nor too many");
+}
+
+#[test]
+fn pruning_spares_what_is_still_needed() {
+    #[track_caller]
+    fn check(identities_max: usize, learned_until: u64, saves_at: &[u64], needed: u64, slack: u64) {
+        let options = StoreOptions {
+            identities_max,
+            journal_outcomes_max: 10,
+            journal_age_max_ms: 0,
+            ..quick()
+        };
+        let (mut kept, oldest) = oldest_after_pruning(options, learned_until, saves_at, &[]);
+        assert!(oldest <= needed, "{oldest} was kept, {needed} is needed");
+        assert!(oldest + slack >= needed, "{oldest} is kept, {needed} would do");
+        // What is there is whole, and the window is full.
+        kept.reopen();
+        assert_eq!(kept.replayed(oldest - 1).unwrap().len() as u64, 20_000 - oldest + 1);
+        for number in [20_001 - identities_max as u64, 20_000] {
+            assert!(kept.store().is_known(identity(number)), "{number}");
+        }
+    }
+    let saves = [9_000, 15_000, 18_000];
+    // The older of the two newest restart points holds up to 15,010.
+    check(100, u64::MAX, &saves, 15_011, 1_030);
+    check(100, u64::MAX, &[9_000], 1, 0);
+    check(100, u64::MAX, &[], 1, 0);
+    check(8_000, u64::MAX, &saves, 12_001, 1_030);
+    check(100, 7_000, &saves, 7_001, 0);
+}
+
+#[test]
+fn activations_do_not_take_the_place_of_identities() {
+    let options = StoreOptions {
+        identities_max: 500,
+        journal_outcomes_max: 10,
+        journal_age_max_ms: 0,
+        ..quick()
+    };
+    let activations: Vec<u64> = (1_900..1_999).map(|row| 10 * row).collect();
+    let (mut kept, before) = oldest_after_pruning(options, u64::MAX, &[100], &activations);
+    let mut last = 20_000;
+    while kept.oldest() == before {
+        kept.append(last + 1..=last + 10);
+        last += 10;
+        kept.learn_all();
+        let number = kept.counters.last_version_number + 1;
+        kept.activate(1, number);
+    }
+    // Right after pruning, with many activations among the entries that were spared.
+    for _ in 0..2 {
+        let known = (1..=last).filter(|number| kept.store().is_known(identity(*number)));
+        assert_eq!(known.count(), 500);
+        kept.reopen();
+    }
+}
+
+#[test]
+fn readers_go_on_beside_the_writer_and_beside_each_other() {
+    let mut kept = Kept::new(quick());
+    let reader = kept.reader();
+    for number in 1..=20 {
+        kept.try_append(&[outcome(number)], &[letter("x")], &[], &[]).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let ids = reader.dead_letter_ids().unwrap();
+                    assert_eq!(ids.len() as u64, number);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_reader_of_nothing_says_that_it_cannot_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let reader = Reader::new(directory.path());
+    for _ in 0..10 {
+        // More often than there are places in the pool: a failure gives its place back.
+        let listed = reader.dead_letters(None, 1);
+        assert!(matches!(listed, Err(Error::Unavailable(_))), "{listed:?}");
+    }
+    Store::open(directory.path(), quick()).unwrap();
+    assert_eq!(reader.dead_letters(None, 1).unwrap(), []);
+}

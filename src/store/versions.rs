@@ -184,19 +184,23 @@ impl Store {
         Ok(())
     }
 
-    /// Takes back the rows of a save that failed.
+    /// Takes back the rows of a save that failed, and its file, if that was written.
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn abandon_version(&mut self, version_number: u64, counters: &Counters) -> Result<()> {
         let transaction = write(&mut self.connection)?;
+        let before = files(&transaction)?;
         execute(
             &transaction,
             "DELETE FROM model_versions WHERE version_number = ?1 AND status = 'training'",
             [to_sql(version_number)],
         )?;
+        let unused = unused_files(&transaction, before)?;
         counters.store(&transaction)?;
-        commit(transaction)
+        commit(transaction)?;
+        self.delete_files(&unused);
+        Ok(())
     }
 
     /// Records a checkpoint whose file is written, and lets go of the oldest.

@@ -1,0 +1,377 @@
+//! Measures what the README states: `cargo bench`.
+//!
+//! Everything that is compared runs in the same process run, in turn, because machines differ and
+//! are noisy: read the ratios. `BENCH_OUTCOMES` sets the size of the streams (default 1,000,000),
+//! `BENCH_ONLY` picks parts by name (import, http, predict, memory).
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use online_learning::config::Config;
+use online_learning::http::App;
+use online_learning::http::server::{Limits, Request, Response, Server};
+use online_learning::learner::LearnerOptions;
+use online_learning::model::{AgentPerformanceModel, Caps, Question, Settings, rank};
+use online_learning::outcome::{Outcome, Status};
+use online_learning::service::RealTimeModelUpdater;
+use online_learning::store::StoreOptions;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_online-learning");
+const ROUNDS: usize = 3;
+
+fn main() {
+    // cargo passes --bench; anything else is ignored, as other harnesses do.
+    let outcomes: usize = std::env::var("BENCH_OUTCOMES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1_000_000);
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let wanted = |part: &str| only.is_empty() || only.split(',').any(|name| name == part);
+    if wanted("import") {
+        bench_import(outcomes);
+    }
+    if wanted("http") {
+        bench_http(outcomes / 2);
+    }
+    if wanted("predict") {
+        bench_predictions();
+    }
+    if wanted("memory") {
+        bench_memory();
+    }
+}
+
+fn say(line: &str) {
+    // A benchmark that nobody reads may as well end.
+    writeln!(std::io::stdout(), "{line}").expect("standard output is open");
+}
+
+/// A stream over `agents` x `task_types` cells, every cell at least once where it is long enough.
+fn stream(outcomes: usize, agents: usize, task_types: usize) -> String {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+    let mut text = String::with_capacity(outcomes * 230);
+    for number in 0..outcomes {
+        let cell = number % (agents * task_types);
+        let (agent, task) = (cell % agents, cell / agents);
+        let status = if rng.random() { "success" } else { "failure" };
+        let complexity = if rng.random() { "low" } else { "high" };
+        let (latency, quality, domain) =
+            (rng.random_range(100..5_000), rng.random_range(10..99), rng.random_range(0..8));
+        writeln!(
+            text,
+            "{{\"event_id\":\"e{number}\",\"agent_name\":\"agent-{agent}\",\
+             \"task_type\":\"task-{task}\",\"status\":\"{status}\",\"latency_ms\":{latency},\
+             \"quality_score\":0.{quality},\"cost_estimate\":0.01,\
+             \"context\":{{\"complexity\":\"{complexity}\",\"domain\":\"d{domain}\"}},\
+             \"timestamp\":\"2026-11-01T10:00:00\"}}"
+        )
+        .expect("writing to a String can't fail");
+    }
+    text
+}
+
+fn program(directory: &Path, batch: usize) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .env("MODEL_STORAGE_PATH", directory)
+        .env("MODEL_BATCH_SIZE", batch.to_string())
+        .env("MAX_AGENTS", "2000")
+        .env("MAX_TASK_TYPES", "2000")
+        .env("MAX_CELLS", "2000000")
+        .stdout(Stdio::piped());
+    command
+}
+
+fn bench_import(outcomes: usize) {
+    let home = tempfile::tempdir().expect("there is room for temporary files");
+    let small = home.path().join("small.jsonl");
+    let large = home.path().join("large.jsonl");
+    std::fs::write(&small, stream(outcomes, 100, 10)).expect("there is room");
+    std::fs::write(&large, stream(outcomes, 1_000, 1_000)).expect("there is room");
+    say(&format!("import of {outcomes} outcomes, durable (a process each, start to end):"));
+    let mut run = |file: &Path, batch: usize| {
+        let directory = tempfile::tempdir_in(home.path()).expect("there is room");
+        let started = Instant::now();
+        let output = program(directory.path(), batch)
+            .arg("import")
+            .arg(file)
+            .output()
+            .expect("the program runs");
+        let seconds = started.elapsed().as_secs_f64();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.starts_with(&format!("accepted={outcomes} ")), "{said}");
+        rate(outcomes, seconds)
+    };
+    for batch in [10, 1_000] {
+        let mut small_rates = Vec::new();
+        let mut large_rates = Vec::new();
+        for _ in 0..ROUNDS {
+            small_rates.push(run(&small, batch));
+            large_rates.push(run(&large, batch));
+        }
+        let (small_rate, large_rate) = (median(small_rates), median(large_rates));
+        say(&format!(
+            "  batch size {batch:>5}: 1,000 cells {small_rate:>9.0}/s   1,000,000 cells \
+             {large_rate:>9.0}/s   ratio {:.2}",
+            small_rate / large_rate
+        ));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a benchmark's counts are small")]
+fn rate(count: usize, seconds: f64) -> f64 {
+    count as f64 / seconds
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn bench_http(outcomes: usize) {
+    const LINES: usize = 5_000;
+    const CONNECTIONS: usize = 2;
+    let text = stream(outcomes, 100, 10);
+    let lines: Vec<&str> = text.lines().collect();
+    let bodies: Vec<String> = lines.chunks(LINES).map(|lines| lines.join("\n")).collect();
+    say(&format!(
+        "HTTP NDJSON, {outcomes} outcomes in bodies of {LINES} lines, {CONNECTIONS} connections, \
+         until learned:"
+    ));
+    for batch in [10, 1_000] {
+        let home = tempfile::tempdir().expect("there is room");
+        let address = free_address();
+        let mut service = program(home.path(), batch)
+            .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
+            .spawn()
+            .expect("the program runs");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "the service did not start");
+            std::thread::yield_now();
+        }
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for connection in 0..CONNECTIONS {
+                let bodies = &bodies;
+                scope.spawn(move || {
+                    let mut client = Client::connect(address);
+                    for body in bodies.iter().skip(connection).step_by(CONNECTIONS) {
+                        let status = client.post(
+                            "/api/learning/outcomes",
+                            "application/x-ndjson",
+                            body.as_bytes(),
+                        );
+                        assert_eq!(status, 202);
+                    }
+                });
+            }
+        });
+        let mut client = Client::connect(address);
+        let status = client.post("/api/learning/outcomes?wait=true", "application/x-ndjson", b"");
+        assert_eq!(status, 200);
+        let rate = rate(outcomes, started.elapsed().as_secs_f64());
+        say(&format!("  batch size {batch:>5}: {rate:>9.0}/s"));
+        service.kill().expect("it is our child");
+        service.wait().expect("it is our child");
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    listener.local_addr().expect("it is bound")
+}
+
+/// A keep-alive connection.
+struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the service listens");
+        stream.set_nodelay(true).expect("it is a TCP socket");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    fn post(&mut self, path: &str, media: &str, body: &[u8]) -> u16 {
+        let mut request = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media}\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend(body);
+        self.stream.get_mut().write_all(&request).expect("the service reads");
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("the service answers");
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        let mut length = 0;
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).expect("the service answers");
+            if line == "\r\n" {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("the whole answer comes");
+        status
+    }
+}
+
+fn learned(agents: usize) -> Vec<Outcome> {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(2);
+    (0..agents * 200)
+        .map(|number| {
+            let success = rng.random::<f64>()
+                < 0.5 + 0.04 * f64::from(u8::try_from(number % 10).unwrap_or(0));
+            let status = if success { Status::Success } else { Status::Failure };
+            Outcome::new(format!("agent-{}", number % agents), status).on_task("code_review")
+        })
+        .collect()
+}
+
+fn bench_predictions() {
+    const REQUESTS: usize = 40_000;
+    const THREADS: usize = 2;
+    let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
+
+    let mut model = AgentPerformanceModel::new(Settings::default());
+    for outcome in learned(10) {
+        model.update(&outcome);
+    }
+    let context = Vec::new();
+    let question = Question {
+        tenant: "default",
+        task_type: Some("code_review"),
+        context: &context,
+        candidates: None,
+        exclude: &[],
+    };
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
+    let times = 200_000;
+    let started = Instant::now();
+    let mut picked = 0;
+    for _ in 0..times {
+        picked += rank(&model.standings(&question), true, &mut rng)[0].standing;
+    }
+    let micros = started.elapsed().as_secs_f64() * 1e6 / f64::from(times);
+    assert!(picked > 0);
+    say(&format!("prediction in process, 10 agents, without propensity: {micros:.2} us"));
+
+    let home = tempfile::tempdir().expect("there is room");
+    let updater = RealTimeModelUpdater::start(
+        home.path(),
+        StoreOptions::default(),
+        LearnerOptions::default(),
+    )
+    .expect("the directory is new");
+    updater.submit(learned(10)).expect("the queue is empty");
+    updater.flush().expect("the learner runs");
+    let path = home.path().display().to_string();
+    let config = Config::resolve(|name| (name == "MODEL_STORAGE_PATH").then(|| path.clone()))
+        .expect("the defaults are allowed");
+    let (_stop_tx, stop_rx) = crossbeam_channel::bounded(0);
+    let app = Arc::new(App::new(&config, updater.inbox(), updater.shared(), stop_rx));
+    let bare = |request: &mut Request<'_>| {
+        let body = request.read_body(1 << 20).map(|body| body.len());
+        assert!(body.is_ok());
+        Response::json(200, vec![b' '; 60])
+    };
+    let address = "127.0.0.1:0".parse().expect("it is an address");
+    let bare_server = Server::bind(address, Limits::default()).expect("a port is free");
+    let server = Server::bind(address, Limits::default()).expect("a port is free");
+    let (bare_address, full_address) = (bare_server.local_addr(), server.local_addr());
+    let bare_handle = bare_server.spawn(bare).expect("threads can be started");
+    let handle = server.spawn(move |request| app.handle(request)).expect("threads can be started");
+
+    let play = |address: SocketAddr| {
+        let started = Instant::now();
+        let mut latencies: Vec<f64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    scope.spawn(move || {
+                        let mut client = Client::connect(address);
+                        (0..REQUESTS / THREADS)
+                            .map(|_| {
+                                let sent = Instant::now();
+                                let status = client.post(
+                                    "/api/learning/predict/agent-selection",
+                                    "application/json",
+                                    body,
+                                );
+                                assert_eq!(status, 200);
+                                sent.elapsed().as_secs_f64() * 1e6
+                            })
+                            .collect::<Vec<f64>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let seconds = started.elapsed().as_secs_f64();
+        latencies.sort_by(f64::total_cmp);
+        let (p50, p99) = (latencies[REQUESTS / 2], latencies[REQUESTS * 99 / 100]);
+        (rate(REQUESTS, seconds), p50, p99)
+    };
+    say(&format!("HTTP keep-alive, {THREADS} connections, 10 agents, {ROUNDS} rounds in turn:"));
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let (bare_rate, bare_p50, bare_p99) = play(bare_address);
+        let (rate, p50, p99) = play(full_address);
+        ratios.push(rate / bare_rate);
+        say(&format!(
+            "  bare handler {bare_rate:>7.0}/s p50 {bare_p50:>4.0} us p99 {bare_p99:>4.0} us   \
+             prediction {rate:>7.0}/s p50 {p50:>4.0} us p99 {p99:>4.0} us   ratio {:.2}",
+            rate / bare_rate
+        ));
+    }
+    say(&format!("  median ratio {:.2}", median(ratios)));
+    assert!(bare_handle.stop(Duration::from_secs(5)) && handle.stop(Duration::from_secs(5)));
+    updater.stop().expect("nothing failed");
+}
+
+fn bench_memory() {
+    for (agents, task_types) in [(100, 10), (1_000, 1_000)] {
+        // A process each, so that one does not use what the other freed.
+        let home = tempfile::tempdir().expect("there is room");
+        let file = home.path().join("stream.jsonl");
+        let cells = agents * task_types;
+        std::fs::write(&file, stream(cells, agents, task_types)).expect("there is room");
+        let directory = home.path().join("models");
+        let imported = program(&directory, 1_000).arg("import").arg(&file).output();
+        assert!(imported.expect("the program runs").status.success());
+        let address = free_address();
+        let mut service = program(&directory, 1_000)
+            .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
+            .spawn()
+            .expect("the program runs");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "the service did not start");
+            std::thread::yield_now();
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", service.id()));
+        let resident = status.ok().and_then(|status| {
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        let shown = resident.map_or("unknown".to_owned(), |kib| format!("{} MiB", kib / 1_024));
+        say(&format!("memory of a service restarted with {cells} cells: {shown}"));
+        service.kill().expect("it is our child");
+        service.wait().expect("it is our child");
+    }
+    let caps = Caps::default();
+    say(&format!("(default caps: {} cells in all)", caps.cells));
+}
