@@ -259,8 +259,10 @@ impl Command {
             }
             Self::Simulate(plan) => simulate::play(&plan, out),
             Self::Completions(shell) => {
-                clap_complete::generate(shell, &mut command(), "online-learning", out);
-                Ok(())
+                // Into memory, because clap_complete panics when nobody reads.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut command(), "online-learning", &mut script);
+                out.write_all(&script).map_err(gone)
             }
         }
     }

@@ -168,6 +168,9 @@ impl Config {
             "normal" => Synchronous::Normal,
             _ => return Err(source.wrong("SQLITE_SYNCHRONOUS", "full or normal")),
         };
+        if !["auto", "always", "never"].contains(&source.text("LOG_STYLE").as_str()) {
+            return Err(source.wrong("LOG_STYLE", "auto, always or never"));
+        }
         let caps = Caps {
             tenants: source.number("MAX_TENANTS", 1, 100_000)?,
             agents_per_tenant: source.number("MAX_AGENTS", 1, 10_000_000)?,
@@ -322,6 +325,7 @@ mod tests {
         check_wrong("LISTEN_ADDR", "8000", "an address and a port");
         check_wrong("MODEL_PRIOR_ALPHA", "-1", "a number from 0.001");
         check_wrong("SQLITE_SYNCHRONOUS", "off", "full or normal");
+        check_wrong("LOG_STYLE", "purple", "auto, always or never");
         check_wrong("MODEL_VERSIONS_MAX", "1", "a whole number from 2");
         check_wrong("INTEGRITY_CHECK", "maybe", "true or false");
         check_wrong("ENABLE_KAFKA", "maybe", "true or false");

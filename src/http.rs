@@ -337,17 +337,17 @@ fn json_object(request: &mut Request<'_>) -> std::result::Result<Map<String, Val
     }
 }
 
-/// A page of a list: `{"<name>": [...], "next_before": ...}`.
+/// A page of a list: `{"<name>": [...], "next_before": ...}`. `items` holds one more than `limit`
+/// where there are more.
 fn page<T: Serialize>(
     name: &str,
-    items: &[T],
+    mut items: Vec<T>,
     limit: u32,
-    next_before: impl FnOnce(&T) -> Value,
+    id: impl FnOnce(&T) -> Value,
 ) -> Response {
-    let next = match items.last() {
-        Some(last) if items.len() == limit as usize => next_before(last),
-        _ => Value::Null,
-    };
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = items.last().filter(|_| more).map_or(Value::Null, id);
     json_response(200, &json!({name: items, "next_before": next}))
 }
 

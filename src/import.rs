@@ -27,6 +27,8 @@ const PART_BYTES: usize = 4 * 1024 * 1024;
 const PARTS_UNDER_WAY: usize = 6;
 /// Pause between lines of progress where there is no terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// What some editors and spreadsheets begin a UTF-8 file with; no part of the first line.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What an import brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -172,12 +174,15 @@ fn write_identified(body: &mut Vec<u8>, number: u64, line: &[u8]) {
         made_up = true;
         String::new()
     });
-    match line.split_first() {
-        Some((b'{', rest)) if parsed.is_ok() && made_up => {
-            body.extend(b"{\"event_id\":\"");
-            body.extend(identity(number, line).as_bytes());
-            body.extend(b"\",");
-            body.extend(rest);
+    match line.strip_suffix(b"}") {
+        Some(event) if parsed.is_ok() && made_up => {
+            let identity = identity(number, line);
+            body.extend(event);
+            // At the end, where it wins over an empty one; in an envelope the last two are looked at.
+            let fields = format!(
+                ",\"event_id\":\"{identity}\",\"source\":\"import\",\"id\":\"{identity}\"}}"
+            );
+            body.extend(fields.as_bytes());
         }
         _ => body.extend(line),
     }
@@ -243,7 +248,10 @@ impl Source {
             Box::new(BufReader::with_capacity(1 << 16, progress.watch(input)));
         // JSON Lines begin with an object; anything else is the header of a table.
         let start = input.fill_buf().map_err(|error| broken(&error))?;
-        let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+        if start.starts_with(BYTE_ORDER_MARK) {
+            input.consume(BYTE_ORDER_MARK.len());
+        }
+        let start = input.fill_buf().map_err(|error| broken(&error))?.trim_ascii_start();
         let is_table = match file.extension().and_then(|extension| extension.to_str()) {
             Some("csv") => true,
             Some("jsonl" | "ndjson" | "json") => false,
@@ -295,16 +303,30 @@ impl Source {
                 }
             }
             Format::Table { reader, header } => {
-                let mut row = csv::StringRecord::new();
+                let mut row = csv::ByteRecord::new();
                 while !part.is_full() {
                     let more = reader
-                        .read_record(&mut row)
+                        .read_byte_record(&mut row)
                         .map_err(|error| broken(self.number + 2, &error))?;
                     if !more {
                         break;
                     }
                     self.number += 1;
-                    part.push(self.number, row_as_json(header, &row).to_string().as_bytes());
+                    match csv::StringRecord::from_byte_record(std::mem::take(&mut row)) {
+                        Ok(row) => {
+                            let event = row_as_json(header, &row).to_string();
+                            part.push(self.number, event.as_bytes());
+                        }
+                        // Refused as a record, as such a line of JSON Lines is.
+                        Err(error) => {
+                            let fields = error.into_byte_record();
+                            let mut line = fields.iter().collect::<Vec<_>>().join(&b',');
+                            line.iter_mut()
+                                .filter(|byte| **byte == b'\n')
+                                .for_each(|byte| *byte = b' ');
+                            part.push(self.number, &line);
+                        }
+                    }
                 }
             }
         }
@@ -455,6 +477,11 @@ mod tests {
     fn only_lines_without_an_identity_get_one() {
         check_identified(r#"{"agent_name":"a","status":"success"}"#, false);
         check_identified(r#"{"event_id":null,"agent_name":"a","status":"success"}"#, false);
+        check_identified(r#"{"event_id":"","agent_name":"a","status":"success"}"#, false);
+        check_identified(
+            r#"{"specversion":"1.0","data":{"agent_name":"a","status":"success"}}"#,
+            false,
+        );
         check_identified(r#"{"event_id":"1","agent_name":"a","status":"success"}"#, true);
         check_identified(r#"{"run_id":"1","agent_name":"a","status":"success"}"#, true);
     }

@@ -21,14 +21,14 @@ impl App {
     pub(super) fn learning_events(&self, request: &Request<'_>) -> Answer {
         let query = Query::of(request);
         let limit = query.limit()?;
-        let events = self.reader.learning_events(query.before()?, limit)?;
-        Ok(page("events", &events, limit, |last| Value::from(last.id.clone())))
+        let events = self.reader.learning_events(query.before()?, limit + 1)?;
+        Ok(page("events", events, limit, |last| Value::from(last.id.clone())))
     }
 
     pub(super) fn dead_letters(&self, request: &Request<'_>) -> Answer {
         let query = Query::of(request);
         let limit = query.limit()?;
-        let letters = self.reader.dead_letters(query.before()?, limit)?;
+        let letters = self.reader.dead_letters(query.before()?, limit + 1)?;
         let items: Vec<Value> = letters
             .into_iter()
             .map(|letter| {
@@ -48,6 +48,6 @@ impl App {
                 })
             })
             .collect();
-        Ok(page("dead_letters", &items, limit, |last| last["id"].clone()))
+        Ok(page("dead_letters", items, limit, |last| last["id"].clone()))
     }
 }

@@ -75,8 +75,8 @@ impl App {
             None => None,
             Some(id) => Some(self.known_version(id)?.version_number),
         };
-        let versions = self.reader.versions(model_type, before, limit)?;
-        Ok(page("versions", &versions, limit, |last| Value::from(last.id.clone())))
+        let versions = self.reader.versions(model_type, before, limit + 1)?;
+        Ok(page("versions", versions, limit, |last| Value::from(last.id.clone())))
     }
 
     pub(super) fn save_models(&self, request: &mut Request<'_>) -> Answer {

@@ -44,7 +44,11 @@ impl AsRef<[u8]> for Shared {
 impl App {
     pub(super) fn outcomes(&self, request: &mut Request<'_>) -> Answer {
         let wait = Query::of(request).flag("wait")?;
-        let media = media_type(request);
+        let mut media = media_type(request);
+        if media.is_empty() && !request.has_body() {
+            // Nothing needs no type: with `?wait=true` a way to close the open micro-batch.
+            ND_JSON.clone_into(&mut media);
+        }
         if ![JSON, ND_JSON, CLOUD_EVENT, CLOUD_EVENTS].contains(&media.as_str()) {
             let allowed =
                 format!("{JSON}, {ND_JSON} (a line each), {CLOUD_EVENT} or {CLOUD_EVENTS}");
@@ -68,7 +72,7 @@ impl App {
     /// Closes the open micro-batch; whether all that was accepted is learned and visible.
     fn wait_until_learned(&self) -> bool {
         let (reply_tx, reply_rx) = bounded(1);
-        if self.inbox.try_send(Event::Flush(reply_tx)).is_err() {
+        if self.inbox.send(Event::Flush(reply_tx)).is_err() {
             return false;
         }
         crossbeam_channel::select! {

@@ -43,7 +43,7 @@ const DRAIN_MAX: u64 = 64 * 1024;
 /// Response bodies up to this size go out in the same write as the head.
 const COALESCE_MAX: usize = 16 * 1024;
 /// A closing connection discards at most this much input, for at most this long.
-const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Refused connections kept open for a moment so that their answer is not lost to a reset.
 const REFUSED_MAX: usize = 64;
