@@ -368,6 +368,11 @@ impl Learner {
             }
             Event::Save(reply) => {
                 self.close_batch(now)?;
+                if let Err(error) = self.all_is_learned() {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Err(error));
+                    return Ok(());
+                }
                 self.save(Some(reply), now)?;
             }
             Event::Activate { version_id, reply } => {
@@ -415,7 +420,26 @@ impl Learner {
     /// # Errors
     /// As [`Learner::settle`].
     pub fn on_deadline(&mut self, now: Now) -> Result<()> {
-        self.settle(now)
+        self.settle(now)?;
+        self.look_for_the_end_of_trouble(now)
+    }
+
+    /// After a refused append there may be nothing to try again, and senders who see the trouble
+    /// may stay away: a small write shows whether it has passed.
+    fn look_for_the_end_of_trouble(&mut self, now: Now) -> Result<()> {
+        if self.retry_at.is_some() || self.shared.trouble().is_none() {
+            return Ok(());
+        }
+        let counters = self.current_counters(now);
+        match self.store.learned(&[], &counters) {
+            Ok(()) => {
+                self.counters = counters;
+                self.shared.note(None);
+                Ok(())
+            }
+            Err(Error::Unavailable(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// When [`Learner::on_deadline`] has to be called at the latest.
@@ -694,6 +718,16 @@ impl Learner {
         Ok(())
     }
 
+    /// A version of less than what was accepted would lose the rest when it is activated.
+    fn all_is_learned(&self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Unavailable(
+            "accepted outcomes can't be learned at the moment: try again later".to_owned(),
+        ))
+    }
+
     /// Settles and learns everything that was accepted, the open micro-batch included.
     fn close_batch(&mut self, now: Now) -> Result<()> {
         if !self.group.is_empty() {
@@ -743,7 +777,7 @@ fn metrics_json(model: &AgentPerformanceModel) -> Arc<str> {
     let score: &Score = model.score();
     let total = model.total();
     format!(
-        "{{\"model_score\":{},\"improvement_rate\":{},\"success_rate\":{},\"samples\":{}}}",
+        "{{\"model_score\":{:?},\"improvement_rate\":{:?},\"success_rate\":{:?},\"samples\":{}}}",
         score.current(),
         score.improvement_rate(),
         total.success_rate(),

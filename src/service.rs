@@ -411,6 +411,8 @@ fn run_learner(
 pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     raise_descriptor_limit();
     let started = Instant::now();
+    // Before anybody can see that the service runs and stop it.
+    let signals = watch_signals()?;
     let limits = server::Limits {
         connections_max: config.http_connections_max,
         in_flight_body_bytes_max: config.http_body_bytes_max,
@@ -441,7 +443,6 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         .spawn(move |request| handler.handle(request))
         .map_err(|error| Error::Fatal(format!("can't start the HTTP server: {error}")))?;
     let http = Arc::new(http);
-    let signals = watch_signals()?;
     let health = Arc::new(Health::new());
     let (probe_stop_tx, probe_stop_rx) = bounded::<()>(0);
     let prober = {

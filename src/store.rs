@@ -46,6 +46,8 @@ const SCHEMA_VERSION: i32 = 1;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Closing leaves the write-ahead log as it is.
+const KEEP_LOG: DbConfig = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_BYTES_KEPT: u32 = 64 * 1024 * 1024;
 
@@ -238,8 +240,9 @@ impl Store {
 
     /// Moves the write-ahead log into the database, as the last thing before an orderly end.
     pub fn close(self) {
-        let truncated =
-            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let truncated = self.connection.set_db_config(KEEP_LOG, false).and_then(|_| {
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
         if let Err(error) = truncated {
             log::warn!("checkpoint=failed error=\"{error}\"");
         }
@@ -288,17 +291,18 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
         other => other,
     };
     let fresh = fs::metadata(path).map_or(true, |meta| meta.len() == 0);
+    // What a kill left in the log must stay there, should anything below or in the journal turn out
+    // to be wrong: closing would move it into the database, which an orderly end does by itself.
+    let has_log = fs::metadata(log_of(path)).is_ok_and(|meta| meta.len() > 0);
     let mut connection = Connection::open(path).map_err(at_start)?;
+    connection.set_db_config(KEEP_LOG, has_log).map_err(at_start)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(at_start)?;
     connection.set_prepared_statement_cache_capacity(64);
     let pragma = |connection: &Connection, name: &str| -> rusqlite::Result<i32> {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
     };
 
-    // Before anything is written: is this ours, and not of a newer program? If it is not, what a
-    // crash left in the log stays there, too.
-    let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-    connection.set_db_config(keep_log, true).map_err(at_start)?;
+    // Before anything is written: is this ours, and not of a newer program?
     let version = pragma(&connection, "user_version").map_err(at_start)?;
     let application = pragma(&connection, "application_id").map_err(at_start)?;
     // A crash between the switch to a write-ahead log and the first tables left a bare header.
@@ -349,16 +353,17 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;
     }
-    connection.set_db_config(keep_log, false).map_err(at_start)?;
     Ok(connection)
 }
 
-/// A database with a header and nothing in it. (SQLite takes whatever is shorter than any page for
-/// an empty database, too.)
+/// A database with a header and nothing in it, or with nothing at all, after what a crash had begun
+/// to write was rolled back. (SQLite takes whatever is shorter than any page for an empty database,
+/// too.)
 fn is_bare(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    Ok(tables == 0 && fs::metadata(path).is_ok_and(|meta| meta.len() >= 512))
+    let length = fs::metadata(path).map_or(0, |meta| meta.len());
+    Ok(tables == 0 && (length == 0 || length >= 512))
 }
 
 /// `Err(Ok(_))` is what the check found, `Err(Err(_))` that it could not be made.
@@ -380,6 +385,13 @@ fn check_integrity(
     let finding: String =
         connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0)).map_err(Err)?;
     if finding == "ok" { Ok(()) } else { Err(Ok(finding)) }
+}
+
+/// The write-ahead log that belongs to a database.
+fn log_of(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
 }
 
 fn open_read_only(path: &Path) -> Result<Connection> {

@@ -254,11 +254,7 @@ impl Learner {
 
     /// Goes on from a saved version's state. The micro-batch before it must be closed.
     pub(super) fn activate(&mut self, version_id: &str, now: Now) -> Result<SavedVersion> {
-        if !self.pending.is_empty() {
-            return Err(Error::Unavailable(
-                "accepted outcomes can't be learned at the moment: try again later".to_owned(),
-            ));
-        }
+        self.all_is_learned()?;
         let Some(asked) = self.store.version(version_id)? else {
             return Err(Error::NotFound(format!("there is no version {version_id:?}")));
         };

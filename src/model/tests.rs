@@ -1,5 +1,4 @@
 //! Properties of what is learned, and of what is recommended from it.
-#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 #![expect(clippy::float_cmp, reason = "equal means bit-equal here, unless `close` says otherwise")]
 #![expect(clippy::cast_precision_loss, reason = "test numbers are small")]
 
@@ -28,7 +27,9 @@ fn failure(agent: &str, task: &str) -> Outcome {
 
 fn learned(settings: Settings, outcomes: &[Outcome]) -> AgentPerformanceModel {
     let mut model = AgentPerformanceModel::new(settings);
-    outcomes.iter().for_each(|outcome| model.update(outcome));
+    for outcome in outcomes {
+        model.update(outcome);
+    }
     model
 }
 
@@ -420,10 +421,6 @@ fn a_standing_tells_samples_and_evidence() {
 
 #[test]
 fn candidates_and_exclusions_choose_who_competes() {
-    let model = learned(
-        Settings::default(),
-        &record(&[("a", "t", 1, 0), ("b", "t", 1, 0), ("c", "t", 1, 0)]),
-    );
     #[track_caller]
     fn check(
         model: &AgentPerformanceModel,
@@ -438,6 +435,10 @@ fn candidates_and_exclusions_choose_who_competes() {
             Question { candidates: candidates.as_deref(), exclude: &exclude, ..on_task("t") };
         assert_eq!(names(&model.standings(&question)), expected);
     }
+    let model = learned(
+        Settings::default(),
+        &record(&[("a", "t", 1, 0), ("b", "t", 1, 0), ("c", "t", 1, 0)]),
+    );
     check(&model, None, &[], &["a", "b", "c"]);
     check(&model, None, &["b", "unknown"], &["a", "c"]);
     check(&model, Some(&["c", "new", "a", "c"]), &[], &["a", "c", "new"]);

@@ -202,10 +202,15 @@ impl Store {
         };
         row.insert(&transaction, now_ms)?;
         super::versions::insert(&transaction, versions)?;
+        let before = super::versions::files(&transaction)?;
         super::versions::promote(&transaction, versions)?;
+        super::versions::archive(&transaction, options.versions_max)?;
+        let unused = super::versions::unused_files(&transaction, before)?;
         insert_events(&transaction, &[event], &options)?;
         counters.store(&transaction)?;
-        commit(transaction)
+        commit(transaction)?;
+        self.delete_files(&unused);
+        Ok(())
     }
 
     /// Hands the journal entries after `sequence`, up to `last_sequence`, to `visit`, in order and

@@ -1,5 +1,4 @@
 //! What is durable, what is refused to be opened, what is let go.
-#![expect(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 use std::collections::BTreeSet;
 
@@ -467,7 +466,7 @@ fn dead_letters_are_kept_whole_until_they_are_fed_back() {
 
     let fed_back = [older.id.clone(), "0000000000000099".to_owned()];
     kept.try_append(&[outcome(1)], &[], &fed_back, &[]).unwrap();
-    assert_eq!(reader.dead_letter_ids().unwrap(), [newer.id.clone()]);
+    assert_eq!(reader.dead_letter_ids().unwrap(), [&*newer.id]);
     assert_eq!(reader.dead_letter(&older.id).unwrap(), None);
 }
 
@@ -685,7 +684,7 @@ fn a_save_that_a_crash_cut_short_is_forgotten_with_its_file() {
     let mut kept = Kept::new(quick());
     kept.save(1);
     fs::write(kept.file("version-2.json"), b"{}").unwrap();
-    let counters = kept.counters.clone();
+    let counters = Counters { last_version_number: 2, ..kept.counters.clone() };
     kept.store().begin_version(&[version(2, 0, "version-2.json")], &counters).unwrap();
     kept.reopen();
     assert_eq!(kept.versions(), [(1, VersionStatus::Active)]);

@@ -237,7 +237,7 @@ impl Store {
     }
 
     /// Deletes model files that nothing names any more; one that stays is only reported.
-    fn delete_files(&self, names: &[String]) {
+    pub(super) fn delete_files(&self, names: &[String]) {
         for name in names {
             if let Err(error) = std::fs::remove_file(self.directory.join(name))
                 && error.kind() != std::io::ErrorKind::NotFound
@@ -247,12 +247,48 @@ impl Store {
         }
     }
 
-    /// A save that a crash cut short left its rows behind: they never become a version.
+    /// A save that a crash cut short left its rows behind, or a file that no row names: rows never
+    /// become a version, and files go. Files that this database can't have made stay.
     pub(super) fn forget_unfinished_saves(&mut self) -> Result<()> {
-        let before = files(&self.connection)?;
         execute(&self.connection, "DELETE FROM model_versions WHERE status = 'training'", [])?;
-        self.delete_files(&unused_files(&self.connection, before)?);
+        let (in_use, counters) = (files(&self.connection)?, self.counters()?);
+        let is_leftover = |name: &String| {
+            let Some(file) = ModelFileName::parse(name) else { return false };
+            let ours = match file.kind {
+                ModelFileKind::Version => file.number <= counters.last_version_number,
+                ModelFileKind::Checkpoint => file.number <= counters.last_sequence,
+            };
+            ours && !in_use.contains(name)
+        };
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return Ok(()) };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let leftovers: Vec<String> = names.filter(is_leftover).collect();
+        self.delete_files(&leftovers);
         Ok(())
+    }
+}
+
+enum ModelFileKind {
+    Version,
+    Checkpoint,
+}
+
+/// The name of a model's file, also of one that is not yet written whole.
+struct ModelFileName {
+    kind: ModelFileKind,
+    /// Of the version, or the journal entry up to which a checkpoint holds.
+    number: u64,
+}
+
+impl ModelFileName {
+    fn parse(name: &str) -> Option<Self> {
+        let name = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(".json")?;
+        let (kind, number) = match name.split_once('-')? {
+            ("version", number) => (ModelFileKind::Version, number),
+            ("checkpoint", number) => (ModelFileKind::Checkpoint, number),
+            _ => return None,
+        };
+        Some(Self { kind, number: number.parse().ok()? })
     }
 }
 
@@ -301,7 +337,7 @@ pub(super) fn promote(connection: &Connection, versions: &[ModelVersion]) -> Res
     Ok(())
 }
 
-fn archive(connection: &Connection, versions_max: u64) -> Result<()> {
+pub(super) fn archive(connection: &Connection, versions_max: u64) -> Result<()> {
     execute(
         connection,
         "UPDATE model_versions SET status = 'archived'
@@ -320,7 +356,7 @@ fn archive(connection: &Connection, versions_max: u64) -> Result<()> {
     Ok(())
 }
 
-fn files(connection: &Connection) -> Result<Vec<String>> {
+pub(super) fn files(connection: &Connection) -> Result<Vec<String>> {
     query(
         connection,
         "SELECT model_file_path FROM checkpoints
@@ -330,7 +366,7 @@ fn files(connection: &Connection) -> Result<Vec<String>> {
     )
 }
 
-fn unused_files(connection: &Connection, before: Vec<String>) -> Result<Vec<String>> {
+pub(super) fn unused_files(connection: &Connection, before: Vec<String>) -> Result<Vec<String>> {
     let after = files(connection)?;
     Ok(before.into_iter().filter(|file| !after.contains(file)).collect())
 }
