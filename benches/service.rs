@@ -24,7 +24,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_online-learning");
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 fn main() {
     // cargo passes --bench; anything else is ignored, as other harnesses do.
@@ -96,7 +96,7 @@ fn bench_import(outcomes: usize) {
     std::fs::write(&small, stream(outcomes, 100, 10)).expect("there is room");
     std::fs::write(&large, stream(outcomes, 1_000, 1_000)).expect("there is room");
     say(&format!("import of {outcomes} outcomes, durable (a process each, start to end):"));
-    let mut run = |file: &Path, batch: usize| {
+    let run = |file: &Path, batch: usize| {
         let directory = tempfile::tempdir_in(home.path()).expect("there is room");
         let started = Instant::now();
         let output = program(directory.path(), batch)
@@ -152,11 +152,7 @@ fn bench_http(outcomes: usize) {
             .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
             .spawn()
             .expect("the program runs");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "the service did not start");
-            std::thread::yield_now();
-        }
+        wait_until_ready(address);
         let started = Instant::now();
         std::thread::scope(|scope| {
             for connection in 0..CONNECTIONS {
@@ -187,6 +183,15 @@ fn bench_http(outcomes: usize) {
 fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     listener.local_addr().expect("it is bound")
+}
+
+fn wait_until_ready(address: SocketAddr) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    // The port is bound before the model is restored: a connection alone says little.
+    while !online_learning::client::is_alive(address, Duration::from_secs(30)) {
+        assert!(Instant::now() < deadline, "the service did not start");
+        std::thread::yield_now();
+    }
 }
 
 /// A keep-alive connection.
@@ -243,7 +248,7 @@ fn learned(agents: usize) -> Vec<Outcome> {
 }
 
 fn bench_predictions() {
-    const REQUESTS: usize = 40_000;
+    const REQUESTS: usize = 100_000;
     const THREADS: usize = 2;
     let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
 
@@ -357,11 +362,7 @@ fn bench_memory() {
             .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
             .spawn()
             .expect("the program runs");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "the service did not start");
-            std::thread::yield_now();
-        }
+        wait_until_ready(address);
         let status = std::fs::read_to_string(format!("/proc/{}/status", service.id()));
         let resident = status.ok().and_then(|status| {
             let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

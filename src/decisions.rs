@@ -20,7 +20,7 @@ pub struct Decision {
     pub task_type: Option<String>,
     /// The context of the question.
     pub context: Context,
-    /// The request in canonical form, to tell a repetition from another request.
+    /// The request's body, to tell a repetition from another request.
     pub request: Vec<u8>,
     /// The answer's body.
     pub answer: Vec<u8>,
@@ -56,20 +56,24 @@ impl Decisions {
     /// Remembers a decision, unless there is one with this id, and returns the one that stands.
     pub fn remember(&self, tenant: &str, id: &str, decision: Decision) -> Arc<Decision> {
         let key = Arc::new((tenant.to_owned(), id.to_owned()));
+        let decision = Arc::new(decision);
+        // Freed after the lock is released, which every prediction takes.
+        let mut forgotten = Vec::new();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = inner.by_id.get(&key) {
             return known.clone();
         }
-        let decision = Arc::new(decision);
         inner.bytes += decision.bytes();
         inner.by_id.insert(key.clone(), decision.clone());
         inner.order.push_back(key);
         while inner.order.len() > DECISIONS_MAX || inner.bytes > BYTES_MAX {
             let Some(oldest) = inner.order.pop_front() else { break };
-            if let Some(forgotten) = inner.by_id.remove(&oldest) {
-                inner.bytes -= forgotten.bytes();
+            if let Some(removed) = inner.by_id.remove_entry(&oldest) {
+                inner.bytes -= removed.1.bytes();
+                forgotten.push(removed);
             }
         }
+        drop(inner);
         decision
     }
 

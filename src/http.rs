@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
+use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -174,8 +175,10 @@ fn problem(status: u16, pointer: &str, detail: &str) -> Response {
 }
 
 fn json_response(status: u16, body: &impl Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(body) => Response::json(status, body),
+    // Most answers fit without growing.
+    let mut json = Vec::with_capacity(1_024);
+    match serde_json::to_writer(&mut json, body) {
+        Ok(()) => Response::json(status, json),
         Err(error) => {
             log::error!("answer=failed error=\"{error}\"");
             Response::problem(500, "the answer has no JSON form")
@@ -318,23 +321,35 @@ fn unsupported_media_type(seen: &str, allowed: &str) -> Failure {
     Failure(Response::problem(415, detail))
 }
 
-/// The JSON object of a request's body; an empty one when there is no body.
-fn json_object(request: &mut Request<'_>) -> std::result::Result<Map<String, Value>, Failure> {
+/// The body of a request that takes JSON; `None` when there is none.
+fn json_body(request: &mut Request<'_>) -> std::result::Result<Option<server::Body>, Failure> {
     if !request.has_body() {
-        return Ok(Map::new());
+        return Ok(None);
     }
     let media = media_type(request);
     if media != JSON {
         return Err(unsupported_media_type(&media, JSON));
     }
-    let body = request.read_body(BODY_BYTES_MAX).map_err(|error| Failure(error.into()))?;
-    match serde_json::from_slice(&body) {
+    request.read_body(BODY_BYTES_MAX).map(Some).map_err(|error| Failure(error.into()))
+}
+
+/// The JSON object of a body; an empty one without a body.
+fn json_object(body: Option<&[u8]>) -> std::result::Result<Map<String, Value>, Failure> {
+    match serde_json::from_slice(body.unwrap_or(b"{}")) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::invalid("", "the body is JSON, but allowed is an object").into()),
         Err(error) => {
             Err(Failure(Response::problem(400, format!("the body is not JSON: {error}"))))
         }
     }
+}
+
+/// A new `UUIDv7` (RFC 9562, section 5.7). The uuid crate's own generator asks the system for random
+/// bytes each time.
+fn new_id(unix_ms: i64) -> String {
+    let random: [u8; 10] = rand::rng().random();
+    let unix_ms = u64::try_from(unix_ms).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().to_string()
 }
 
 /// A page of a list: `{"<name>": [...], "next_before": ...}`. `items` holds one more than `limit`

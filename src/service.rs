@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use rand::RngExt;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::Config;
@@ -269,7 +270,7 @@ impl RealTimeModelUpdater {
         let nothing: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new([0_u8; 0]);
         self.inbox.submit(outcomes.into_iter().map(|mut outcome| {
             if outcome.identity == [0; 16] {
-                outcome.identity = uuid::Uuid::now_v7().into_bytes();
+                outcome.identity = rand::rng().random();
             }
             Record {
                 content: Ok(outcome),

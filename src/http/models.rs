@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::server::Request;
-use super::{Answer, App, Query, json_object, json_response, page};
+use super::{Answer, App, Query, json_body, json_object, json_response, page};
 use crate::error::{Error, Result};
 use crate::learner::{Event, MODEL_TYPES, SavedVersion};
 use crate::model::AgentPerformanceModel;
@@ -80,14 +80,14 @@ impl App {
     }
 
     pub(super) fn save_models(&self, request: &mut Request<'_>) -> Answer {
-        json_object(request)?;
+        json_object(json_body(request)?.as_deref())?;
         let saved = self.inbox.ask(Event::Save)?;
         Ok(json_response(200, &version_json("saved", &saved)))
     }
 
     pub(super) fn activate(&self, model_type: &str, id: &str, request: &mut Request<'_>) -> Answer {
         known_type(model_type)?;
-        json_object(request)?;
+        json_object(json_body(request)?.as_deref())?;
         if self.known_version(id)?.model_type != model_type {
             let text = format!("there is no version {id:?} of {model_type}");
             return Err(Error::NotFound(text).into());

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::server::{Request, Response};
 use super::{
-    Answer, App, Failure, JSON, Query, json_object, json_response, media_type,
+    Answer, App, Failure, JSON, Query, json_body, json_object, json_response, media_type, new_id,
     unsupported_media_type,
 };
 use crate::error::{Error, Result};
@@ -83,7 +83,8 @@ impl App {
     }
 
     pub(super) fn replay_dead_letters(&self, request: &mut Request<'_>) -> Answer {
-        let body = json_object(request)?;
+        let body = json_body(request)?;
+        let body = json_object(body.as_deref())?;
         let ids = match replay_ids(&body)? {
             Some(ids) => ids,
             None => self.reader.dead_letter_ids()?,
@@ -244,7 +245,7 @@ fn array_records(
 }
 
 fn record(payload: Payload, now_ms: i64) -> Record {
-    Record::read(payload, "http", now_ms, || format!("http:{}", uuid::Uuid::now_v7()))
+    Record::read(payload, "http", now_ms, || format!("http:{}", new_id(now_ms)))
 }
 
 /// A dead letter on its way back in, under the identity of its first arrival.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::server::{Request, Response};
-use super::{Answer, App, Failure, json_object, json_response};
+use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::Decision;
 use crate::error::{Error, Result};
 use crate::learner::Now;
@@ -33,7 +33,7 @@ const CACHED_STANDINGS_MAX: usize = 50_000;
 const CACHED_NAMES_MAX: usize = 64;
 
 /// A request for a prediction, checked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq)]
 struct Prediction {
     tenant_id: String,
     task_type: Option<String>,
@@ -44,7 +44,6 @@ struct Prediction {
     explore: bool,
     seed: Option<u64>,
     explain: bool,
-    #[serde(skip)]
     decision_id: Option<String>,
 }
 
@@ -185,14 +184,17 @@ struct Answered {
     intervals: Vec<OnceLock<Option<[f64; 2]>>>,
     propensities: OnceLock<Vec<f64>>,
     best_expected: Option<usize>,
+    /// Of the snapshot.
+    model_score: f64,
 }
 
 impl Answered {
-    fn new(standings: Vec<Standing>) -> Self {
+    fn new(standings: Vec<Standing>, model_score: f64) -> Self {
         Self {
             intervals: standings.iter().map(|_| OnceLock::new()).collect(),
             best_expected: best_expected(&standings),
             propensities: OnceLock::new(),
+            model_score,
             standings,
         }
     }
@@ -238,7 +240,10 @@ struct Cached {
 
 impl Questions {
     fn answer(&self, model: &AgentPerformanceModel, prediction: &Prediction) -> Arc<Answered> {
-        let compute = || Arc::new(Answered::new(model.standings(&prediction.question())));
+        let compute = || {
+            let standings = model.standings(&prediction.question());
+            Arc::new(Answered::new(standings, model.score().current()))
+        };
         let candidates = prediction.candidates.as_ref().map_or(0, Vec::len);
         if candidates + prediction.exclude.len() > CACHED_NAMES_MAX {
             return compute();
@@ -275,15 +280,13 @@ impl Questions {
 
 impl App {
     pub(super) fn predict_agent_selection(&self, request: &mut Request<'_>) -> Answer {
-        let prediction = Prediction::of(&json_object(request)?)?;
-        let canonical = |prediction: &Prediction| {
-            serde_json::to_vec(prediction).expect("a prediction always has a JSON form")
-        };
+        let body = json_body(request)?;
+        let prediction = Prediction::of(&json_object(body.as_deref())?)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
             && let Some(known) = self.shared.decisions.get(tenant, id)
         {
-            return repeated(id, &known, &canonical(&prediction));
+            return repeated(&known, &prediction);
         }
 
         let model = self.shared.model();
@@ -296,7 +299,7 @@ impl App {
         let now = Now::read();
         let decision_id = match &prediction.decision_id {
             Some(id) => id.clone(),
-            None => uuid::Uuid::now_v7().to_string(),
+            None => new_id(now.unix_ms),
         };
         let recommendations = ranked.iter().enumerate().map(|(place, recommendation)| {
             let index = recommendation.standing;
@@ -315,36 +318,38 @@ impl App {
                     .then(|| model.explain(&prediction.question(), &standing.agent)),
             }
         });
-        let body = AnswerBody {
+        let answer = AnswerBody {
             recommendations: recommendations.collect(),
-            model_score: model.score().current(),
+            model_score: answered.model_score,
             timestamp: format_time(now.unix_ms),
             decision_id: &decision_id,
             model_version: model.sequence(),
             strategy: model.settings().strategy.as_str(),
         };
-        let response = json_response(200, &body);
+        let response = json_response(200, &answer);
         let decision = Decision {
-            request: canonical(&prediction),
+            request: body.as_deref().unwrap_or_default().to_vec(),
             answer: response.body.clone(),
             task_type: prediction.task_type.clone(),
             context: prediction.context.clone(),
         };
-        let given = prediction.decision_id.is_some().then(|| decision.request.clone());
         let stands = self.shared.decisions.remember(tenant, &decision_id, decision);
-        match given {
-            // Two requests with the same id at the same time: the first one answers both.
-            Some(request) => repeated(&decision_id, &stands, &request),
-            None => Ok(response),
+        if prediction.decision_id.is_none() {
+            return Ok(response);
         }
+        // Two requests with the same id at the same time: the first one answers both.
+        repeated(&stands, &prediction)
     }
 }
 
 /// The answer of a decision that was made before, if this is the same question.
-fn repeated(id: &str, known: &Decision, request: &[u8]) -> Answer {
-    if known.request == request {
+fn repeated(known: &Decision, prediction: &Prediction) -> Answer {
+    // One that was given no id was answered under a new one.
+    let first = Prediction::of(&json_object(Some(&known.request))?)?;
+    if (Prediction { decision_id: prediction.decision_id.clone(), ..first }) == *prediction {
         return Ok(Response::json(200, known.answer.clone()));
     }
+    let id = prediction.decision_id.as_deref().unwrap_or_default();
     let text = format!("decision_id {id:?} was given before, with another request");
     Err(Failure::from(Error::Conflict(text)))
 }

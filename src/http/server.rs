@@ -1420,7 +1420,6 @@ fn reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
     use std::io::{BufRead, BufReader};
     use std::net::Ipv4Addr;
