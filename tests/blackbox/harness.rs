@@ -1,8 +1,8 @@
 //! Starts the real program on a free port with a state directory of its own, waits until it is
 //! ready, kills it at the end.
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -68,7 +68,7 @@ impl Setup {
     }
 
     /// Adds an environment variable.
-    pub(crate) fn with(mut self, variable: &str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, variable: &str, value: impl std::fmt::Display) -> Self {
         self.settings.push((variable.to_owned(), value.to_string()));
         self
     }
@@ -213,6 +213,17 @@ impl Service {
         model["digest"].as_str().expect("it is a string").to_owned()
     }
 
+    /// Waits until the log says `text`.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&mut self, text: &str) {
+        eventually(&format!("the log says {text:?}"), || self.log().contains(text).then_some(()));
+    }
+
+    /// Whether the process is still there.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
@@ -240,6 +251,65 @@ impl Service {
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it is our child");
         self.child.wait().expect("it is our child");
+    }
+}
+
+/// A bare connection, for what a well-behaved client would not send.
+pub(crate) struct Wire {
+    stream: BufReader<TcpStream>,
+}
+
+impl Wire {
+    pub(crate) fn open(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, SOON)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.set_write_timeout(Some(SOON))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// Sends a whole GET request, which leaves the connection open.
+    pub(crate) fn get(&mut self, path: &str) -> std::io::Result<Answer> {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"))?;
+        self.answer()
+    }
+
+    /// Reads one answer.
+    pub(crate) fn answer(&mut self) -> std::io::Result<Answer> {
+        let line = self.line()?;
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| std::io::Error::other(format!("answered {line:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else { break };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let mut answer = Answer { status, headers, body: String::new() };
+        let length = answer.header("content-length").and_then(|text| text.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        self.stream.read_exact(&mut body)?;
+        answer.body = String::from_utf8_lossy(&body).into_owned();
+        Ok(answer)
+    }
+
+    fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+/// Copies the files of a directory into another.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("the directory is there") {
+        let entry = entry.expect("it can be read");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("it can be copied");
     }
 }
 

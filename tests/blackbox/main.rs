@@ -1,0 +1,9 @@
+//! Tests of the built program from outside: over HTTP, signals, files and exit codes.
+
+mod api;
+mod cli;
+mod crash;
+mod faults;
+mod harness;
+mod lifecycle;
+mod readme;
