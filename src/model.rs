@@ -178,7 +178,12 @@ pub struct Recent {
 
 impl Recent {
     fn push(&mut self, value: f64) {
-        if self.values.len() < RECENT_VALUES {
+        let count = self.values.len();
+        if count < RECENT_VALUES {
+            if count == self.values.capacity() {
+                // Never more than is used in the end: there may be very many agents.
+                self.values.reserve_exact(count.max(4).min(RECENT_VALUES - count));
+            }
             self.values.push(value);
         } else {
             self.values[self.start] = value;
@@ -202,7 +207,8 @@ impl Recent {
 
 impl From<Vec<f64>> for Recent {
     fn from(values: Vec<f64>) -> Self {
-        let mut recent = Self::default();
+        let places = values.len().min(RECENT_VALUES);
+        let mut recent = Self { values: Vec::with_capacity(places), start: 0 };
         for value in values {
             recent.push(value);
         }

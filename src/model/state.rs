@@ -2,11 +2,12 @@
 //! were given and however the stream was cut. Saved files hold it; the digest is its SHA-256.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -46,16 +47,16 @@ impl AgentPerformanceModel {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the JSON is no learned state.
-    pub fn from_state(json: &str, sequence: u64, settings: Settings) -> Result<Self> {
-        let state: State = serde_json::from_str(json)
+    pub fn from_state(json: impl Read, sequence: u64, settings: Settings) -> Result<Self> {
+        let state: State = serde_json::from_reader(json)
             .map_err(|error| Error::Corrupt(format!("this is no learned state: {error}")))?;
         let mut model = Self::new(settings);
         model.sequence = sequence;
         model.total = state.total;
         model.score = Arc::new(Score { rewards: state.rewards.into() });
         for (name, tenant) in state.tenants {
-            let tenant = tenant.restore(&mut model.cells)?;
-            model.tenants.insert(name.into(), Arc::new(tenant));
+            model.cells += tenant.cells;
+            model.tenants.insert(name.into(), Arc::new(tenant.tenant));
         }
         Ok(model)
     }
@@ -66,7 +67,19 @@ impl AgentPerformanceModel {
 struct State {
     total: Tally,
     rewards: Vec<f64>,
-    tenants: BTreeMap<String, TenantState>,
+    tenants: BTreeMap<String, Restored>,
+}
+
+/// A tenant and its number of cells, put together as soon as it is read.
+struct Restored {
+    tenant: Tenant,
+    cells: usize,
+}
+
+impl<'de> Deserialize<'de> for Restored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        TenantState::deserialize(deserializer)?.restore().map_err(D::Error::custom)
+    }
 }
 
 #[derive(Deserialize)]
@@ -82,7 +95,8 @@ struct TenantState {
 }
 
 impl TenantState {
-    fn restore(self, cells: &mut usize) -> Result<Tenant> {
+    fn restore(self) -> Result<Restored> {
+        let mut cells = 0;
         let agents = self.agents.len();
         let mut tenant = Tenant { total: self.total, other: self.other, ..Tenant::default() };
         for (place, (name, agent)) in self.agents.into_iter().enumerate() {
@@ -104,16 +118,16 @@ impl TenantState {
             };
             let tally = Tally { executions, learned, reward };
             task.cells.insert(agent, Cell { tally, latencies, latency_sum_ms });
-            *cells += 1;
+            cells += 1;
         }
         for (name, task) in restored {
             tenant.tasks.insert(name.into(), task);
         }
         for (name, key) in self.context {
-            *cells += key.values.len();
+            cells += key.values.len();
             tenant.context.insert(name.into(), Arc::new(key));
         }
-        Ok(tenant)
+        Ok(Restored { tenant, cells })
     }
 }
 

@@ -76,7 +76,7 @@ fn posterior(model: &AgentPerformanceModel, question: &Question<'_>, agent: &str
 
 fn restored(model: &AgentPerformanceModel) -> AgentPerformanceModel {
     let json = serde_json::to_string(&model.state()).unwrap();
-    AgentPerformanceModel::from_state(&json, model.sequence(), *model.settings()).unwrap()
+    AgentPerformanceModel::from_state(json.as_bytes(), model.sequence(), *model.settings()).unwrap()
 }
 
 #[track_caller]
@@ -306,7 +306,8 @@ fn a_state_that_is_none_is_corrupt() {
         [&json[1..], "{}", &json.replace("[0,0,1", "[0,1,1"), &json.replace("[0,0,1", "[9,0,1")]
     {
         assert_ne!(damaged, json);
-        let restored = AgentPerformanceModel::from_state(damaged, 1, Settings::default());
+        let restored =
+            AgentPerformanceModel::from_state(damaged.as_bytes(), 1, Settings::default());
         assert!(matches!(restored, Err(crate::Error::Corrupt(_))), "{damaged}");
     }
 }

@@ -2,11 +2,10 @@
 //! written under their name.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -15,14 +14,20 @@ use crate::outcome::hex;
 
 const FORMAT: u32 = 1;
 
-/// What a file holds. The digest comes last, since it is known last.
+/// What stands before the state, as an object of its own.
 #[derive(Deserialize)]
-struct ModelFile<'a> {
+struct Header {
     format: u32,
-    #[serde(borrow)]
-    state: &'a RawValue,
-    digest: &'a str,
 }
+
+/// Ends the header. It can't occur in it: settings have no such field.
+const BEFORE_STATE: &[u8] = b",\"state\":";
+/// Longest header looked for, in bytes.
+const HEADER_BYTES_MAX: u64 = 64 * 1024;
+const BEFORE_DIGEST: &str = ",\"digest\":\"";
+const AFTER_DIGEST: &str = "\"}\n";
+/// Digits of a digest.
+const DIGEST_BYTES: u64 = 64;
 
 /// Writes a model's state to `directory/name`: to a temporary file, synced, then renamed.
 /// Returns the digest of the state.
@@ -74,7 +79,7 @@ fn write_synced(path: &Path, model: &AgentPerformanceModel) -> io::Result<String
     let Tee { inner: mut file, hasher } =
         tee.into_inner().map_err(io::IntoInnerError::into_error)?;
     let digest = hex(&hasher.finalize());
-    writeln!(file, ",\"digest\":\"{digest}\"}}")?;
+    write!(file, "{BEFORE_DIGEST}{digest}{AFTER_DIGEST}")?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     Ok(digest)
 }
@@ -95,15 +100,44 @@ pub fn read_model(
     let corrupt = |what: &dyn std::fmt::Display| {
         Error::Corrupt(format!("the model file {}: {what}", path.display()))
     };
-    let text = fs::read_to_string(&path).map_err(|error| corrupt(&error))?;
-    let file: ModelFile<'_> = serde_json::from_str(&text).map_err(|error| corrupt(&error))?;
-    if file.format != FORMAT {
-        let seen = file.format;
-        return Err(corrupt(&format!("has format {seen}, this program reads {FORMAT}")));
+    let mut file = File::open(&path).map_err(|error| corrupt(&error))?;
+    let length = file.metadata().map_err(|error| corrupt(&error))?.len();
+
+    let mut head = Vec::new();
+    (&file).take(HEADER_BYTES_MAX).read_to_end(&mut head).map_err(|error| corrupt(&error))?;
+    let end = head.windows(BEFORE_STATE.len()).position(|window| window == BEFORE_STATE);
+    let end = end.ok_or_else(|| corrupt(&"is no saved model"))?;
+    let header = [&head[..end], b"}"].concat();
+    let Header { format } = serde_json::from_slice(&header).map_err(|error| corrupt(&error))?;
+    if format != FORMAT {
+        return Err(corrupt(&format!("has format {format}, this program reads {FORMAT}")));
     }
-    let found = hex(&Sha256::digest(file.state.get()));
-    if found != file.digest || found != digest {
+    let start = (end + BEFORE_STATE.len()) as u64;
+    let tail = BEFORE_DIGEST.len() as u64 + DIGEST_BYTES + AFTER_DIGEST.len() as u64;
+    let state_bytes = length.checked_sub(start + tail).ok_or_else(|| corrupt(&"is cut short"))?;
+
+    // Twice through the file, so that it is never in memory as a whole: first what it is.
+    let mut hasher = Sha256::new();
+    let mut rest = String::new();
+    let mut read = || -> io::Result<()> {
+        file.seek(SeekFrom::Start(start))?;
+        let mut state = (&file).take(state_bytes);
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match state.read(&mut buffer)? {
+                0 => break,
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+        (&file).take(tail + 1).read_to_string(&mut rest)?;
+        file.seek(SeekFrom::Start(start)).map(drop)
+    };
+    read().map_err(|error| corrupt(&error))?;
+    let found = hex(&hasher.finalize());
+    if rest != format!("{BEFORE_DIGEST}{found}{AFTER_DIGEST}") || found != digest {
         return Err(corrupt(&format!("its state has the digest {found}, not {digest}")));
     }
-    AgentPerformanceModel::from_state(file.state.get(), sequence, settings)
+    // Then what it says.
+    let state = BufReader::with_capacity(64 * 1024, file.take(state_bytes));
+    AgentPerformanceModel::from_state(state, sequence, settings)
 }
