@@ -122,7 +122,7 @@ impl Setup {
 
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(60)))
+        .timeout_global(Some(Duration::from_mins(1)))
         .http_status_as_error(false)
         .build();
     config.into()
