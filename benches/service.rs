@@ -249,7 +249,7 @@ fn learned(agents: usize) -> Vec<Outcome> {
 
 fn bench_predictions() {
     const REQUESTS: usize = 100_000;
-    const THREADS: usize = 2;
+    const THREADS: usize = 16;
     let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
 
     let mut model = AgentPerformanceModel::new(Settings::default());
@@ -327,8 +327,8 @@ fn bench_predictions() {
         });
         let seconds = started.elapsed().as_secs_f64();
         latencies.sort_by(f64::total_cmp);
-        let (p50, p99) = (latencies[REQUESTS / 2], latencies[REQUESTS * 99 / 100]);
-        (rate(REQUESTS, seconds), p50, p99)
+        let (count, p50) = (latencies.len(), latencies[latencies.len() / 2]);
+        (rate(count, seconds), p50, latencies[count * 99 / 100])
     };
     say(&format!("HTTP keep-alive, {THREADS} connections, 10 agents, {ROUNDS} rounds in turn:"));
     let mut ratios = Vec::new();
