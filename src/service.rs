@@ -30,6 +30,8 @@ const ROUND_MAX: Duration = Duration::from_secs(1);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the last model file at the end.
 const LAST_SAVE_TIMEOUT: Duration = Duration::from_secs(7);
+/// Longest wait for the saver, after the learner has ended.
+const SAVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait for requests under way at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the service looks after itself.
@@ -200,6 +202,8 @@ pub struct RealTimeModelUpdater {
     saver: JoinHandle<()>,
     /// Disconnected when the learner's thread ends, however it ends.
     ended: Receiver<()>,
+    /// Likewise, of the saver's.
+    saver_ended: Receiver<()>,
 }
 
 impl RealTimeModelUpdater {
@@ -235,7 +239,12 @@ impl RealTimeModelUpdater {
         let store = Store::open(directory, store)?;
         let learner = Learner::open(store, options, jobs_tx, Now::read())?;
         let shared = learner.shared();
-        let saver = spawn("saver", move || Saver::run(&jobs_rx, &saved_tx))?;
+        let (saver_ended_tx, saver_ended_rx) = bounded::<()>(0);
+        let saver = spawn("saver", move || {
+            // Dropped at the end of the thread, however it ends.
+            let _ended = saver_ended_tx;
+            Saver::run(&jobs_rx, &saved_tx);
+        })?;
         let beating = shared.clone();
         let learner = spawn("learner", move || {
             // Dropped at the end of the thread, however it ends.
@@ -248,7 +257,7 @@ impl RealTimeModelUpdater {
             })
         })?;
         let inbox = Arc::new(Inbox { slot: RwLock::new(Some(inbox_tx)) });
-        Ok(Self { inbox, shared, learner, saver, ended: ended_rx })
+        Ok(Self { inbox, shared, learner, saver, ended: ended_rx, saver_ended: saver_ended_rx })
     }
 
     /// The queue into the learner.
@@ -330,7 +339,11 @@ impl RealTimeModelUpdater {
     pub fn stop(self) -> Result<()> {
         self.inbox.close();
         let learned = join(self.learner);
-        // The learner has let go of the saver's jobs.
+        // The learner has let go of the saver's jobs. A file that takes longer than the learner
+        // would wait for it is left unfinished; the next start removes it.
+        if self.saver_ended.recv_timeout(SAVER_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            return learned;
+        }
         let saved = self.saver.join();
         learned?;
         saved.map_err(|_| Error::Fatal("the saver's thread panicked".to_owned()))

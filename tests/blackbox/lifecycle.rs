@@ -402,3 +402,15 @@ fn full_micro_batches_are_learned_at_once_and_the_rest_waits() {
     service.learn("");
     assert_eq!(status(&service, "model_version"), 25);
 }
+
+#[test]
+fn a_learner_that_dies_ends_the_service_with_code_1() {
+    let directory = directory();
+    let mut service = patient(directory.path()).start();
+    open(directory.path()).execute_batch("DROP TABLE journal").expect("it is there");
+    let answer = service.post(OUTCOMES, NDJSON, lines(0..1));
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert_eq!(service.wait().code(), Some(1), "systemd starts it afresh");
+    let log = service.log();
+    assert!(log.contains("no such table: journal"), "{log}");
+}
