@@ -37,7 +37,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 35] = [
+pub const OPTIONS: [Opt; 36] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -85,6 +85,12 @@ pub const OPTIONS: [Opt; 35] = [
         "max-cells",
         "1000000",
         "Records per (agent, task type) and distinct context values, of all tenants",
+    ),
+    opt(
+        "MAX_RECENT_VALUES",
+        "max-recent-values",
+        "3000000",
+        "Recent values (latencies, qualities, rewards) kept of all agents; 300 per agent are full",
     ),
     opt("QUEUE_CAPACITY", "queue-capacity", "1024", "Requests that may wait for the learner"),
     opt("HTTP_MAX_CONNECTIONS", "http-max-connections", "2048", "Open HTTP connections"),
@@ -178,6 +184,7 @@ impl Config {
             context_keys_per_tenant: source.number("MAX_CONTEXT_KEYS", 0, 100_000)?,
             context_values_per_key: source.number("MAX_CONTEXT_VALUES", 0, 1_000_000)?,
             cells: source.number("MAX_CELLS", 1, 100_000_000)?,
+            recent_values: source.number("MAX_RECENT_VALUES", 0, 10_000_000_000)?,
         };
         let settings = Settings {
             strategy,

@@ -41,6 +41,8 @@ pub use selection::{
 
 /// Values kept per agent for averages over its recent past.
 pub const RECENT_VALUES: usize = 100;
+/// Values that an agent may always keep, however many agents there are.
+const RECENT_VALUES_MIN: usize = 8;
 /// Rewards in one score window; the model keeps this one and the one before.
 pub const SCORE_WINDOW: usize = 1_000;
 /// Rewards that both windows must hold before they are compared.
@@ -86,6 +88,9 @@ pub struct Caps {
     pub context_values_per_key: usize,
     /// Of all tenants together: (agent, task type) records and distinct context values.
     pub cells: usize,
+    /// Of all agents together: recent values kept. Past it, buffers that are not full yet stay as
+    /// long as they are.
+    pub recent_values: usize,
 }
 
 impl Default for Caps {
@@ -97,6 +102,7 @@ impl Default for Caps {
             context_keys_per_tenant: 256,
             context_values_per_key: 1_000,
             cells: 1_000_000,
+            recent_values: 3_000_000,
         }
     }
 }
@@ -177,9 +183,14 @@ pub struct Recent {
 }
 
 impl Recent {
-    fn push(&mut self, value: f64) {
+    /// `places` are those that all buffers together may still grow by.
+    fn push(&mut self, value: f64, places: &mut usize) {
         let count = self.values.len();
-        if count < RECENT_VALUES {
+        if count < RECENT_VALUES && (*places > 0 || count < RECENT_VALUES_MIN) {
+            *places = places.saturating_sub(1);
+            // A buffer that had stopped growing begins anywhere.
+            self.values.rotate_left(self.start);
+            self.start = 0;
             if count == self.values.capacity() {
                 // Never more than is used in the end: there may be very many agents.
                 self.values.reserve_exact(count.max(4).min(RECENT_VALUES - count));
@@ -187,7 +198,7 @@ impl Recent {
             self.values.push(value);
         } else {
             self.values[self.start] = value;
-            self.start = (self.start + 1) % RECENT_VALUES;
+            self.start = (self.start + 1) % count;
         }
     }
 
@@ -206,13 +217,9 @@ impl Recent {
 }
 
 impl From<Vec<f64>> for Recent {
-    fn from(values: Vec<f64>) -> Self {
-        let places = values.len().min(RECENT_VALUES);
-        let mut recent = Self { values: Vec::with_capacity(places), start: 0 };
-        for value in values {
-            recent.push(value);
-        }
-        recent
+    fn from(mut values: Vec<f64>) -> Self {
+        values.shrink_to_fit();
+        Self { values, start: 0 }
     }
 }
 
@@ -243,22 +250,32 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn learn(&mut self, outcome: &Outcome, reward: Option<f64>, exponential_alpha: f64) {
+    fn learn(
+        &mut self,
+        outcome: &Outcome,
+        reward: Option<f64>,
+        exponential_alpha: f64,
+        places: &mut usize,
+    ) {
         self.tally.add(reward);
         self.statuses[outcome.status as usize] += 1;
         if let Some(reward) = reward {
-            self.rewards.push(reward);
+            self.rewards.push(reward, places);
             self.exponential = Some(match self.exponential {
                 None => reward,
                 Some(mean) => mean + exponential_alpha * (reward - mean),
             });
         }
         if let Some(latency_ms) = outcome.observed_latency_ms() {
-            self.latencies_ms.push(latency_ms);
+            self.latencies_ms.push(latency_ms, places);
         }
         if let Some(quality) = outcome.observed_quality() {
-            self.qualities.push(quality);
+            self.qualities.push(quality, places);
         }
+    }
+
+    fn recent_values(&self) -> usize {
+        [&self.latencies_ms, &self.qualities, &self.rewards].iter().map(|r| r.values.len()).sum()
     }
 
     /// Executions that ended with `status`.
@@ -401,6 +418,8 @@ pub struct AgentPerformanceModel {
     /// Outcomes with a reward, and all; of all tenants.
     total: Tally,
     cells: usize,
+    /// Held in the buffers of all agents.
+    recent_values: usize,
     sequence: u64,
 }
 
@@ -413,6 +432,7 @@ impl AgentPerformanceModel {
             score: Arc::default(),
             total: Tally::default(),
             cells: 0,
+            recent_values: 0,
             sequence: 0,
         }
     }
@@ -432,7 +452,10 @@ impl AgentPerformanceModel {
             None => Arc::make_mut(self.tenants.entry(outcome.tenant.as_str().into()).or_default()),
         };
         tenant.total.add(reward);
-        let agent_id = tenant.learn_agent(outcome, reward, exponential_alpha, &caps);
+        let free = caps.recent_values.saturating_sub(self.recent_values);
+        let mut places = free;
+        let agent_id = tenant.learn_agent(outcome, reward, exponential_alpha, &caps, &mut places);
+        self.recent_values += free - places;
         tenant.learn_task(agent_id, outcome, reward, &mut self.cells, &caps);
         for (key, value) in &outcome.context {
             tenant.count_context(key, value, &mut self.cells, &caps);
@@ -487,6 +510,11 @@ impl AgentPerformanceModel {
         self.cells
     }
 
+    /// Values in the buffers of all agents, counted up to the cap.
+    pub fn recent_values(&self) -> usize {
+        self.recent_values
+    }
+
     /// A tenant, if it has any outcome.
     pub fn tenant(&self, name: &str) -> Option<&Tenant> {
         self.tenants.get(name).map(AsRef::as_ref)
@@ -506,19 +534,20 @@ impl Tenant {
         reward: Option<f64>,
         exponential_alpha: f64,
         caps: &Caps,
+        places: &mut usize,
     ) -> Option<u32> {
         if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
             let agent = Arc::make_mut(agent);
-            agent.learn(outcome, reward, exponential_alpha);
+            agent.learn(outcome, reward, exponential_alpha, places);
             return Some(agent.id);
         }
         if self.agents.len() >= caps.agents_per_tenant {
-            Arc::make_mut(&mut self.other.agent).learn(outcome, reward, exponential_alpha);
+            Arc::make_mut(&mut self.other.agent).learn(outcome, reward, exponential_alpha, places);
             return None;
         }
         let id = next_id(self.agents.len());
         let mut agent = Agent { id, ..Agent::default() };
-        agent.learn(outcome, reward, exponential_alpha);
+        agent.learn(outcome, reward, exponential_alpha, places);
         self.agents.insert(outcome.agent.as_str().into(), Arc::new(agent));
         Some(id)
     }

@@ -173,6 +173,7 @@ fn caps_json(model: &AgentPerformanceModel) -> Value {
             "max": caps.cells,
             "other_outcomes": other(|tenant| tenant.other().cell.executions),
         },
+        "recent_values": {"used": model.recent_values(), "max": caps.recent_values},
     })
 }
 

@@ -56,6 +56,7 @@ impl AgentPerformanceModel {
         model.score = Arc::new(Score { rewards: state.rewards.into() });
         for (name, tenant) in state.tenants {
             model.cells += tenant.cells;
+            model.recent_values += tenant.recent_values;
             model.tenants.insert(name.into(), Arc::new(tenant.tenant));
         }
         Ok(model)
@@ -74,6 +75,7 @@ struct State {
 struct Restored {
     tenant: Tenant,
     cells: usize,
+    recent_values: usize,
 }
 
 impl<'de> Deserialize<'de> for Restored {
@@ -127,7 +129,9 @@ impl TenantState {
             cells += key.values.len();
             tenant.context.insert(name.into(), Arc::new(key));
         }
-        Ok(Restored { tenant, cells })
+        let agents = tenant.agents.values().chain([&tenant.other.agent]);
+        let recent_values = agents.map(|agent| agent.recent_values()).sum();
+        Ok(Restored { tenant, cells, recent_values })
     }
 }
 

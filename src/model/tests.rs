@@ -608,7 +608,7 @@ fn recent_values_are_the_last_100_in_order() {
     let mut recent = Recent::default();
     assert_eq!(recent.mean(), None);
     for value in 0..250_u32 {
-        recent.push(f64::from(value));
+        recent.push(f64::from(value), &mut usize::MAX.clone());
         let oldest = (value + 1).saturating_sub(100);
         assert!(recent.iter().eq((oldest..=value).map(f64::from)));
         let copy = Recent::from(Vec::from(recent.clone()));
@@ -738,4 +738,35 @@ fn thompson_learns_to_choose_the_best_agent() {
 #[test]
 fn beta_learns_to_choose_the_best_agent() {
     check_choices_are_good(Strategy::Beta, 0.885);
+}
+
+#[test]
+fn buffers_stop_growing_at_the_cap_on_values_and_a_restart_agrees() {
+    let caps = Caps { recent_values: 60, ..Caps::default() };
+    let mut model = AgentPerformanceModel::new(Settings { caps, ..Settings::default() });
+    let outcome = |agent: u32, latency_ms: f64| Outcome {
+        latency_ms: Some(latency_ms),
+        ..Outcome::new(format!("agent-{agent}"), Status::Success)
+    };
+    let mut restored = model.clone();
+    for round in 0..200_u32 {
+        for agent in 0..5 {
+            model.update(&outcome(agent, f64::from(round)));
+            restored.update(&outcome(agent, f64::from(round)));
+        }
+        if round % 7 == 0 {
+            // A restart in between changes nothing in what comes after.
+            let json = serde_json::to_vec(&restored.state()).unwrap();
+            let sequence = restored.sequence();
+            restored =
+                AgentPerformanceModel::from_state(&*json, sequence, *restored.settings()).unwrap();
+        }
+    }
+    assert_eq!(model.digest(), restored.digest());
+    let tenant = model.tenant("default").unwrap();
+    let lengths: Vec<usize> =
+        tenant.agents().map(|(_, agent)| agent.latencies_ms.iter().count()).collect();
+    assert!(lengths.iter().all(|length| (RECENT_VALUES_MIN..20).contains(length)), "{lengths:?}");
+    let newest = tenant.agents().next().unwrap().1.latencies_ms.iter().last();
+    assert_eq!(newest, Some(199.0), "the newest value takes the place of the oldest");
 }
