@@ -16,14 +16,20 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+mod annotate;
 mod raw;
 
 use raw::{Raw, Scalar};
 
+pub use annotate::annotated;
 pub use raw::non_finite_as_null;
 
 /// Largest record that is looked at, in bytes.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// What [`annotated`] may add to a record, in bytes: records of a topic may be that much longer.
+pub const ANNOTATION_BYTES_MAX: usize = 256 * 1024;
+/// Longest identity kept as it is, in bytes; a longer one is known by its hash.
+const IDENTITY_BYTES_MAX: usize = 512;
 /// Longest name of an agent, a task type, a tenant, a context key or value, in bytes.
 pub const NAME_BYTES_MAX: usize = 256;
 /// Most context features taken from one event.
@@ -209,10 +215,25 @@ impl Outcome {
         now_ms: i64,
         unidentified: impl FnOnce() -> String,
     ) -> Result<Self, Refusal> {
-        if record.len() > RECORD_BYTES_MAX {
+        Self::parse_identified(record, RECORD_BYTES_MAX, now_ms, unidentified)
+            .map(|(outcome, _)| outcome)
+    }
+
+    /// As [`Outcome::parse`], for records of up to `bytes_max`; gives the identity itself, too. A
+    /// record that carries it as `event_id` has the same one, however it was derived.
+    ///
+    /// # Errors
+    /// As [`Outcome::parse`].
+    pub fn parse_identified(
+        record: &[u8],
+        bytes_max: usize,
+        now_ms: i64,
+        unidentified: impl FnOnce() -> String,
+    ) -> Result<(Self, String), Refusal> {
+        if record.len() > bytes_max {
             return Err(Refusal::new(
                 RefusalCode::TooLarge,
-                format!("the record has {} bytes, allowed are {RECORD_BYTES_MAX}", record.len()),
+                format!("the record has {} bytes, allowed are {bytes_max}", record.len()),
             ));
         }
         let text = std::str::from_utf8(record).map_err(|error| {
@@ -238,7 +259,7 @@ impl Outcome {
         raw: Raw<'_>,
         now_ms: i64,
         unidentified: impl FnOnce() -> String,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, String), Refusal> {
         let (raw, envelope) = open_envelope(raw);
         let mut dropped = raw.context.dropped;
         let metadata = raw.metadata.unwrap_or_default();
@@ -298,6 +319,10 @@ impl Outcome {
         } else {
             unidentified()
         };
+        let identity = match identity.len() {
+            ..=IDENTITY_BYTES_MAX => identity,
+            _ => format!("sha256:{}", hex(&Sha256::digest(identity))),
+        };
         let decision = match explicit {
             Some(id) => Some(DecisionRef::Explicit(id)),
             // It may be anything: one that can't be a decision is nothing to complain of.
@@ -310,7 +335,7 @@ impl Outcome {
         } else {
             (own_task, raw.context.found)
         };
-        Ok(Self {
+        let outcome = Self {
             identity: identity_key(&tenant, &identity),
             tenant,
             agent,
@@ -324,7 +349,8 @@ impl Outcome {
             decision,
             resolved: resolved.task_seen,
             dropped,
-        })
+        };
+        Ok((outcome, identity))
     }
 }
 
@@ -492,6 +518,7 @@ pub enum RefusalCode {
     UnknownStatus,
     InvalidTenantId,
     TenantLimit,
+    Tombstone,
 }
 
 impl RefusalCode {
@@ -508,6 +535,7 @@ impl RefusalCode {
             Self::UnknownStatus => "unknown_status",
             Self::InvalidTenantId => "invalid_tenant_id",
             Self::TenantLimit => "tenant_limit",
+            Self::Tombstone => "tombstone",
         }
     }
 }

@@ -1,0 +1,172 @@
+//! What is written into a record before it is produced to a topic: its identity, and what only the
+//! service that took it could resolve.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::{Feature, Outcome, non_finite_as_null};
+
+/// The record that `outcome` was read from, with its identity as `event_id` and what was resolved
+/// as `resolved`, inside `data` where it is a CloudEvent. Reading the result gives the same outcome
+/// under the same identity, wherever it is read.
+///
+/// `record` must be what [`Outcome::parse`] understood.
+pub fn annotated(record: &[u8], identity: &str, outcome: &Outcome) -> Vec<u8> {
+    let text = String::from_utf8_lossy(record);
+    let (text, event) = match Event::of(&text) {
+        Some(event) => (text, event),
+        // Other readers of the topic may not know NaN.
+        None => {
+            let text = non_finite_as_null(&text).unwrap_or_default();
+            let event = Event::of(&text).unwrap_or(Event { end: text.len() });
+            (text.into(), event)
+        }
+    };
+    let resolved = resolved(outcome);
+    let fields = json!({"event_id": identity, "resolved": resolved}).to_string();
+    // At the end, where a field wins over an earlier one of its name.
+    let brace = text[..event.end].rfind('}').unwrap_or(0);
+    let mut annotated = Vec::with_capacity(text.len() + fields.len());
+    annotated.extend(&text.as_bytes()[..brace]);
+    annotated.push(b',');
+    annotated.extend(&fields.as_bytes()[1..]);
+    annotated.extend(&text.as_bytes()[brace + 1..]);
+    annotated
+}
+
+/// The tenant of every outcome; task type and context where they are final.
+fn resolved(outcome: &Outcome) -> Value {
+    let mut resolved = json!({"tenant_id": outcome.tenant});
+    if outcome.resolved {
+        let context: Map<String, Value> = outcome
+            .context
+            .iter()
+            .map(|(path, feature)| {
+                let value = match feature {
+                    Feature::Text(text) => text.clone().into(),
+                    Feature::Bool(value) => (*value).into(),
+                    Feature::Number(number) => (*number).into(),
+                };
+                (path.clone(), value)
+            })
+            .collect();
+        resolved["task_type"] = outcome.task_type.clone().into();
+        resolved["context"] = context.into();
+    }
+    resolved
+}
+
+/// Where the event's object ends in the text: of a CloudEvent, its `data`.
+struct Event {
+    end: usize,
+}
+
+impl Event {
+    /// `None` when the text is not JSON.
+    fn of(text: &str) -> Option<Self> {
+        let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+        let end = match envelope.data {
+            Some(data) if envelope.has_version && data.get().starts_with('{') => {
+                // A slice of the text, so its address tells where it stands in it.
+                data.get().as_ptr() as usize - text.as_ptr() as usize + data.get().len()
+            }
+            _ => text.len(),
+        };
+        Some(Self { end })
+    }
+}
+
+/// What tells a CloudEvent, read as [`super::raw`] reads it: the last of equal keys counts.
+#[derive(Default)]
+struct Envelope<'a> {
+    has_version: bool,
+    data: Option<&'a RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Envelope<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EnvelopeVisitor;
+        impl<'de> Visitor<'de> for EnvelopeVisitor {
+            type Value = Envelope<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut envelope = Envelope::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "specversion" => match map.next_value::<Value>()? {
+                            Value::Null => {}
+                            value => envelope.has_version = value.is_string(),
+                        },
+                        "data" => envelope.data = Some(map.next_value()?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(envelope)
+            }
+        }
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::RECORD_BYTES_MAX;
+
+    fn read(record: &[u8]) -> (Outcome, String) {
+        Outcome::parse_identified(record, RECORD_BYTES_MAX, 5, || "fresh".to_owned()).unwrap()
+    }
+
+    /// Annotated, the record is valid JSON and reads as the same outcome, also with what a decision
+    /// gave it, and again when it is annotated again.
+    #[track_caller]
+    fn check(record: &str) {
+        let (mut outcome, identity) = read(record.as_bytes());
+        let plain = annotated(record.as_bytes(), &identity, &outcome);
+        serde_json::from_slice::<Value>(&plain).expect("it is JSON");
+        assert_eq!(read(&plain), (outcome.clone(), identity.clone()), "{record}");
+        assert_eq!(read(&annotated(&plain, &identity, &outcome)), (outcome.clone(), identity.clone()));
+
+        outcome.task_type = None;
+        outcome.context = vec![
+            ("a.b".to_owned(), Feature::Number(0.1)),
+            ("quote\"".to_owned(), Feature::Text("}\u{0}é".to_owned())),
+            ("yes".to_owned(), Feature::Bool(true)),
+        ];
+        outcome.resolved = true;
+        let with_decision = annotated(record.as_bytes(), &identity, &outcome);
+        assert_eq!(read(&with_decision), (outcome, identity), "{record}");
+    }
+
+    #[test]
+    fn an_annotated_record_reads_as_the_same_outcome() {
+        for record in [
+            r#"{"agent_name":"a","status":"success"}"#,
+            r#"  {"agent_name":"a","status":"success" }  "#,
+            r#"{"agent_name":"a","status":"success","event_id":"e"}"#,
+            r#"{"agent_name":"a","status":"success","event_id":170141183460469231731687303}"#,
+            r#"{"agent_name":"a","status":"success","event_id":null,"run_id":7,"task_type":"t"}"#,
+            r#"{"agent_name":"a","status":"success","decision_id":"d","tenant_id":"x"}"#,
+            r#"{"agent_name":"a","status":"success","metadata":{"x":NaN},"note":"} NaN"}"#,
+            r#"{"agent_name":"a","status":"success","resolved":{"tenant_id":"r","task_type":"q"}}"#,
+            r#"{"specversion":"1.0","source":"/s","id":"1","data":{"agent_name":"a","status":"failure","context":{"k":{"l":1}}},"type":"t"}"#,
+            r#"{"data":{"agent_name":"b"},"agent_name":"a","status":"success","specversion":null}"#,
+            r#"{"specversion":"1.0","data":[{}],"agent_name":"a","status":"success"}"#,
+            r#"{"specversion":"1.0","data":{"x":-Infinity,"agent_name":"a","status":"pending"} }"#,
+            include_str!("../../tests/fixtures/shape_a.json"),
+            include_str!("../../tests/fixtures/shape_a_workflow_step.json"),
+            include_str!("../../tests/fixtures/shape_b.json"),
+            include_str!("../../tests/fixtures/shape_c_cloudevents.json"),
+            include_str!("../../tests/fixtures/shape_minimal.json"),
+        ] {
+            check(record);
+        }
+    }
+}
