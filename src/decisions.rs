@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::outcome::Context;
+use crate::outcome::{Context, Outcome};
 
 /// Decisions remembered, newest first.
 const DECISIONS_MAX: usize = 10_000;
@@ -75,6 +75,22 @@ impl Decisions {
         }
         drop(inner);
         decision
+    }
+
+    /// Gives an outcome that names one of these decisions the task type and context of that moment.
+    pub fn resolve(&self, outcome: &mut Outcome) {
+        if outcome.resolved {
+            return;
+        }
+        let named = outcome.decision.as_ref();
+        match named.and_then(|decision| self.get(&outcome.tenant, decision.id())) {
+            Some(decision) => {
+                outcome.task_type.clone_from(&decision.task_type);
+                outcome.context.clone_from(&decision.context);
+                outcome.resolved = true;
+            }
+            None => outcome.forget_correlation(),
+        }
     }
 
     /// Decisions remembered now.

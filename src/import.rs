@@ -121,6 +121,7 @@ fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
         inbox.send(Event::Append(AppendRequest {
             records: records.collect(),
             positions: Vec::new(),
+            replayed: Vec::new(),
             reply: reply_tx,
         }))?;
         under_way.push_back(reply_rx);

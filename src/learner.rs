@@ -24,9 +24,7 @@ use crossbeam_channel::Sender;
 use crate::decisions::Decisions;
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Score, Settings};
-use crate::outcome::{
-    DecisionRef, IdentityKey, Outcome, Payload, Refusal, RefusalCode, format_time,
-};
+use crate::outcome::{IdentityKey, Outcome, Payload, Refusal, RefusalCode, format_time};
 use crate::store::{
     Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, Store,
 };
@@ -40,6 +38,9 @@ use saving::Saving;
 
 /// The models that are learned, by the names of the API.
 pub const MODEL_TYPES: [&str; 1] = ["agent_selection"];
+
+/// The source of records that come from the topic.
+pub const TOPIC: &str = "kafka";
 
 /// Outcomes after which a group is settled although more are waiting.
 pub const GROUP_OUTCOMES_MAX: usize = 8_192;
@@ -70,6 +71,10 @@ impl Now {
 pub enum Event {
     /// Records to make durable and learn.
     Append(AppendRequest),
+    /// Look at outcomes on their way to a topic, from which they will come back.
+    Admit(AdmitRequest),
+    /// Dead letters up to this number were sent on.
+    DeadLettersSent(u64),
     /// Close the open micro-batch; answered when all accepted before is learned and published.
     Flush(Sender<()>),
     /// Save a version now.
@@ -98,8 +103,29 @@ pub struct AppendRequest {
     pub records: Vec<Record>,
     /// How far the source has been read with them.
     pub positions: Vec<Position>,
+    /// Dead letters that have found another way back in.
+    pub replayed: Vec<String>,
     /// Answered once they are durable.
     pub reply: Sender<Result<AppendReply>>,
+}
+
+/// Outcomes that are to be produced to a topic.
+pub struct AdmitRequest {
+    /// Tenant and identity of each.
+    pub outcomes: Vec<(String, IdentityKey)>,
+    /// Answered with one admission each.
+    pub reply: Sender<Result<Vec<Admission>>>,
+}
+
+/// Whether an outcome may be produced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    New,
+    /// It is in the journal, or earlier in the same request.
+    Known,
+    /// Nobody would learn it.
+    Refused(Refusal),
 }
 
 /// One record, understood or not.
@@ -113,7 +139,7 @@ pub struct Record {
     /// `http`, `import` or `kafka`.
     pub source: &'static str,
     /// Topic, partition and offset, where it has them.
-    pub position: Option<(String, i32, i64)>,
+    pub position: Option<(Arc<str>, i32, i64)>,
     /// The dead letter that it is fed back from.
     pub replay_of: Option<String>,
 }
@@ -357,6 +383,17 @@ impl Learner {
                 self.group_records += request.records.len().max(1);
                 self.group.push(request);
             }
+            Event::Admit(request) => {
+                // What is staged may hold the same events.
+                self.append_group(now)?;
+                let admissions = self.admissions(&request.outcomes);
+                let known = admissions.iter().filter(|seen| **seen == Admission::Known).count();
+                self.counters.duplicates += known as u64;
+                // Whoever asked may have gone.
+                let _ = request.reply.send(Ok(admissions));
+            }
+            // The next transaction takes it along: after a crash some are sent again.
+            Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
             // Everything else is about what was sent before it.
             Event::Flush(reply) => {
                 self.flushes.push(reply);
@@ -403,9 +440,7 @@ impl Learner {
     /// # Errors
     /// [`Error::Fatal`] or [`Error::Corrupt`] when the process must end.
     pub fn settle(&mut self, now: Now) -> Result<()> {
-        if !self.group.is_empty() {
-            self.append_group(now)?;
-        }
+        self.append_group(now)?;
         if self.retry_at.is_some_and(|at| now.instant < at) {
             return Ok(());
         }
@@ -496,6 +531,9 @@ impl Learner {
 
     fn append_group(&mut self, now: Now) -> Result<()> {
         let group = std::mem::take(&mut self.group);
+        if group.is_empty() {
+            return Ok(());
+        }
         self.group_records = 0;
         if self.pending.len() > PENDING_OUTCOMES_MAX && self.retry_at.is_some() {
             let error = Error::Unavailable("learning is stalled: try again later".to_owned());
@@ -548,9 +586,13 @@ impl Learner {
         for request in group {
             let mut reply = AppendReply::default();
             sorted.positions.extend(request.positions);
+            sorted.replayed.extend(request.replayed);
             for (index, record) in request.records.into_iter().enumerate() {
                 let Record { content, payload, identity, source, position, replay_of } = record;
-                match content.and_then(|outcome| self.admit(outcome, &sorted.tenants)) {
+                let admitted = content.and_then(|outcome| {
+                    self.admit(&outcome.tenant, &sorted.tenants).map(|()| outcome)
+                });
+                match admitted {
                     Err(refusal) => {
                         Counters::count(&mut counters.rejected, refusal.code.as_str());
                         reply.rejected_total += 1;
@@ -569,7 +611,7 @@ impl Learner {
                             });
                         }
                     }
-                    Ok(outcome) => {
+                    Ok(mut outcome) => {
                         sorted.replayed.extend(replay_of);
                         if self.store.is_known(outcome.identity)
                             || !sorted.identities.insert(outcome.identity)
@@ -586,7 +628,14 @@ impl Learner {
                         if !self.tenants.contains(&outcome.tenant) {
                             sorted.tenants.insert(outcome.tenant.clone());
                         }
-                        sorted.outcomes.push(self.resolve(outcome));
+                        if source == TOPIC {
+                            // Every replica must learn the same: whoever produced the record has
+                            // resolved what could be resolved.
+                            outcome.forget_correlation();
+                        } else {
+                            self.shared.decisions.resolve(&mut outcome);
+                        }
+                        sorted.outcomes.push(outcome);
                     }
                 }
             }
@@ -596,18 +645,13 @@ impl Learner {
     }
 
     /// Refuses an outcome of a tenant past the cap; `new` are those first seen in this group.
-    fn admit(
-        &self,
-        outcome: Outcome,
-        new: &BTreeSet<String>,
-    ) -> std::result::Result<Outcome, Refusal> {
+    fn admit(&self, tenant: &str, new: &BTreeSet<String>) -> std::result::Result<(), Refusal> {
         let tenants_max = self.options.settings.caps.tenants;
-        let tenant = &outcome.tenant;
         if self.tenants.contains(tenant)
             || new.contains(tenant)
             || self.tenants.len() + new.len() < tenants_max
         {
-            return Ok(outcome);
+            return Ok(());
         }
         Err(Refusal::new(
             RefusalCode::TenantLimit,
@@ -618,26 +662,22 @@ impl Learner {
         ))
     }
 
-    /// An outcome that names a decision of ours gets the task type and context of that moment.
-    fn resolve(&self, mut outcome: Outcome) -> Outcome {
-        if outcome.resolved {
-            return outcome;
-        }
-        let known = outcome
-            .decision
-            .as_ref()
-            .and_then(|decision| self.shared.decisions.get(&outcome.tenant, decision.id()));
-        match (known, &outcome.decision) {
-            (Some(decision), _) => {
-                outcome.task_type.clone_from(&decision.task_type);
-                outcome.context.clone_from(&decision.context);
-                outcome.resolved = true;
+    fn admissions(&self, outcomes: &[(String, IdentityKey)]) -> Vec<Admission> {
+        let mut tenants = BTreeSet::new();
+        let mut earlier = HashSet::new();
+        let admission = |(tenant, identity): &(String, IdentityKey)| {
+            if let Err(refusal) = self.admit(tenant, &tenants) {
+                return Admission::Refused(refusal);
             }
-            // Something else was correlated.
-            (None, Some(DecisionRef::Correlation(_))) => outcome.decision = None,
-            _ => {}
-        }
-        outcome
+            if self.store.is_known(*identity) || !earlier.insert(*identity) {
+                return Admission::Known;
+            }
+            if !self.tenants.contains(tenant) {
+                tenants.insert(tenant.clone());
+            }
+            Admission::New
+        };
+        outcomes.iter().map(admission).collect()
     }
 
     /// Learns the micro-batches that are full, and with `all` the open one too.
@@ -730,9 +770,7 @@ impl Learner {
 
     /// Settles and learns everything that was accepted, the open micro-batch included.
     fn close_batch(&mut self, now: Now) -> Result<()> {
-        if !self.group.is_empty() {
-            self.append_group(now)?;
-        }
+        self.append_group(now)?;
         self.learn(true, now)
     }
 

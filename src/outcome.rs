@@ -182,6 +182,13 @@ impl Outcome {
         self
     }
 
+    /// Unless it was resolved, a correlation names no decision of ours.
+    pub fn forget_correlation(&mut self) {
+        if !self.resolved && matches!(self.decision, Some(DecisionRef::Correlation(_))) {
+            self.decision = None;
+        }
+    }
+
     /// Reward in `0..=1`, 1 best; `None` when there is nothing to learn from the status.
     pub fn reward(&self) -> Option<f64> {
         match self.status {

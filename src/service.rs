@@ -112,7 +112,12 @@ impl Inbox {
             let part: Vec<Record> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
             let (size, last) = (part.len(), records.peek().is_none());
             let (reply_tx, reply_rx) = bounded(1);
-            let request = AppendRequest { records: part, positions: Vec::new(), reply: reply_tx };
+            let request = AppendRequest {
+                records: part,
+                positions: Vec::new(),
+                replayed: Vec::new(),
+                reply: reply_tx,
+            };
             let queued = match sent {
                 0 => self.try_send(Event::Append(request)),
                 _ => self.send(Event::Append(request)),

@@ -42,7 +42,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +69,10 @@ CREATE TABLE source_positions(
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     next_offset INTEGER NOT NULL,
+    topic_id TEXT NOT NULL DEFAULT '',
+    resets INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    last_record_ms INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (topic, partition)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE dead_letters(
@@ -118,6 +122,14 @@ CREATE TABLE learning_events(
     created_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
+
+/// What turns the schema of each version into that of the next, from version 1 on.
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = ["
+ALTER TABLE source_positions ADD COLUMN topic_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE source_positions ADD COLUMN resets INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE source_positions ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 0;
+"];
 
 /// How much a power loss may take: see the README on durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,8 +364,21 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;
+    } else {
+        migrate(&mut connection, version).map_err(at_start)?;
     }
     Ok(connection)
+}
+
+/// Brings the tables of an older program up to date, each version in a transaction of its own.
+fn migrate(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
+    for (to, migration) in (2..).zip(MIGRATIONS).filter(|(to, _)| *to > version) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(&format!("{migration} PRAGMA user_version = {to};"))?;
+        transaction.commit()?;
+        log::info!("storage=migrated schema={to}");
+    }
+    Ok(())
 }
 
 /// A database with a header and nothing in it, or with nothing at all, after what a crash had begun

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::decisions::Decision;
 use crate::model::{Caps, Question, rank};
-use crate::outcome::{Feature, Status};
+use crate::outcome::{DecisionRef, Feature, Status};
 use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, planned_failure};
 
 /// What is sent in a test: identity `number`, everything else made of it.
@@ -43,7 +43,7 @@ fn refused(payload: &str) -> Record {
         content: Err(Refusal::new(RefusalCode::NotJson, "the record is not JSON")),
         payload: Payload::new(Arc::new(payload.as_bytes().to_vec()), 0..payload.len()),
         identity: Some("of its arrival".to_owned()),
-        position: Some(("topic".to_owned(), 0, 7)),
+        position: Some(("topic".into(), 0, 7)),
         ..record(outcome(0))
     }
 }
@@ -144,7 +144,7 @@ impl Bench {
     fn stage(&mut self, records: Vec<Record>) -> Receiver<Result<AppendReply>> {
         let (reply, reply_rx) = bounded(1);
         let now = self.now;
-        let request = AppendRequest { records, positions: Vec::new(), reply };
+        let request = AppendRequest { records, positions: Vec::new(), replayed: Vec::new(), reply };
         self.learner().on_event(Event::Append(request), now).unwrap();
         reply_rx
     }
@@ -423,8 +423,14 @@ fn source_positions_are_stored_with_the_records_also_without_any() {
     let now = bench.now;
     for next_offset in [5, 9] {
         let (reply, reply_rx) = bounded(1);
-        let positions = vec![Position { topic: "t".to_owned(), partition: 0, next_offset }];
-        let request = AppendRequest { records: Vec::new(), positions: positions.clone(), reply };
+        let positions =
+            vec![Position { topic: "t".into(), partition: 0, next_offset, ..Position::default() }];
+        let request = AppendRequest {
+            records: Vec::new(),
+            positions: positions.clone(),
+            replayed: Vec::new(),
+            reply,
+        };
         bench.learner().on_event(Event::Append(request), now).unwrap();
         bench.settle();
         assert_eq!(reply_rx.try_recv().unwrap(), Ok(AppendReply::default()));
@@ -468,6 +474,71 @@ fn an_outcome_of_a_decision_is_learned_with_the_task_and_context_of_that_moment(
     check(outcome(1), correlated("unknown"), own);
     check(Outcome { resolved: true, ..outcome(1) }, explicit("d"), own);
     check(Outcome { tenant: "other".to_owned(), ..outcome(1) }, explicit("d"), own);
+}
+
+/// Replicas that read the same topic know different decisions and must learn the same.
+#[test]
+fn what_comes_from_the_topic_is_learned_with_what_it_carries() {
+    let mut bench = Bench::new(manual());
+    let decided = Decision {
+        task_type: Some("decided".to_owned()),
+        context: Vec::new(),
+        request: Vec::new(),
+        answer: Vec::new(),
+    };
+    bench.learner().shared().decisions.remember("default", "d", decided);
+    let explicit = Some(DecisionRef::Explicit("d".to_owned()));
+    let correlated = Some(DecisionRef::Correlation("d".to_owned()));
+    for (number, resolved, sent, kept) in [
+        (1, false, &explicit, &explicit),
+        (2, false, &correlated, &None),
+        (3, true, &correlated, &correlated),
+    ] {
+        let sent = Outcome { decision: sent.clone(), resolved, ..outcome(number) };
+        let own = (sent.task_type.clone(), sent.context.clone());
+        bench.append(vec![Record { source: TOPIC, ..record(sent) }]).unwrap();
+        let pending = bench.learner().pending.back().unwrap();
+        assert_eq!((pending.task_type.clone(), pending.context.clone()), own);
+        assert_eq!(&pending.decision, kept);
+    }
+}
+
+#[test]
+fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
+    let caps = Caps { tenants: 2, ..Caps::default() };
+    let settings = Settings { caps, ..Settings::default() };
+    let mut bench = Bench::new(LearnerOptions { settings, ..manual() });
+    let now = bench.now;
+    bench.send(1..=1);
+    let before = bench.counters().duplicates;
+    // Staged, not yet durable.
+    let (reply, _staged) = bounded(1);
+    let records = vec![record(outcome(2))];
+    let request = AppendRequest { records, positions: Vec::new(), replayed: Vec::new(), reply };
+    bench.learner().on_event(Event::Append(request), now).unwrap();
+
+    let of = |tenant: &str, number: u64| (tenant.to_owned(), outcome(number).identity);
+    let outcomes = vec![
+        of("default", 1),
+        of("default", 2),
+        of("default", 3),
+        of("default", 3),
+        of("new", 4),
+        of("one too many", 5),
+    ];
+    let (reply, reply_rx) = bounded(1);
+    let request = AdmitRequest { outcomes, reply };
+    bench.learner().on_event(Event::Admit(request), now).unwrap();
+    let admissions = reply_rx.try_recv().unwrap().unwrap();
+    use Admission::{Known, New};
+    assert_eq!(admissions[..5], [Known, Known, New, Known, New]);
+    let Admission::Refused(refusal) = &admissions[5] else { panic!("{admissions:?}") };
+    assert_eq!(refusal.code, RefusalCode::TenantLimit);
+    // Counted with the next transaction; nothing was stored.
+    bench.settle();
+    bench.send(6..=6);
+    assert_eq!(bench.counters().duplicates, before + 3);
+    assert_eq!(bench.counters().accepted, 3);
 }
 
 #[test]

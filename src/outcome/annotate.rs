@@ -132,7 +132,10 @@ mod tests {
         let plain = annotated(record.as_bytes(), &identity, &outcome);
         serde_json::from_slice::<Value>(&plain).expect("it is JSON");
         assert_eq!(read(&plain), (outcome.clone(), identity.clone()), "{record}");
-        assert_eq!(read(&annotated(&plain, &identity, &outcome)), (outcome.clone(), identity.clone()));
+        assert_eq!(
+            read(&annotated(&plain, &identity, &outcome)),
+            (outcome.clone(), identity.clone())
+        );
 
         outcome.task_type = None;
         outcome.context = vec![

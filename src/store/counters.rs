@@ -17,6 +17,8 @@ pub struct Counters {
     pub last_version_number: u64,
     /// Number of the newest dead letter.
     pub last_dead_letter: u64,
+    /// Number of the newest dead letter that was sent on to the dead-letter topic.
+    pub dead_letters_sent: u64,
     /// Number of the newest learning event.
     pub last_learning_event: u64,
 

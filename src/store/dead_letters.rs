@@ -1,5 +1,7 @@
 //! Records that could not be understood, kept so that they can be looked at and fed back.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{StoreOptions, execute, from_sql, padded_id, query, reaction, to_sql};
@@ -17,7 +19,7 @@ pub struct NewDeadLetter {
     /// Why.
     pub refusal: Refusal,
     /// Topic, partition and offset, where it has them.
-    pub position: Option<(String, i32, i64)>,
+    pub position: Option<(Arc<str>, i32, i64)>,
     /// The identity of its arrival, which a replay keeps.
     pub identity: String,
     /// Its first [`PAYLOAD_BYTES_MAX`] bytes.
@@ -90,7 +92,7 @@ impl DeadLetterSizes {
                     letter.source,
                     letter.refusal.code.as_str(),
                     letter.refusal.detail,
-                    position.map(|(topic, ..)| topic),
+                    position.map(|(topic, ..)| &**topic),
                     position.map(|(_, partition, _)| partition),
                     position.map(|(.., offset)| offset),
                     letter.identity,
@@ -156,6 +158,20 @@ pub(super) fn list(
         connection,
         &format!("{SELECT} WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2"),
         params![before, limit],
+        read,
+    )
+}
+
+/// Oldest first, those after `after`.
+pub(super) fn list_after(
+    connection: &Connection,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<DeadLetter>> {
+    query(
+        connection,
+        &format!("{SELECT} WHERE id > ?1 ORDER BY id LIMIT ?2"),
+        params![after, limit],
         read,
     )
 }

@@ -6,6 +6,7 @@
 //! of known identities is rebuilt at start without reading the outcomes.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -27,14 +28,22 @@ const PRUNE_EVERY: u64 = 1_024;
 const PRUNED_ROWS_MAX: u64 = 2 * PRUNE_EVERY;
 
 /// How far a source has been read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position {
     /// Where from.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Which part of it.
     pub partition: i32,
     /// The first offset that has not been taken.
     pub next_offset: i64,
+    /// Which topic of that name; empty when the broker gave no id.
+    pub topic_id: Arc<str>,
+    /// How often it was set back to another log, by an operator.
+    pub resets: u64,
+    /// Records that were gone before they were read, ever.
+    pub lost: u64,
+    /// The last record's own time, Unix ms; 0 before the first.
+    pub last_record_ms: i64,
 }
 
 /// What one transaction makes durable.
@@ -162,9 +171,18 @@ impl Store {
         for position in append.positions {
             execute(
                 &transaction,
-                "INSERT INTO source_positions(topic, partition, next_offset) VALUES (?1, ?2, ?3)
-                 ON CONFLICT(topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
-                params![position.topic, position.partition, position.next_offset],
+                "INSERT OR REPLACE INTO source_positions(topic, partition, next_offset, topic_id,
+                                                         resets, lost, last_record_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    &*position.topic,
+                    position.partition,
+                    position.next_offset,
+                    &*position.topic_id,
+                    to_sql(position.resets),
+                    to_sql(position.lost),
+                    position.last_record_ms
+                ],
             )?;
         }
         counters.store(&transaction)?;
@@ -273,18 +291,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database can't be read now.
     pub fn positions(&self) -> Result<Vec<Position>> {
-        query(
-            &self.connection,
-            "SELECT topic, partition, next_offset FROM source_positions ORDER BY topic, partition",
-            [],
-            |row| {
-                Ok(Position {
-                    topic: row.get(0)?,
-                    partition: row.get(1)?,
-                    next_offset: row.get(2)?,
-                })
-            },
-        )
+        positions(&self.connection)
     }
 
     /// A dead letter by id, payload included.
@@ -294,6 +301,26 @@ impl Store {
     pub fn dead_letter(&self, id: &str) -> Result<Option<DeadLetter>> {
         super::dead_letters::by_id(&self.connection, id)
     }
+}
+
+pub(super) fn positions(connection: &Connection) -> Result<Vec<Position>> {
+    query(
+        connection,
+        "SELECT topic, partition, next_offset, topic_id, resets, lost, last_record_ms
+         FROM source_positions ORDER BY topic, partition",
+        [],
+        |row| {
+            Ok(Position {
+                topic: row.get::<_, String>(0)?.into(),
+                partition: row.get(1)?,
+                next_offset: row.get(2)?,
+                topic_id: row.get::<_, String>(3)?.into(),
+                resets: from_sql(row.get(4)?),
+                lost: from_sql(row.get(5)?),
+                last_record_ms: row.get(6)?,
+            })
+        },
+    )
 }
 
 struct Row {

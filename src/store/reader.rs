@@ -7,8 +7,8 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use super::{
-    DATABASE_FILE, DeadLetter, ModelVersion, StoreOptions, dead_letters, execute, from_sql,
-    open_read_only, padded_id, query, to_sql, versions,
+    DATABASE_FILE, DeadLetter, ModelVersion, Position, StoreOptions, dead_letters, execute,
+    from_sql, open_read_only, padded_id, query, to_sql, versions,
 };
 use crate::error::{Error, Result};
 
@@ -192,6 +192,22 @@ impl Reader {
     pub fn dead_letters(&self, before: Option<u64>, limit: u32) -> Result<Vec<DeadLetter>> {
         let before = before.map(padded_id);
         self.with(|connection| dead_letters::list(connection, before.as_deref(), limit))
+    }
+
+    /// Dead letters after the one with this number, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn dead_letters_after(&self, number: u64, limit: u32) -> Result<Vec<DeadLetter>> {
+        self.with(|connection| dead_letters::list_after(connection, &padded_id(number), limit))
+    }
+
+    /// How far the sources have been read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn positions(&self) -> Result<Vec<Position>> {
+        self.with(super::journal::positions)
     }
 
     /// A dead letter by its id.

@@ -30,7 +30,7 @@ fn letter(payload: &str) -> NewDeadLetter {
     NewDeadLetter {
         source: "kafka",
         refusal: Refusal::new(RefusalCode::NotJson, "the record is not JSON: \"quoted\" é"),
-        position: Some(("topic".to_owned(), 3, 42)),
+        position: Some(("topic".into(), 3, 42)),
         identity: "topic/3/42".to_owned(),
         payload: payload.into(),
         payload_bytes: payload.len(),
@@ -275,7 +275,11 @@ fn a_database_that_is_not_ours_or_damaged_is_left_as_it_is() {
         Connection::open(database).unwrap().execute_batch(sql).unwrap();
     };
     let another = "an SQLite database of another program";
-    check_refused(|path| sql(path, "PRAGMA user_version = 2"), "a newer online-learning (schema 2");
+    let newer = SCHEMA_VERSION + 1;
+    check_refused(
+        |path| sql(path, &format!("PRAGMA user_version = {newer}")),
+        &format!("a newer online-learning (schema {newer}"),
+    );
     check_refused(|path| sql(path, "PRAGMA application_id = 7"), another);
     check_refused(
         |path| {
@@ -315,7 +319,8 @@ fn a_database_that_is_not_ours_or_damaged_is_left_as_it_is() {
 fn what_a_crash_left_in_the_log_of_a_refused_database_stays_there() {
     let mut kept = Kept::new(quick());
     kept.append(1..=10);
-    kept.store().connection.execute_batch("PRAGMA user_version = 2").unwrap();
+    let newer = format!("PRAGMA user_version = {}", SCHEMA_VERSION + 1);
+    kept.store().connection.execute_batch(&newer).unwrap();
     // The image of a process that was killed: the newest state is in the log.
     let image = tempfile::tempdir().unwrap();
     let names = [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")];
@@ -417,9 +422,13 @@ fn a_replay_that_ends_early_is_an_error_of_the_visitor() {
 #[test]
 fn positions_of_sources_survive_and_move_on() {
     let position = |topic: &str, partition, next_offset| Position {
-        topic: topic.to_owned(),
+        topic: topic.into(),
         partition,
         next_offset,
+        topic_id: format!("id of {topic}").into(),
+        resets: 2,
+        lost: 7,
+        last_record_ms: NOW_MS,
     };
     let mut kept = Kept::new(quick());
     let first = [position("a", 1, 10), position("a", 0, 5), position("b", 0, i64::MAX)];
@@ -431,6 +440,30 @@ fn positions_of_sources_survive_and_move_on() {
         kept.store().positions().unwrap(),
         [position("a", 0, 5), position("a", 1, 12), position("b", 0, i64::MAX)]
     );
+}
+
+/// What the program of schema 1 left behind is taken over with everything in it.
+#[test]
+fn an_older_schema_is_brought_up_to_date_with_its_content() {
+    let mut kept = Kept::new(quick());
+    let position = Position { topic: "t".into(), next_offset: 9, ..Position::default() };
+    kept.try_append(&[outcome(1)], &[], &[], std::slice::from_ref(&position)).unwrap();
+    kept.store()
+        .connection
+        .execute_batch(
+            "ALTER TABLE source_positions DROP COLUMN topic_id;
+             ALTER TABLE source_positions DROP COLUMN resets;
+             ALTER TABLE source_positions DROP COLUMN lost;
+             ALTER TABLE source_positions DROP COLUMN last_record_ms;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    kept.reopen();
+    assert_eq!(kept.store().positions().unwrap(), [position]);
+    assert_eq!(kept.replayed(0).unwrap().len(), 1);
+    let version: i32 =
+        kept.store().connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, SCHEMA_VERSION);
 }
 
 #[test]
@@ -574,7 +607,7 @@ fn a_full_disk_changes_nothing_and_passes() {
             std::slice::from_ref(&large),
             &[letter("also")],
             &[],
-            &[Position { topic: "t".to_owned(), partition: 0, next_offset: 9 }],
+            &[Position { topic: "t".into(), next_offset: 9, ..Position::default() }],
         );
         assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
         assert!(!kept.store().is_known(identity(6)));
@@ -600,7 +633,7 @@ fn every_failing_step_of_an_append_leaves_everything_as_it_was() {
         kept.try_append(&[outcome(1), outcome(2)], &[letter("1")], &[], &[]).unwrap();
         let before = kept.counters.clone();
         planned_failure::after(steps);
-        let position = Position { topic: "t".to_owned(), partition: 0, next_offset: 9 };
+        let position = Position { topic: "t".into(), next_offset: 9, ..Position::default() };
         let again = |kept: &mut Kept| {
             let new = [outcome(3), outcome(4), outcome(5)];
             kept.try_append(&new, &[letter("2")], &[], std::slice::from_ref(&position))
