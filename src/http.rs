@@ -15,9 +15,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::learner::{LearnerOptions, Shared};
+use crate::learner::{Inbox, LearnerOptions, Shared};
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
-use crate::service::Inbox;
 use crate::store::Reader;
 
 mod lists;

@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::learner::{AppendReply, AppendRequest, Event, Now, Record};
+use crate::learner::{AppendReply, AppendRequest, Event, Inbox, Now, Record};
 use crate::outcome::{Outcome, Payload, RECORD_BYTES_MAX, hex};
-use crate::service::{Inbox, RealTimeModelUpdater};
+use crate::service::RealTimeModelUpdater;
 
 /// Lines handed over together.
 const PART_LINES: usize = 2_000;

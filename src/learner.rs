@@ -24,14 +24,18 @@ use crossbeam_channel::Sender;
 use crate::decisions::Decisions;
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Score, Settings};
-use crate::outcome::{IdentityKey, Outcome, Payload, Refusal, RefusalCode, format_time};
+use crate::outcome::{
+    IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, format_time,
+};
 use crate::store::{
     Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, Store,
 };
 
+mod inbox;
 mod recovery;
 mod saving;
 
+pub use inbox::{Inbox, REJECTED_NAMED_MAX, SUBMIT_RECORDS_MAX};
 pub use saving::{SaveJob, Saved, SavedVersion, Saver};
 
 use saving::Saving;
@@ -134,8 +138,8 @@ pub struct Record {
     pub content: std::result::Result<Outcome, Refusal>,
     /// Its bytes, for the case that it is refused.
     pub payload: Payload,
-    /// The identity of its arrival, if one was made up for it.
-    pub identity: Option<String>,
+    /// Its identity; of a refused one that of its arrival.
+    pub identity: String,
     /// `http`, `import` or `kafka`.
     pub source: &'static str,
     /// Topic, partition and offset, where it has them.
@@ -152,11 +156,11 @@ impl Record {
         now_ms: i64,
         fresh: impl Fn() -> String,
     ) -> Self {
-        let mut identity = None;
-        let content = Outcome::parse(payload.bytes(), now_ms, || identity.insert(fresh()).clone());
-        if content.is_err() && identity.is_none() {
-            identity = Some(fresh());
-        }
+        let read = Outcome::parse_identified(payload.bytes(), RECORD_BYTES_MAX, now_ms, &fresh);
+        let (content, identity) = match read {
+            Ok((outcome, identity)) => (Ok(outcome), identity),
+            Err(refusal) => (Err(refusal), fresh()),
+        };
         Self { content, payload, identity, source, position: None, replay_of: None }
     }
 }
@@ -604,7 +608,7 @@ impl Learner {
                                 source,
                                 refusal,
                                 position,
-                                identity: identity.unwrap_or_default(),
+                                identity,
                                 payload: bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)].to_vec(),
                                 payload_bytes: bytes.len(),
                                 created_at: created_at.clone(),

@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 use rand::RngExt;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::{App, server};
 use crate::learner::{
-    AppendReply, AppendRequest, Event, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
+    AppendReply, Event, Inbox, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
     SavedVersion, Saver, Shared,
 };
 use crate::model::Recommendation;
@@ -26,8 +26,6 @@ use crate::store::{Store, StoreOptions};
 
 /// Longest time the learner sleeps, so that its heartbeat shows that it lives.
 const ROUND_MAX: Duration = Duration::from_secs(1);
-/// Longest wait for a place in the queue, once a body has begun to be taken.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the last model file at the end.
 const LAST_SAVE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Longest wait for the saver, after the learner has ended.
@@ -38,140 +36,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Silence after which a part counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// The sending end of the learner's queue, for any number of threads; emptied at the stop.
-pub struct Inbox {
-    slot: RwLock<Option<Sender<Event>>>,
-}
-
-impl Inbox {
-    fn sender(&self) -> Result<Sender<Event>> {
-        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
-        slot.clone().ok_or_else(|| Error::Unavailable("the service is stopping".to_owned()))
-    }
-
-    /// Lets go of the learner: it ends when it has taken what was sent.
-    fn close(&self) {
-        self.slot.write().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Events waiting, and the most that may.
-    pub fn depth(&self) -> (usize, usize) {
-        self.sender()
-            .map_or((0, 0), |sender| (sender.len(), sender.capacity().unwrap_or(usize::MAX)))
-    }
-
-    /// Sends an event, if there is a place for it now.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the queue is full or the service is stopping.
-    pub fn try_send(&self, event: Event) -> Result<()> {
-        self.sender()?.try_send(event).map_err(|error| match error {
-            TrySendError::Full(_) => Error::Unavailable(
-                "the queue is full: outcomes come faster than they are stored".to_owned(),
-            ),
-            TrySendError::Disconnected(_) => {
-                Error::Unavailable("the service is stopping".to_owned())
-            }
-        })
-    }
-
-    /// Sends an event, waiting for a place.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when there was none for long or the service is stopping.
-    pub fn send(&self, event: Event) -> Result<()> {
-        self.sender()?
-            .send_timeout(event, SEND_TIMEOUT)
-            .map_err(|_| Error::Unavailable("the queue stayed full".to_owned()))
-    }
-
-    /// Sends a request built around a reply channel and waits for the answer.
-    ///
-    /// # Errors
-    /// As [`Inbox::try_send`], and what the learner answers.
-    pub fn ask<T>(&self, event: impl FnOnce(Sender<Result<T>>) -> Event) -> Result<T> {
-        let (reply_tx, reply_rx) = bounded(1);
-        self.try_send(event(reply_tx))?;
-        reply_rx.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))
-    }
-
-    /// Makes records durable. They are sent on in parts of [`SUBMIT_RECORDS_MAX`], each durable as
-    /// a whole; a full queue refuses the first part and delays the others.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the queue is full or the storage fails. Then parts before the
-    /// one that failed may be durable: the message says how many records.
-    pub fn submit(&self, records: impl Iterator<Item = Record>) -> Result<AppendReply> {
-        let mut records = records.peekable();
-        let mut total = AppendReply::default();
-        let mut sent = 0;
-        let mut taken = 0;
-        let mut waiting: Option<(usize, Receiver<Result<AppendReply>>)> = None;
-        loop {
-            let part: Vec<Record> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
-            let (size, last) = (part.len(), records.peek().is_none());
-            let (reply_tx, reply_rx) = bounded(1);
-            let request = AppendRequest {
-                records: part,
-                positions: Vec::new(),
-                replayed: Vec::new(),
-                reply: reply_tx,
-            };
-            let queued = match sent {
-                0 => self.try_send(Event::Append(request)),
-                _ => self.send(Event::Append(request)),
-            };
-            // While one part is being stored the next one is read.
-            if let Some((first, reply)) = waiting.take() {
-                taken += merge(&mut total, first, &reply).map_err(|error| partly(error, taken))?;
-            }
-            queued.map_err(|error| partly(error, taken))?;
-            waiting = Some((sent, reply_rx));
-            sent += size;
-            if last {
-                break;
-            }
-        }
-        if let Some((first, reply)) = waiting {
-            merge(&mut total, first, &reply).map_err(|error| partly(error, taken))?;
-        }
-        Ok(total)
-    }
-}
-
-/// Records that become durable together, at most.
-pub const SUBMIT_RECORDS_MAX: usize = 8_192;
-/// Refused records that are named one by one in an answer.
-pub const REJECTED_NAMED_MAX: usize = 10_000;
-
-/// Adds a part's reply to the total; returns the number of its records that are dealt with.
-fn merge(
-    total: &mut AppendReply,
-    first: usize,
-    reply: &Receiver<Result<AppendReply>>,
-) -> Result<u64> {
-    let part =
-        reply.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))?;
-    total.accepted += part.accepted;
-    total.duplicates += part.duplicates;
-    total.rejected_total += part.rejected_total;
-    let dealt_with = part.accepted + part.duplicates + part.rejected_total;
-    let room = REJECTED_NAMED_MAX.saturating_sub(total.rejected.len());
-    let named = part.rejected.into_iter().take(room);
-    total.rejected.extend(named.map(|(index, refusal)| (first + index, refusal)));
-    Ok(dealt_with)
-}
-
-fn partly(error: Error, taken: u64) -> Error {
-    match error {
-        Error::Unavailable(text) if taken > 0 => Error::Unavailable(format!(
-            "{text}; the first {taken} records are stored: sent again, those with an identity \
-             count as duplicates"
-        )),
-        other => other,
-    }
-}
 
 /// Learns from outcomes as they come in, on threads of its own, and answers at any time.
 ///
@@ -261,7 +125,7 @@ impl RealTimeModelUpdater {
                 Err(Error::Fatal("the learner's thread panicked; see the log above".to_owned()))
             })
         })?;
-        let inbox = Arc::new(Inbox { slot: RwLock::new(Some(inbox_tx)) });
+        let inbox = Arc::new(Inbox::new(inbox_tx));
         Ok(Self { inbox, shared, learner, saver, ended: ended_rx, saver_ended: saver_ended_rx })
     }
 
@@ -289,7 +153,7 @@ impl RealTimeModelUpdater {
             Record {
                 content: Ok(outcome),
                 payload: Payload::new(nothing.clone(), 0..0),
-                identity: None,
+                identity: String::new(),
                 source: "library",
                 position: None,
                 replay_of: None,

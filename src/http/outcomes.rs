@@ -14,7 +14,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::learner::{AppendReply, Event, Now, Record};
-use crate::outcome::{Outcome, Payload, Refusal, RefusalCode, non_finite_as_null};
+use crate::outcome::{
+    Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, non_finite_as_null,
+};
 use crate::store::DeadLetter;
 
 /// Largest body with outcomes, in bytes.
@@ -253,11 +255,17 @@ fn replayed(letter: DeadLetter) -> Record {
     let now_ms = Now::read().unix_ms;
     let size = letter.payload.len();
     let payload = Payload::new(Arc::new(letter.payload), 0..size);
-    let content = Outcome::parse(payload.bytes(), now_ms, || letter.identity.clone());
+    let read = Outcome::parse_identified(payload.bytes(), RECORD_BYTES_MAX, now_ms, || {
+        letter.identity.clone()
+    });
+    let (content, identity) = match read {
+        Ok((outcome, identity)) => (Ok(outcome), identity),
+        Err(refusal) => (Err(refusal), letter.identity),
+    };
     Record {
         content,
         payload,
-        identity: Some(letter.identity),
+        identity,
         source: "replay",
         position: None,
         replay_of: Some(letter.id),

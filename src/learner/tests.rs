@@ -31,7 +31,7 @@ fn record(outcome: Outcome) -> Record {
     Record {
         content: Ok(outcome),
         payload: Payload::new(Arc::new(Vec::new()), 0..0),
-        identity: None,
+        identity: String::new(),
         source: "http",
         position: None,
         replay_of: None,
@@ -42,7 +42,7 @@ fn refused(payload: &str) -> Record {
     Record {
         content: Err(Refusal::new(RefusalCode::NotJson, "the record is not JSON")),
         payload: Payload::new(Arc::new(payload.as_bytes().to_vec()), 0..payload.len()),
-        identity: Some("of its arrival".to_owned()),
+        identity: "of its arrival".to_owned(),
         position: Some(("topic".into(), 0, 7)),
         ..record(outcome(0))
     }
