@@ -131,13 +131,17 @@ fn setting(option: &crate::config::Opt) -> Arg {
         "" => option.help.to_owned(),
         default => format!("{} [default: {default}]", option.help),
     };
-    Arg::new(option.env)
+    let setting = Arg::new(option.env)
         .long(option.flag)
         .env(option.env)
         .value_name("VALUE")
         .help(help)
-        .hide_env_values(true)
-        .allow_hyphen_values(true)
+        .hide_env_values(true);
+    match option.default {
+        // What is off may be turned on by its bare flag.
+        "false" => setting.num_args(0..=1).default_missing_value("true"),
+        _ => setting.allow_hyphen_values(true),
+    }
 }
 
 fn url() -> Arg {

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
 use crate::store::{StoreOptions, Synchronous};
@@ -37,7 +38,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 36] = [
+pub const OPTIONS: [Opt; 45] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -119,13 +120,67 @@ pub const OPTIONS: [Opt; 36] = [
         "",
         "true or false; on exactly when KAFKA_BOOTSTRAP_SERVERS is set",
     ),
-    opt("KAFKA_BOOTSTRAP_SERVERS", "kafka-bootstrap-servers", "", "Kafka brokers"),
+    opt(
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "kafka-bootstrap-servers",
+        "",
+        "Kafka brokers, host:port,host:port; localhost:9092 when only ENABLE_KAFKA is set",
+    ),
     opt("KAFKA_OUTCOME_TOPIC", "kafka-outcome-topic", "agent-outcomes", "Topic of the outcomes"),
     opt(
         "KAFKA_CONSUMER_GROUP",
         "kafka-consumer-group",
         "model-updater",
-        "Group under which progress is published",
+        "Group under which progress is published; another one for each replica",
+    ),
+    opt(
+        "KAFKA_AUTO_OFFSET_RESET",
+        "kafka-auto-offset-reset",
+        "earliest",
+        "Where a new store begins to read: earliest or latest",
+    ),
+    opt(
+        "KAFKA_RESET_POSITIONS",
+        "kafka-reset-positions",
+        "false",
+        "Read partitions that are stopped, because the log is another one, from its beginning",
+    ),
+    opt(
+        "KAFKA_DEAD_LETTER_TOPIC",
+        "kafka-dead-letter-topic",
+        "",
+        "Topic to which dead letters are sent, too; none when empty",
+    ),
+    opt(
+        "KAFKA_COMPRESSION",
+        "kafka-compression",
+        "gzip",
+        "Of what is produced: none, gzip, snappy, lz4 or zstd",
+    ),
+    opt(
+        "KAFKA_SECURITY_PROTOCOL",
+        "kafka-security-protocol",
+        "PLAINTEXT",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+    ),
+    opt(
+        "KAFKA_SSL_CA_LOCATION",
+        "kafka-ssl-ca-location",
+        "",
+        "File of the certificate authorities that sign brokers; the system's when empty",
+    ),
+    opt(
+        "KAFKA_SASL_MECHANISM",
+        "kafka-sasl-mechanism",
+        "SCRAM-SHA-512",
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    ),
+    opt("KAFKA_SASL_USERNAME", "kafka-sasl-username", "", "User name, with a SASL protocol"),
+    opt(
+        "KAFKA_SASL_PASSWORD_FILE",
+        "kafka-sasl-password-file",
+        "",
+        "File that holds the password, with a SASL protocol",
     ),
     opt("RUST_LOG", "log", "info", "Log level: error, warn, info, debug, or a filter"),
     opt("LOG_STYLE", "log-style", "auto", "Colours in the log: auto, always or never"),
@@ -138,6 +193,7 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     pub storage_path: PathBuf,
     pub kafka_topic: String,
+    pub kafka: Option<KafkaOptions>,
     pub queue_capacity: usize,
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
@@ -152,18 +208,6 @@ impl Config {
     /// [`Error::Config`] naming the variable, its value and what is allowed.
     pub fn resolve(value: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let source = Source { value: &value };
-        let brokers = source.text("KAFKA_BOOTSTRAP_SERVERS");
-        let kafka = match source.text("ENABLE_KAFKA").as_str() {
-            "" => !brokers.is_empty(),
-            _ => source.flag("ENABLE_KAFKA")?,
-        };
-        if kafka {
-            return Err(Error::Config(
-                "ENABLE_KAFKA is on (or KAFKA_BOOTSTRAP_SERVERS is set): this release takes \
-                 outcomes over HTTP only; allowed is ENABLE_KAFKA=false"
-                    .to_owned(),
-            ));
-        }
         let strategy = source.text("MODEL_STRATEGY");
         let strategy = Strategy::ALL
             .into_iter()
@@ -225,7 +269,8 @@ impl Config {
         Ok(Self {
             listen_addr: source.address("LISTEN_ADDR")?,
             storage_path: PathBuf::from(storage_path),
-            kafka_topic: source.text("KAFKA_OUTCOME_TOPIC"),
+            kafka_topic: source.topic("KAFKA_OUTCOME_TOPIC")?,
+            kafka: source.kafka()?,
             queue_capacity: source.number("QUEUE_CAPACITY", 1, 1_000_000)?,
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,
@@ -281,6 +326,84 @@ impl Source<'_> {
             "false" | "0" | "no" | "off" => Ok(false),
             _ => Err(self.wrong(env, "true or false")),
         }
+    }
+
+    /// One of a few words.
+    fn choice(&self, env: &str, allowed: &[&str]) -> Result<String> {
+        let text = self.text(env);
+        if allowed.contains(&text.as_str()) {
+            return Ok(text);
+        }
+        let (last, others) = allowed.split_last().expect("there is a choice");
+        Err(self.wrong(env, &format!("{} or {last}", others.join(", "))))
+    }
+
+    fn topic(&self, env: &str) -> Result<String> {
+        let name = self.text(env);
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=249).contains(&name.len())
+            && name.bytes().all(is_legal)
+            && ![".", ".."].contains(&name.as_str())
+        {
+            return Ok(name);
+        }
+        Err(self.wrong(env, "a topic's name: 1 to 249 letters, digits, dots, dashes, underscores"))
+    }
+
+    /// How Kafka is used; `None` when it is not.
+    fn kafka(&self) -> Result<Option<KafkaOptions>> {
+        let servers = self.text("KAFKA_BOOTSTRAP_SERVERS");
+        let is_on = match self.text("ENABLE_KAFKA").as_str() {
+            "" => !servers.is_empty(),
+            _ => self.flag("ENABLE_KAFKA")?,
+        };
+        if !is_on {
+            return Ok(None);
+        }
+        let brokers = if servers.is_empty() { "localhost:9092".to_owned() } else { servers };
+        let some = |env: &str| Some(self.text(env)).filter(|text| !text.is_empty());
+        let dead_letter_topic = match some("KAFKA_DEAD_LETTER_TOPIC") {
+            Some(_) => Some(self.topic("KAFKA_DEAD_LETTER_TOPIC")?),
+            None => None,
+        };
+        let topic = self.topic("KAFKA_OUTCOME_TOPIC")?;
+        if dead_letter_topic.as_ref() == Some(&topic) {
+            return Err(self.wrong("KAFKA_DEAD_LETTER_TOPIC", "another topic than the outcomes'"));
+        }
+        let security_protocol = self.choice(
+            "KAFKA_SECURITY_PROTOCOL",
+            &["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+        )?;
+        let mechanism =
+            self.choice("KAFKA_SASL_MECHANISM", &["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])?;
+        let sasl = if security_protocol.starts_with("SASL_") {
+            let needed = |env: &str| {
+                let allowed = format!("what {security_protocol} needs");
+                some(env).ok_or_else(|| self.wrong(env, &allowed))
+            };
+            let username = needed("KAFKA_SASL_USERNAME")?;
+            let password_file = needed("KAFKA_SASL_PASSWORD_FILE")?.into();
+            Some(Sasl { mechanism, username, password_file })
+        } else {
+            None
+        };
+        let reset = self.choice("KAFKA_AUTO_OFFSET_RESET", &["earliest", "latest"])?;
+        Ok(Some(KafkaOptions {
+            brokers,
+            topic,
+            group: self.text("KAFKA_CONSUMER_GROUP"),
+            offset_reset: match reset.as_str() {
+                "latest" => OffsetReset::Latest,
+                _ => OffsetReset::Earliest,
+            },
+            reset_positions: self.flag("KAFKA_RESET_POSITIONS")?,
+            dead_letter_topic,
+            compression: self
+                .choice("KAFKA_COMPRESSION", &["none", "gzip", "snappy", "lz4", "zstd"])?,
+            security_protocol,
+            ssl_ca_location: some("KAFKA_SSL_CA_LOCATION").map(PathBuf::from),
+            sasl,
+        }))
     }
 
     fn address(&self, env: &str) -> Result<SocketAddr> {
@@ -339,13 +462,34 @@ mod tests {
     }
 
     #[test]
-    fn kafka_is_refused_as_long_as_it_is_not_built_in() {
-        for pairs in [&[("ENABLE_KAFKA", "true")], &[("KAFKA_BOOTSTRAP_SERVERS", "broker:9092")]] {
-            let Err(Error::Config(text)) = resolve(pairs) else { panic!("{pairs:?}") };
-            assert!(text.contains("ENABLE_KAFKA"), "{text}");
+    fn kafka_is_on_exactly_when_brokers_are_named_or_it_is_said_so() {
+        let brokers = |pairs: &[(&str, &str)]| resolve(pairs).unwrap().kafka.map(|on| on.brokers);
+        let named = ("KAFKA_BOOTSTRAP_SERVERS", "broker:9092");
+        assert_eq!(brokers(&[]), None);
+        assert_eq!(brokers(&[named]).as_deref(), Some("broker:9092"));
+        assert_eq!(brokers(&[("ENABLE_KAFKA", "true")]).as_deref(), Some("localhost:9092"));
+        assert_eq!(brokers(&[("ENABLE_KAFKA", "false"), named]), None);
+    }
+
+    #[test]
+    fn what_kafka_needs_is_asked_for() {
+        #[track_caller]
+        fn check(pairs: &[(&str, &str)], says: &str) {
+            let on = [("ENABLE_KAFKA", "true")];
+            let Err(Error::Config(text)) = resolve(&[&on, pairs].concat()) else {
+                panic!("{pairs:?} should be refused")
+            };
+            assert!(text.contains(says), "{text}");
         }
-        let off = [("ENABLE_KAFKA", "false"), ("KAFKA_BOOTSTRAP_SERVERS", "broker:9092")];
-        assert!(resolve(&off).is_ok());
+        check(&[("KAFKA_COMPRESSION", "brotli")], "none, gzip, snappy, lz4 or zstd");
+        check(&[("KAFKA_OUTCOME_TOPIC", "a b")], "a topic's name");
+        check(&[("KAFKA_OUTCOME_TOPIC", "..")], "a topic's name");
+        check(&[("KAFKA_DEAD_LETTER_TOPIC", "agent-outcomes")], "another topic");
+        check(&[("KAFKA_AUTO_OFFSET_RESET", "0")], "earliest or latest");
+        let sasl = ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL");
+        check(&[sasl], "KAFKA_SASL_USERNAME");
+        check(&[sasl, ("KAFKA_SASL_USERNAME", "u")], "KAFKA_SASL_PASSWORD_FILE");
+        check(&[("KAFKA_SECURITY_PROTOCOL", "tls")], "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::kafka::{Producer, View};
 use crate::learner::{Inbox, LearnerOptions, Shared};
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
 use crate::store::Reader;
@@ -35,6 +36,14 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 const RETRY_AFTER_S: &str = "1";
 const JSON: &str = "application/json";
 
+/// Both ends of the topic, as handlers need them.
+pub struct Kafka {
+    /// Takes outcomes.
+    pub producer: Arc<Producer>,
+    /// Shows how far they have come back.
+    pub view: Arc<View>,
+}
+
 /// What handlers share. Every thread of the server calls [`App::handle`].
 pub struct App {
     inbox: Arc<Inbox>,
@@ -42,6 +51,7 @@ pub struct App {
     reader: Reader,
     options: LearnerOptions,
     kafka_topic: String,
+    kafka: Option<Kafka>,
     started: Instant,
     stopping: AtomicBool,
     /// Disconnected at the stop.
@@ -51,11 +61,12 @@ pub struct App {
 }
 
 impl App {
-    /// The handlers of a service. `stop_rx` is disconnected when it stops.
+    /// The handlers of a service; with Kafka, outcomes go to its topic. `stop_rx` is disconnected when it stops.
     pub fn new(
         config: &Config,
         inbox: Arc<Inbox>,
         shared: Arc<Shared>,
+        kafka: Option<Kafka>,
         stop_rx: Receiver<()>,
     ) -> Self {
         Self {
@@ -64,6 +75,7 @@ impl App {
             reader: Reader::new(&config.storage_path),
             options: config.learner,
             kafka_topic: config.kafka_topic.clone(),
+            kafka,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             stop_rx,

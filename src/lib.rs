@@ -12,6 +12,7 @@ pub mod decisions;
 pub mod error;
 pub mod http;
 pub mod import;
+pub mod kafka;
 pub mod learner;
 pub mod model;
 pub mod outcome;

@@ -9,20 +9,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rand::RngExt;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::{App, server};
+use crate::http::{self, App, server};
+use crate::kafka::{self, KafkaOptions, Producer, View};
 use crate::learner::{
     AppendReply, Event, Inbox, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
     SavedVersion, Saver, Shared,
 };
 use crate::model::Recommendation;
 use crate::outcome::{Context, Outcome, Payload};
-use crate::store::{Store, StoreOptions};
+use crate::store::{Reader, Store, StoreOptions};
 
 /// Longest time the learner sleeps, so that its heartbeat shows that it lives.
 const ROUND_MAX: Duration = Duration::from_secs(1);
@@ -30,6 +31,10 @@ const ROUND_MAX: Duration = Duration::from_secs(1);
 const LAST_SAVE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Longest wait for the saver, after the learner has ended.
 const SAVER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Longest wait for the consumer's loop, which may be asking brokers that are away.
+const TOPIC_STOP_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest wait for the consumer's client.
+const CLIENT_STOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait for requests under way at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the service looks after itself.
@@ -320,7 +325,13 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     )?;
     // Closed at the stop: wakes requests that wait.
     let (stop_tx, stop_rx) = bounded::<()>(0);
-    let app = Arc::new(App::new(config, updater.inbox(), updater.shared(), stop_rx));
+    let topic = config
+        .kafka
+        .as_ref()
+        .map(|options| Topic::start(options, &config.storage_path, &updater, &stop_rx))
+        .transpose()?;
+    let ends = topic.as_ref().map(Topic::ends);
+    let app = Arc::new(App::new(config, updater.inbox(), updater.shared(), ends, stop_rx));
     let handler = app.clone();
     let http = server
         .spawn(move |request| handler.handle(request))
@@ -330,7 +341,10 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     let (probe_stop_tx, probe_stop_rx) = bounded::<()>(0);
     let prober = {
         let (http, health, shared) = (http.clone(), health.clone(), updater.shared());
-        spawn("probe", move || probe(address, &http, &shared, &health, &probe_stop_rx))?
+        let view = topic.as_ref().map(|topic| topic.view.clone());
+        spawn("probe", move || {
+            probe(address, &http, &shared, view.as_deref(), &health, &probe_stop_rx);
+        })?
     };
 
     let pid = std::process::id();
@@ -352,17 +366,22 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     });
     let importer = importer.transpose()?;
 
-    let reason = wait_for_reason(&signals, &updater.ended, &health);
+    let never = crossbeam_channel::never();
+    let topic_ended = topic.as_ref().map_or(&never, |topic| &topic.ended);
+    let reason = wait_for_reason(&signals, &updater.ended, topic_ended, &health);
     log::info!("service=stopping reason=\"{reason}\"");
     notify(&[sd_notify::NotifyState::Stopping]);
     app.stop();
     drop(stop_tx);
     drop(probe_stop_tx);
+    let topic_ended = topic.map_or(Ok(()), Topic::stop);
     // New requests are still answered, with 503, while what was accepted is learned and saved.
     let stopped = match reason {
         // A learner that hangs can't be joined: the process ends, the journal has everything.
         Reason::Silence(what) => Err(Error::Fatal(format!("{what} was silent for too long"))),
-        Reason::Signal | Reason::LearnerEnded => updater.stop(),
+        Reason::Signal | Reason::LearnerEnded | Reason::TopicEnded => {
+            updater.stop().and(topic_ended)
+        }
     };
     for thread in [Some(prober), importer].into_iter().flatten() {
         if thread.join().is_err() {
@@ -383,7 +402,9 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         log::info!("service=stopped");
     }
     match (stopped, reason) {
-        (Ok(()), Reason::LearnerEnded) => Err(Error::Fatal("the learner ended".to_owned())),
+        (Ok(()), Reason::LearnerEnded | Reason::TopicEnded) => {
+            Err(Error::Fatal(reason.to_string()))
+        }
         (stopped, _) => stopped,
     }
 }
@@ -404,11 +425,96 @@ fn show_next_steps(address: SocketAddr) {
     let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
+/// The threads at the topic, and what others need of them.
+struct Topic {
+    producer: Arc<Producer>,
+    view: Arc<View>,
+    consumer: JoinHandle<()>,
+    dead_letters: Option<JoinHandle<()>>,
+    /// How the consumer's loop ended. Its client may take longer to end.
+    ended: Receiver<Result<()>>,
+    /// Disconnected when the client has ended, too.
+    closed: Receiver<()>,
+    stop: Sender<()>,
+}
+
+impl Topic {
+    fn start(
+        options: &KafkaOptions,
+        storage: &std::path::Path,
+        updater: &RealTimeModelUpdater,
+        stopping: &Receiver<()>,
+    ) -> Result<Self> {
+        let (stop, stop_rx) = bounded::<()>(0);
+        let (ended_tx, ended) = bounded(1);
+        let (closed_tx, closed) = bounded::<()>(0);
+        let view = Arc::new(View::default());
+        let producer = Arc::new(Producer::new(options)?);
+        let reader = Reader::new(storage);
+        let positions = reader.positions()?;
+        let mut consumer = kafka::Consumer::new(
+            options,
+            positions,
+            updater.inbox(),
+            view.clone(),
+            stop_rx.clone(),
+        )?;
+        let consumer = spawn("kafka", move || {
+            let _closed = closed_tx;
+            let ended = catch_unwind(AssertUnwindSafe(|| consumer.run())).unwrap_or_else(|_| {
+                Err(Error::Fatal("the consumer's thread panicked; see the log above".to_owned()))
+            });
+            // There is a place for it.
+            let _ = ended_tx.send(ended);
+        })?;
+        let dead_letters = options.dead_letter_topic.clone().map(|topic| {
+            let (producer, shared, inbox) = (producer.clone(), updater.shared(), updater.inbox());
+            let stopping = stopping.clone();
+            spawn("dead-letters", move || {
+                kafka::forward_dead_letters(&topic, &producer, &reader, &shared, &inbox, &stopping);
+            })
+        });
+        let dead_letters = dead_letters.transpose()?;
+        Ok(Self { producer, view, consumer, dead_letters, ended, closed, stop })
+    }
+
+    fn ends(&self) -> http::Kafka {
+        http::Kafka { producer: self.producer.clone(), view: self.view.clone() }
+    }
+
+    /// Stops reading. A client whose brokers are away may take long to end: it is not waited for.
+    fn stop(self) -> Result<()> {
+        let Self { consumer, dead_letters, ended, closed, stop, .. } = self;
+        drop(stop);
+        let result = match ended.recv_timeout(TOPIC_STOP_TIMEOUT) {
+            Ok(result) => result,
+            // It was the reason to stop.
+            Err(RecvTimeoutError::Disconnected) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                log::warn!("stop: the consumer did not end in time");
+                Ok(())
+            }
+        };
+        if closed.recv_timeout(CLIENT_STOP_TIMEOUT) == Err(RecvTimeoutError::Disconnected)
+            && consumer.join().is_err()
+        {
+            log::error!("stop: the consumer's thread had panicked");
+        }
+        if let Some(thread) = dead_letters.filter(JoinHandle::is_finished)
+            && thread.join().is_err()
+        {
+            log::error!("stop: the thread of the dead letters had panicked");
+        }
+        result
+    }
+}
+
 /// Why the service stops.
 #[derive(Debug, Clone, Copy)]
 enum Reason {
     Signal,
     LearnerEnded,
+    TopicEnded,
     Silence(&'static str),
 }
 
@@ -417,12 +523,18 @@ impl std::fmt::Display for Reason {
         match self {
             Self::Signal => f.write_str("signal"),
             Self::LearnerEnded => f.write_str("the learner ended"),
+            Self::TopicEnded => f.write_str("the consumer of the topic ended"),
             Self::Silence(what) => write!(f, "{what} was silent for too long"),
         }
     }
 }
 
-fn wait_for_reason(signals: &Receiver<()>, ended: &Receiver<()>, health: &Health) -> Reason {
+fn wait_for_reason(
+    signals: &Receiver<()>,
+    ended: &Receiver<()>,
+    topic_ended: &Receiver<Result<()>>,
+    health: &Health,
+) -> Reason {
     let watchdog = sd_notify::watchdog_enabled();
     let tick = watchdog.map_or(ROUND_MAX, |interval| (interval / 3).min(ROUND_MAX));
     let mut pinged = Instant::now();
@@ -430,6 +542,12 @@ fn wait_for_reason(signals: &Receiver<()>, ended: &Receiver<()>, health: &Health
         crossbeam_channel::select! {
             recv(signals) -> _ => return Reason::Signal,
             recv(ended) -> _ => return Reason::LearnerEnded,
+            recv(topic_ended) -> ended => {
+                if let Ok(Err(error)) = ended {
+                    log::error!("kafka=ended error=\"{error}\"");
+                }
+                return Reason::TopicEnded;
+            }
             default(tick) => {}
         }
         match health.silent() {
@@ -453,11 +571,18 @@ struct Health {
     origin: Instant,
     learner_ms: AtomicU64,
     http_ms: AtomicU64,
+    /// Without Kafka, as alive as the learner.
+    consumer_ms: AtomicU64,
 }
 
 impl Health {
     fn new() -> Self {
-        Self { origin: Instant::now(), learner_ms: AtomicU64::new(0), http_ms: AtomicU64::new(0) }
+        Self {
+            origin: Instant::now(),
+            learner_ms: AtomicU64::new(0),
+            http_ms: AtomicU64::new(0),
+            consumer_ms: AtomicU64::new(0),
+        }
     }
 
     fn saw(&self, part: &AtomicU64) {
@@ -467,7 +592,12 @@ impl Health {
 
     /// The part that has been silent for longest, beyond what a probe's pace explains.
     fn silent(&self) -> Option<(&'static str, Duration)> {
-        [("learner", &self.learner_ms), ("http server", &self.http_ms)]
+        let parts = [
+            ("learner", &self.learner_ms),
+            ("http server", &self.http_ms),
+            ("consumer of the topic", &self.consumer_ms),
+        ];
+        parts
             .map(|(name, seen)| {
                 let seen = self.origin + Duration::from_millis(seen.load(Ordering::Relaxed));
                 (name, seen.elapsed())
@@ -478,22 +608,27 @@ impl Health {
     }
 }
 
-/// Looks every few seconds whether the learner goes round and the HTTP server answers.
+/// Looks every few seconds whether learner and consumer go round and the HTTP server answers.
 fn probe(
     address: SocketAddr,
     http: &server::Handle,
     shared: &Shared,
+    view: Option<&View>,
     health: &Health,
     stop: &Receiver<()>,
 ) {
     let limited = AtomicBool::new(false);
-    let mut heartbeats = shared.heartbeats();
+    let consumer = || view.map_or_else(|| shared.heartbeats(), View::heartbeats);
+    let mut heartbeats = (shared.heartbeats(), consumer());
     loop {
-        let beat = shared.heartbeats();
-        if beat != heartbeats {
-            heartbeats = beat;
+        let beats = (shared.heartbeats(), consumer());
+        if beats.0 != heartbeats.0 {
             health.saw(&health.learner_ms);
         }
+        if beats.1 != heartbeats.1 {
+            health.saw(&health.consumer_ms);
+        }
+        heartbeats = beats;
         // Connections or descriptors at their limit are no sign of death, and pass by themselves.
         let at_limit = http.at_limit();
         if limited.swap(at_limit, Ordering::Relaxed) != at_limit {

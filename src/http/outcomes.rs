@@ -1,18 +1,19 @@
 //! `POST /api/learning/outcomes` and the replay of dead letters: records come in.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{TryRecvError, bounded};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::server::{Request, Response};
 use super::{
-    Answer, App, Failure, JSON, Query, json_body, json_object, json_response, media_type, new_id,
-    unsupported_media_type,
+    Answer, App, Failure, JSON, Kafka, Query, json_body, json_object, json_response, media_type,
+    new_id, unsupported_media_type,
 };
 use crate::error::{Error, Result};
+use crate::kafka;
 use crate::learner::{AppendReply, Event, Now, Record};
 use crate::outcome::{
     Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, non_finite_as_null,
@@ -61,18 +62,35 @@ impl App {
         let now_ms = Now::read().unix_ms;
         let reply = if media == ND_JSON {
             let lines = lines(body.as_ref().as_ref());
-            self.inbox
-                .submit(lines.map(|range| record(Payload::new(body.clone(), range), now_ms)))?
+            self.submit(lines.map(|range| record(Payload::new(body.clone(), range), now_ms)))?
         } else {
             let records = json_records(&body, now_ms)?;
-            self.inbox.submit(records.into_iter())?
+            self.submit(records.into_iter())?
         };
         let learned = wait && self.wait_until_learned();
         Ok(json_response(if learned { 200 } else { 202 }, &reply_json(&reply)))
     }
 
+    /// Makes records durable: in the topic, or in our own journal without one.
+    fn submit(&self, records: impl Iterator<Item = Record>) -> Result<AppendReply> {
+        match &self.kafka {
+            None => self.inbox.submit(records),
+            Some(Kafka { producer, view }) => {
+                kafka::submit(records, producer, view, &self.inbox, &self.shared)
+            }
+        }
+    }
+
     /// Closes the open micro-batch; whether all that was accepted is learned and visible.
     fn wait_until_learned(&self) -> bool {
+        let deadline = Instant::now() + WAIT_MAX;
+        if let Some(Kafka { producer, view }) = &self.kafka {
+            // It is learned once it has come back.
+            let stopping = || self.stop_rx.try_recv() == Err(TryRecvError::Disconnected);
+            if !view.wait_for(&producer.acknowledged(), deadline, stopping) {
+                return false;
+            }
+        }
         let (reply_tx, reply_rx) = bounded(1);
         if self.inbox.send(Event::Flush(reply_tx)).is_err() {
             return false;
@@ -80,7 +98,7 @@ impl App {
         crossbeam_channel::select! {
             recv(reply_rx) -> reply => reply.is_ok(),
             recv(self.stop_rx) -> _ => false,
-            default(WAIT_MAX) => false,
+            default(deadline.saturating_duration_since(Instant::now())) => false,
         }
     }
 
@@ -118,7 +136,7 @@ impl App {
             if records.is_empty() {
                 continue;
             }
-            let reply = self.inbox.submit(records.into_iter())?;
+            let reply = self.submit(records.into_iter())?;
             total.accepted += reply.accepted;
             total.duplicates += reply.duplicates;
             rejected.extend(reply.rejected.into_iter().map(|(index, refusal)| {

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
-use crate::learner::MODEL_TYPES;
+use crate::kafka;
+use crate::learner::{MODEL_TYPES, Now};
 use crate::model::{Agent, AgentPerformanceModel, Settings, Tally, Tenant};
 use crate::outcome::{Status, format_time};
 use crate::store::Counters;
@@ -64,10 +65,29 @@ impl App {
         Ok(json_response(200, &rows))
     }
 
+    /// What keeps us from learning, if anything: the storage, or the topic.
+    fn trouble(&self) -> Option<String> {
+        self.shared.trouble().or_else(|| {
+            let why = self.kafka.as_ref()?.view.status().trouble()?;
+            Some(format!("kafka: {why}"))
+        })
+    }
+
     pub(super) fn status(&self) -> Response {
         let model = self.shared.model();
         let counters = self.shared.counters();
-        let trouble = self.shared.trouble();
+        let trouble = self.trouble();
+        let kafka = self.kafka.as_ref().map(|kafka| kafka.view.status());
+        let lag = match &kafka {
+            Some(status) => {
+                let now_ms = Now::read().unix_ms;
+                json!({"records": status.lag(), "seconds": status.lag_seconds(now_ms)})
+            }
+            None => json!({
+                "records": counters.last_sequence - counters.learned_sequence,
+                "seconds": Value::Null,
+            }),
+        };
         let (depth, capacity) = self.inbox.depth();
         let time = |ms: i64| (ms > 0).then(|| format_time(ms));
         let body = json!({
@@ -77,11 +97,9 @@ impl App {
             "batch_size": self.options.batch_outcomes,
             "models_loaded": MODEL_TYPES,
             "trouble": trouble,
-            "source": "http",
-            "lag": {
-                "records": counters.last_sequence - counters.learned_sequence,
-                "seconds": Value::Null,
-            },
+            "source": if kafka.is_some() { "kafka" } else { "http" },
+            "lag": lag,
+            "kafka": kafka.as_ref().map(kafka_json),
             "queue": {"depth": depth, "capacity": capacity},
             "batch_timeout_seconds": self.options.batch_timeout.as_secs_f64(),
             "strategy": model.settings().strategy.as_str(),
@@ -110,6 +128,10 @@ impl App {
             "status": "ready",
             "model_version": self.shared.model().sequence(),
             "lag": counters.last_sequence - counters.learned_sequence,
+            "kafka": self.kafka.as_ref().map(|kafka| {
+                let status = kafka.view.status();
+                status.trouble().unwrap_or_else(|| status.connection.as_str().to_owned())
+            }),
             "learning": self.shared.trouble().unwrap_or_else(|| "ok".to_owned()),
         });
         Ok(json_response(200, &body))
@@ -117,13 +139,20 @@ impl App {
 
     pub(super) fn health(&self) -> Response {
         let trouble = self.shared.trouble();
+        let kafka = self.kafka.as_ref().map(|kafka| kafka.view.status());
+        let kafka_trouble = kafka.as_ref().and_then(|status| status.trouble());
         let model = self.shared.model();
         let counters = self.shared.counters();
         let body = json!({
-            "status": if trouble.is_some() { "degraded" } else { "healthy" },
+            "status": if trouble.is_some() || kafka_trouble.is_some() {
+                "degraded"
+            } else {
+                "healthy"
+            },
             "checks": {
                 "model": "ok",
                 "storage": trouble.as_deref().unwrap_or("ok"),
+                "kafka": kafka.map(|_| kafka_trouble.unwrap_or_else(|| "ok".to_owned())),
                 "learner": if trouble.is_some() { "stalled" } else { "ok" },
             },
             "model_version": model.sequence(),
@@ -132,6 +161,32 @@ impl App {
         });
         json_response(200, &body)
     }
+}
+
+fn kafka_json(status: &kafka::Status) -> Value {
+    let partitions: Vec<Value> = status
+        .partitions
+        .iter()
+        .map(|partition| {
+            json!({
+                "partition": partition.partition,
+                "position": partition.position,
+                "low": partition.low,
+                "high": partition.high,
+                "lag": partition.lag(),
+                "lost": partition.lost,
+                "state": if partition.stopped.is_some() { "stopped" } else { "running" },
+                "message": partition.stopped,
+            })
+        })
+        .collect();
+    json!({
+        "state": status.connection.as_str(),
+        "error": status.error,
+        "paused": status.paused,
+        "gaps": status.lost(),
+        "partitions": partitions,
+    })
 }
 
 /// What the names learned take of what they may.

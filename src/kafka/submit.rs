@@ -1,0 +1,159 @@
+//! Outcomes on their way to the topic, from which they come back to be learned by every replica.
+//!
+//! The learner says which are new; those are written to the topic with their identity and what a
+//! decision of ours resolved. Only what can't be learned stays here, as dead letters.
+
+use super::producer::{Outgoing, Producer, unacknowledged};
+use super::view::View;
+use crate::error::{Error, Result};
+use crate::learner::{
+    Admission, AdmitRequest, AppendReply, AppendRequest, Event, Inbox, REJECTED_NAMED_MAX, Record,
+    SUBMIT_RECORDS_MAX, Shared,
+};
+use crate::outcome::{ANNOTATION_BYTES_MAX, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
+
+/// Longest value of a record we write, in bytes.
+const VALUE_BYTES_MAX: usize = RECORD_BYTES_MAX + ANNOTATION_BYTES_MAX;
+
+/// Writes records to the outcome topic, in parts of [`SUBMIT_RECORDS_MAX`], and answers once the
+/// brokers have acknowledged them. Refused ones become dead letters.
+///
+/// # Errors
+/// [`Error::Unavailable`] when brokers or learner can't take them now. Some may have been taken
+/// then: the message says how many.
+pub fn submit(
+    records: impl Iterator<Item = Record>,
+    producer: &Producer,
+    view: &View,
+    inbox: &Inbox,
+    shared: &Shared,
+) -> Result<AppendReply> {
+    let mut records = records.peekable();
+    let mut total = AppendReply::default();
+    let mut first = 0;
+    while records.peek().is_some() {
+        let part: Vec<Record> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
+        let size = part.len();
+        submit_part(part, first, &mut total, producer, view, inbox, shared)?;
+        first += size;
+    }
+    Ok(total)
+}
+
+fn submit_part(
+    part: Vec<Record>,
+    first: usize,
+    total: &mut AppendReply,
+    producer: &Producer,
+    view: &View,
+    inbox: &Inbox,
+    shared: &Shared,
+) -> Result<()> {
+    let outcomes = part.iter().filter_map(|record| record.content.as_ref().ok());
+    let outcomes: Vec<_> =
+        outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity)).collect();
+    let mut admissions = match outcomes.is_empty() {
+        true => Vec::new(),
+        false => inbox.ask(|reply| Event::Admit(AdmitRequest { outcomes, reply }))?,
+    }
+    .into_iter();
+
+    let mut outgoing = Vec::new();
+    let mut produced = Vec::new();
+    let mut refused = Vec::new();
+    let mut replayed = Vec::new();
+    for (index, mut record) in (first..).zip(part) {
+        let admission = match &record.content {
+            Ok(_) => admissions.next().unwrap_or(Admission::Known),
+            Err(refusal) => Admission::Refused(refusal.clone()),
+        };
+        let admission = match (admission, &mut record.content) {
+            (Admission::New, Ok(outcome)) => {
+                shared.decisions.resolve(outcome);
+                let value = annotated(record.payload.bytes(), &record.identity, outcome);
+                if value.len() <= VALUE_BYTES_MAX {
+                    let key = record.identity.clone();
+                    outgoing.push(Outgoing { key, value, headers: Vec::new() });
+                    produced.push(Some((index, record)));
+                    continue;
+                }
+                Admission::Refused(Refusal::new(
+                    RefusalCode::TooLarge,
+                    format!(
+                        "with the context of its decision the record has {} bytes, allowed are \
+                         {VALUE_BYTES_MAX}",
+                        value.len()
+                    ),
+                ))
+            }
+            (admission, _) => admission,
+        };
+        match admission {
+            Admission::Refused(refusal) => refused.push((index, refusal, record)),
+            Admission::New | Admission::Known => {
+                total.duplicates += 1;
+                replayed.extend(record.replay_of);
+            }
+        }
+    }
+
+    if !outgoing.is_empty() {
+        if !view.is_connected() {
+            let status = view.status();
+            let why = status.error.unwrap_or_else(|| "no broker has answered yet".to_owned());
+            return Err(unacknowledged(&why, taken(total)));
+        }
+        let sent = producer.send(producer.topic(), &outgoing);
+        total.accepted += sent.delivered.len() as u64;
+        if let Some(why) = sent.failure {
+            return Err(unacknowledged(&why, taken(total)));
+        }
+        for (place, detail) in sent.too_large {
+            let Some((index, record)) = produced[place].take() else { continue };
+            let refusal = Refusal::new(
+                RefusalCode::TooLarge,
+                format!(
+                    "the brokers take no record of {} bytes: {detail}",
+                    outgoing[place].value.len()
+                ),
+            );
+            refused.push((index, refusal, record));
+        }
+        replayed.extend(produced.into_iter().flatten().filter_map(|(_, record)| record.replay_of));
+    }
+    refused.sort_by_key(|(index, ..)| *index);
+    keep_refused(refused, replayed, total, inbox)
+}
+
+fn taken(total: &AppendReply) -> usize {
+    usize::try_from(total.accepted).unwrap_or(usize::MAX)
+}
+
+/// Stores dead letters, and removes those that found another way back in.
+fn keep_refused(
+    refused: Vec<(usize, Refusal, Record)>,
+    replayed: Vec<String>,
+    total: &mut AppendReply,
+    inbox: &Inbox,
+) -> Result<()> {
+    if refused.is_empty() && replayed.is_empty() {
+        return Ok(());
+    }
+    let mut named = Vec::new();
+    let records = refused.into_iter().map(|(index, refusal, record)| {
+        named.push((index, refusal.clone()));
+        Record { content: Err(refusal), ..record }
+    });
+    let request = |reply| {
+        let records = records.collect();
+        Event::Append(AppendRequest { records, positions: Vec::new(), replayed, reply })
+    };
+    let reply = inbox.ask(request).map_err(|error| match error {
+        Error::Unavailable(text) if total.accepted > 0 => unacknowledged(&text, taken(total)),
+        other => other,
+    })?;
+    total.rejected_total += reply.rejected_total;
+    let room = REJECTED_NAMED_MAX.saturating_sub(total.rejected.len());
+    total.rejected.extend(named.into_iter().take(room));
+    Ok(())
+}
