@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
-use crate::{import, service, simulate};
+use crate::{emit, import, service, simulate};
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
@@ -55,6 +55,19 @@ pub fn command() -> clap::Command {
                         .long("url")
                         .value_name("URL")
                         .help("Send to the service there, instead of opening the storage"),
+                )
+                .args(settings()),
+        )
+        .subcommand(
+            clap::Command::new("emit")
+                .about("Write recorded outcomes (JSON Lines or CSV) to the Kafka topic")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .help("File to read; - for standard input")
+                        .value_hint(ValueHint::FilePath)
+                        .value_parser(value_parser!(PathBuf))
+                        .required(true),
                 )
                 .args(settings()),
         )
@@ -166,6 +179,8 @@ pub enum Command {
     Import(Settings, PathBuf),
     /// Import through a service.
     ImportTo(String, PathBuf),
+    /// Write to the topic.
+    Emit(Settings, PathBuf),
     /// Ask for agents: the request, and whether to print the raw answer.
     Predict(String, Value, bool),
     /// Play a stream of tasks.
@@ -213,6 +228,10 @@ impl Command {
                     None => Self::Import(Settings::of(sub), file),
                 }
             }
+            Some(("emit", sub)) => {
+                let file = sub.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+                Self::Emit(Settings::of(sub), file)
+            }
             Some(("predict", sub)) => {
                 let raw = string(sub, "format") == "json";
                 Self::Predict(string(sub, "url"), prediction(sub)?, raw)
@@ -234,7 +253,9 @@ impl Command {
     /// The settings of the commands that have them.
     pub fn settings(&self) -> Option<&Settings> {
         match self {
-            Self::Serve(settings, _) | Self::Import(settings, _) => Some(settings),
+            Self::Serve(settings, _) | Self::Import(settings, _) | Self::Emit(settings, _) => {
+                Some(settings)
+            }
             _ => None,
         }
     }
@@ -253,6 +274,10 @@ impl Command {
             }
             Self::ImportTo(url, file) => {
                 let summary = import::into_service(&url, &file)?;
+                writeln!(out, "{summary}").map_err(gone)
+            }
+            Self::Emit(settings, file) => {
+                let summary = emit::into_topic(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)
             }
             Self::Predict(url, request, raw) => {

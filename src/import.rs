@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::{AppendReply, AppendRequest, Event, Inbox, Now, Record};
-use crate::outcome::{Outcome, Payload, RECORD_BYTES_MAX, hex};
+use crate::outcome::{Outcome, Payload, RECORD_BYTES_MAX, RefusalCode, hex};
 use crate::service::RealTimeModelUpdater;
 
 /// Lines handed over together.
@@ -46,8 +46,13 @@ impl Summary {
         self.accepted += reply.accepted;
         self.duplicates += reply.duplicates;
         for (_, refusal) in &reply.rejected {
-            *self.rejected.entry(refusal.code.as_str().to_owned()).or_default() += 1;
+            self.refuse(refusal.code);
         }
+    }
+
+    /// Counts a refused one.
+    pub(crate) fn refuse(&mut self, code: RefusalCode) {
+        *self.rejected.entry(code.as_str().to_owned()).or_default() += 1;
     }
 
     fn add_json(&mut self, answer: &Value) {
@@ -164,7 +169,7 @@ pub fn into_service(url: &str, file: &Path) -> Result<Summary> {
 }
 
 /// The identity of a line that has none of its own: the same when the file is imported again.
-fn identity(number: u64, line: &[u8]) -> String {
+pub(crate) fn identity(number: u64, line: &[u8]) -> String {
     format!("import:{number}:{}", hex(&Sha256::digest(line)[..16]))
 }
 
@@ -190,16 +195,16 @@ fn write_identified(body: &mut Vec<u8>, number: u64, line: &[u8]) {
     body.push(b'\n');
 }
 
-struct Line {
+pub(crate) struct Line {
     /// Counted from 1.
-    number: u64,
-    range: std::ops::Range<usize>,
+    pub(crate) number: u64,
+    pub(crate) range: std::ops::Range<usize>,
 }
 
 #[derive(Default)]
-struct Part {
-    bytes: Vec<u8>,
-    lines: Vec<Line>,
+pub(crate) struct Part {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) lines: Vec<Line>,
 }
 
 impl Part {
@@ -223,7 +228,7 @@ enum Format {
 }
 
 /// A file of outcomes, read in parts.
-struct Source {
+pub(crate) struct Source {
     name: String,
     format: Format,
     number: u64,
@@ -231,7 +236,7 @@ struct Source {
 }
 
 impl Source {
-    fn open(file: &Path) -> Result<Self> {
+    pub(crate) fn open(file: &Path) -> Result<Self> {
         let name = file.display().to_string();
         let broken = |error: &dyn std::fmt::Display| {
             Error::invalid("", format!("can't read {name}: {error}"))
@@ -276,7 +281,7 @@ impl Source {
     }
 
     /// The next lines; `None` at the end.
-    fn next_part(&mut self) -> Result<Option<Part>> {
+    pub(crate) fn next_part(&mut self) -> Result<Option<Part>> {
         let mut part = Part::default();
         let name = &self.name;
         let broken = |number: u64, error: &dyn std::fmt::Display| {
@@ -334,11 +339,11 @@ impl Source {
         Ok((!part.lines.is_empty()).then_some(part))
     }
 
-    fn show(&mut self, summary: &Summary) {
+    pub(crate) fn show(&mut self, summary: &Summary) {
         self.progress.show(summary);
     }
 
-    fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.progress.bar.finish_and_clear();
     }
 }

@@ -73,6 +73,9 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         log::debug!("kafka_error=\"{error}\" reason=\"{reason}\"");
         let is_general = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
         let mut last = self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -191,7 +194,11 @@ impl Partition {
 
 /// The consumer's side of the pipeline.
 pub struct Consumer {
+    /// Fetches records.
     client: BaseConsumer<Callbacks>,
+    /// Asks about the topic. A broker answers one request of a connection after the other, and one
+    /// for records takes half a second when there are none.
+    inquirer: BaseConsumer<Callbacks>,
     options: KafkaOptions,
     topic: Arc<str>,
     inbox: Arc<Inbox>,
@@ -226,14 +233,16 @@ impl Consumer {
         view: Arc<View>,
         stop: Receiver<()>,
     ) -> Result<Self> {
-        let client = options
-            .client_config()?
+        let mut config = options.client_config()?;
+        config.set("isolation.level", "read_committed");
+        let inquirer =
+            config.create_with_context(Callbacks::default()).map_err(|error| unusable(&error))?;
+        let client = config
             .set("group.id", &options.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // Positions are ours: one that is out of range is for us to judge.
             .set("auto.offset.reset", "error")
-            .set("isolation.level", "read_committed")
             .set("check.crcs", "true")
             .set("enable.partition.eof", "true")
             // Otherwise the fetcher sleeps a second whenever we are slower than it.
@@ -255,6 +264,7 @@ impl Consumer {
         let now = Instant::now();
         let consumer = Self {
             client,
+            inquirer,
             topic,
             options: options.clone(),
             inbox,
@@ -468,7 +478,7 @@ impl Consumer {
         if self.in_flight.is_some() || self.group.is_empty() {
             return Ok(());
         }
-        match describe(self.client.client(), &self.topic, REQUEST_TIMEOUT) {
+        match describe(self.inquirer.client(), &self.topic, REQUEST_TIMEOUT) {
             // What was read before a topic is deleted is still what was in it.
             Ok(None) => {}
             Ok(Some(found)) if self.is_topic(&found.id) => {}
@@ -554,15 +564,15 @@ impl Consumer {
     /// Looks at the topic: is it there, which partitions has it, where do they begin and end.
     fn scan(&mut self) -> Result<()> {
         self.client.context().out_of_range.store(false, Ordering::Relaxed);
-        // A group that is on its way has moved positions that are not stored yet.
-        let looked = describe(self.client.client(), &self.topic, REQUEST_TIMEOUT)
+        let looked = describe(self.inquirer.client(), &self.topic, REQUEST_TIMEOUT)
             .and_then(|found| Ok((self.ends(found.as_ref())?, found)));
+        // What it has to say, such as a refused password. It waits for nothing.
+        while self.inquirer.poll(Duration::from_millis(1)).is_some() {}
         match looked {
             Err(error) => {
                 self.scan_failures += 1;
                 self.scan_at = Instant::now() + (RETRY_MIN * self.scan_failures * 4).min(RETRY_MAX);
-                // Reasons such as a refused password come only through the poll.
-                let error = self.client.context().take_error().unwrap_or(error);
+                let error = self.inquirer.context().take_error().unwrap_or(error);
                 self.on_connection(Connection::Disconnected, Some(error));
                 Ok(())
             }
@@ -601,7 +611,7 @@ impl Consumer {
                     .map_err(|error| error.to_string())?;
             }
             let answer = self
-                .client
+                .inquirer
                 .offsets_for_times(asked, REQUEST_TIMEOUT)
                 .map_err(|error| error.to_string())?;
             let mut offsets = BTreeMap::new();

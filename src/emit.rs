@@ -1,0 +1,61 @@
+//! `emit`: recorded outcomes, JSON Lines or CSV, written to the outcome topic.
+//!
+//! Every record gets its identity as `event_id`, so that a file that is emitted twice is learned
+//! once. What can't be understood is counted and not written.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::import::{Source, Summary, identity};
+use crate::kafka::{Outgoing, Producer};
+use crate::learner::Now;
+use crate::outcome::{Outcome, RECORD_BYTES_MAX, RefusalCode, annotated};
+
+/// Writes the outcomes of a file to the topic; `accepted` are those that the brokers acknowledged.
+///
+/// # Errors
+/// [`Error::Config`] when Kafka is off, [`Error::Invalid`] when the file can't be read,
+/// [`Error::Unavailable`] when the brokers take no more.
+pub fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
+    let options = config.kafka.as_ref().ok_or_else(|| {
+        Error::Config(
+            "emit writes to Kafka: set KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers), or \
+             ENABLE_KAFKA=true for localhost:9092"
+                .to_owned(),
+        )
+    })?;
+    let producer = Producer::new(options)?;
+    let mut source = Source::open(file)?;
+    let mut summary = Summary::default();
+    while let Some(part) = source.next_part()? {
+        let now_ms = Now::read().unix_ms;
+        let mut outgoing = Vec::with_capacity(part.lines.len());
+        for line in part.lines {
+            let bytes = &part.bytes[line.range];
+            let read = Outcome::parse_identified(bytes, RECORD_BYTES_MAX, now_ms, || {
+                identity(line.number, bytes)
+            });
+            match read {
+                Ok((outcome, identity)) => {
+                    let value = annotated(bytes, &identity, &outcome);
+                    outgoing.push(Outgoing { key: identity, value, headers: Vec::new() });
+                }
+                Err(refusal) => summary.refuse(refusal.code),
+            }
+        }
+        let sent = producer.send(&options.topic, &outgoing);
+        summary.accepted += sent.delivered.len() as u64;
+        sent.too_large.iter().for_each(|_| summary.refuse(RefusalCode::TooLarge));
+        if let Some(why) = sent.failure {
+            return Err(Error::Unavailable(format!(
+                "the topic {} takes no more records: {why}; so far {summary}; emitted again, what \
+                 it took is learned once all the same",
+                options.topic
+            )));
+        }
+        source.show(&summary);
+    }
+    source.finish();
+    Ok(summary)
+}
