@@ -288,7 +288,7 @@ fn bench_predictions() {
     let config = Config::resolve(|name| (name == "MODEL_STORAGE_PATH").then(|| path.clone()))
         .expect("the defaults are allowed");
     let (_stop_tx, stop_rx) = crossbeam_channel::bounded(0);
-    let app = Arc::new(App::new(&config, updater.inbox(), updater.shared(), stop_rx));
+    let app = Arc::new(App::new(&config, updater.inbox(), updater.shared(), None, stop_rx));
     let bare = |request: &mut Request<'_>| {
         let body = request.read_body(1 << 20).map(|body| body.len());
         assert!(body.is_ok());

@@ -388,14 +388,7 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
             log::error!("stop: a thread had panicked");
         }
     }
-    match Arc::try_unwrap(http) {
-        Ok(http) => {
-            if !http.stop(DRAIN_TIMEOUT) {
-                log::warn!("stop: some connections did not end in time");
-            }
-        }
-        Err(_) => log::warn!("stop: the HTTP server is still in use"),
-    }
+    stop_http(http);
     if let Err(error) = &stopped {
         log::error!("service=failed error=\"{error}\"");
     } else {
@@ -406,6 +399,18 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
             Err(Error::Fatal(reason.to_string()))
         }
         (stopped, _) => stopped,
+    }
+}
+
+/// Waits for requests under way, as long as that is good.
+fn stop_http(http: Arc<server::Handle>) {
+    match Arc::try_unwrap(http) {
+        Ok(http) => {
+            if !http.stop(DRAIN_TIMEOUT) {
+                log::warn!("stop: some connections did not end in time");
+            }
+        }
+        Err(_) => log::warn!("stop: the HTTP server is still in use"),
     }
 }
 

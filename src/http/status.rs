@@ -140,7 +140,7 @@ impl App {
     pub(super) fn health(&self) -> Response {
         let trouble = self.shared.trouble();
         let kafka = self.kafka.as_ref().map(|kafka| kafka.view.status());
-        let kafka_trouble = kafka.as_ref().and_then(|status| status.trouble());
+        let kafka_trouble = kafka.as_ref().and_then(kafka::Status::trouble);
         let model = self.shared.model();
         let counters = self.shared.counters();
         let body = json!({

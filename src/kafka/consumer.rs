@@ -23,7 +23,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::positions::{self, Ends, Verdict};
-use super::topic::{Topic, describe};
+use super::topic::{Topic, any_broker, describe};
 use super::view::{Connection, PartitionStatus, View};
 use super::{KafkaOptions, OffsetReset, REQUEST_TIMEOUT, log_line, unusable};
 use crate::error::{Error, Result};
@@ -138,6 +138,10 @@ struct InFlight {
 }
 
 /// A partition as we know it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "five things that are seen apart from each other"
+)]
 struct Partition {
     /// As the journal has it.
     stored: Position,
@@ -211,6 +215,8 @@ pub struct Consumer {
     /// Partitions are being fetched.
     assigned: bool,
     paused: bool,
+    /// The one that answered last.
+    broker: i32,
     scan_at: Instant,
     /// Nothing is handed over before this, after it failed.
     retry_at: Option<Instant>,
@@ -275,6 +281,7 @@ impl Consumer {
             in_flight: None,
             assigned: false,
             paused: false,
+            broker: 0,
             scan_at: now,
             retry_at: None,
             retry: RETRY_MIN,
@@ -473,12 +480,13 @@ impl Consumer {
         }
         self.retry_at = None;
         if let Some(event) = self.in_flight.as_mut().and_then(|in_flight| in_flight.unsent.take()) {
-            return self.send(event);
+            self.send(event);
+            return Ok(());
         }
         if self.in_flight.is_some() || self.group.is_empty() {
             return Ok(());
         }
-        match describe(self.inquirer.client(), &self.topic, REQUEST_TIMEOUT) {
+        match describe(self.inquirer.client(), self.broker, &self.topic, REQUEST_TIMEOUT) {
             // What was read before a topic is deleted is still what was in it.
             Ok(None) => {}
             Ok(Some(found)) if self.is_topic(&found.id) => {}
@@ -488,6 +496,7 @@ impl Consumer {
             }
             Err(error) => {
                 log::debug!("kafka topic=unknown error=\"{error}\"");
+                self.scan_at = Instant::now();
                 self.pause_before_retry();
                 return Ok(());
             }
@@ -515,29 +524,23 @@ impl Consumer {
             reply: reply_tx,
         });
         self.in_flight = Some(InFlight { positions, reply, unsent: None });
-        self.send(event)
+        self.send(event);
+        Ok(())
     }
 
-    fn send(&mut self, event: Event) -> Result<()> {
-        match self.inbox.offer(event) {
-            Ok(None) => {
+    fn send(&mut self, event: Event) {
+        match (self.inbox.offer(event), &mut self.in_flight) {
+            (Ok(Some(event)), Some(in_flight)) => in_flight.unsent = Some(event),
+            (Ok(_), _) => {
                 if self.paused {
                     self.set_paused(false);
                 }
-                Ok(())
-            }
-            Ok(unsent) => {
-                if let Some(in_flight) = &mut self.in_flight {
-                    in_flight.unsent = unsent;
-                }
-                Ok(())
             }
             // Stopping: what is in hand will be read again.
-            Err(_) => {
+            (Err(_), _) => {
                 self.in_flight = None;
                 self.drop_group();
                 self.pause_before_retry();
-                Ok(())
             }
         }
     }
@@ -564,8 +567,7 @@ impl Consumer {
     /// Looks at the topic: is it there, which partitions has it, where do they begin and end.
     fn scan(&mut self) -> Result<()> {
         self.client.context().out_of_range.store(false, Ordering::Relaxed);
-        let looked = describe(self.inquirer.client(), &self.topic, REQUEST_TIMEOUT)
-            .and_then(|found| Ok((self.ends(found.as_ref())?, found)));
+        let looked = self.look();
         // What it has to say, such as a refused password. It waits for nothing.
         while self.inquirer.poll(Duration::from_millis(1)).is_some() {}
         match looked {
@@ -582,7 +584,8 @@ impl Consumer {
                 if self.assigned {
                     self.unassign()?;
                 }
-                self.on_connection(Connection::TopicMissing, None);
+                let error = format!("the topic {} does not exist", self.topic);
+                self.on_connection(Connection::TopicMissing, Some(error));
                 Ok(())
             }
             Ok((ends, Some(found))) => {
@@ -596,6 +599,14 @@ impl Consumer {
                 Ok(())
             }
         }
+    }
+
+    /// The topic, if it is there, and the ends of its partitions.
+    fn look(&mut self) -> std::result::Result<(BTreeMap<i32, Ends>, Option<Topic>), String> {
+        let client = self.inquirer.client();
+        self.broker = any_broker(client, &self.topic, REQUEST_TIMEOUT)?;
+        let found = describe(client, self.broker, &self.topic, REQUEST_TIMEOUT)?;
+        Ok((self.ends(found.as_ref())?, found))
     }
 
     /// Beginning and end of every partition, in one question each.
@@ -643,10 +654,8 @@ impl Consumer {
         for (number, ends) in ends {
             let Some(partition) = self.partitions.get_mut(number) else {
                 // One that was added later is read from its beginning, like the topic by then.
-                let reset = match is_new_store {
-                    true => self.options.offset_reset,
-                    false => OffsetReset::Earliest,
-                };
+                let reset =
+                    if is_new_store { self.options.offset_reset } else { OffsetReset::Earliest };
                 let position = positions::first(&self.topic, found, *number, *ends, reset);
                 log::info!("kafka partition={number} begins={}", position.next_offset);
                 self.partitions.insert(*number, Partition::new(position, *ends));
@@ -782,7 +791,7 @@ impl Consumer {
             (connection, _) => connection,
         };
         let shown = error.as_deref().unwrap_or("none");
-        if connection != before.connection || (error.is_some() && before.error.is_none()) {
+        if connection != before.connection || error.is_some() != before.error.is_some() {
             let (brokers, state) = (&self.options.brokers, connection.as_str());
             match connection {
                 Connection::Connected => {

@@ -1,6 +1,7 @@
 //! Writes records to a topic and waits until the brokers have them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ use crate::outcome::{ANNOTATION_BYTES_MAX, RECORD_BYTES_MAX};
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records waiting to be sent, KiB.
 const QUEUE_KIB_MAX: usize = 64 * 1024;
+/// How often a record that was refused as too large is tried alone.
+const ALONE_TRIES: u32 = 2;
 /// What a record takes beside its value: key, headers, framing. Bytes.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Pause while that queue is full.
@@ -118,14 +121,25 @@ impl Producer {
     /// Writes records to `topic` and waits until each is acknowledged by all replicas in sync, or
     /// is not within 10 s.
     pub fn send(&self, topic: &str, records: &[Outgoing]) -> Sent {
+        let mut sent = Sent::default();
+        self.send_some(topic, records, 0..records.len(), &mut sent);
+        // Brokers refuse a batch as a whole for one record in it, of whichever request.
+        for _ in 0..ALONE_TRIES {
+            for (index, _) in std::mem::take(&mut sent.too_large) {
+                self.send_some(topic, records, index..index + 1, &mut sent);
+            }
+        }
+        sent
+    }
+
+    fn send_some(&self, topic: &str, records: &[Outgoing], range: Range<usize>, sent: &mut Sent) {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         // A little more than the client itself takes to give up.
         let deadline = Instant::now() + DELIVERY_TIMEOUT + Duration::from_secs(1);
         let (tell, told) = unbounded();
-        let mut sent = Sent::default();
         let mut waiting = 0;
-        for (index, record) in records.iter().enumerate() {
-            match enqueue(&client, topic, record, index, &tell, deadline) {
+        for index in range {
+            match enqueue(&client, topic, &records[index], index, &tell, deadline) {
                 Ok(()) => waiting += 1,
                 Err(error) => sent.failed(index, &error),
             }
@@ -152,7 +166,6 @@ impl Producer {
         if sent.failure.is_some() {
             self.replace_broken(&client);
         }
-        sent
     }
 
     /// An idempotent producer that can't keep its promise any more says so, once and for all.

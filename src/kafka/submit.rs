@@ -52,14 +52,15 @@ fn submit_part(
     let outcomes = part.iter().filter_map(|record| record.content.as_ref().ok());
     let outcomes: Vec<_> =
         outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity)).collect();
-    let mut admissions = match outcomes.is_empty() {
-        true => Vec::new(),
-        false => inbox.ask(|reply| Event::Admit(AdmitRequest { outcomes, reply }))?,
+    let mut admissions = if outcomes.is_empty() {
+        Vec::new()
+    } else {
+        inbox.ask(|reply| Event::Admit(AdmitRequest { outcomes, reply }))?
     }
     .into_iter();
 
     let mut outgoing = Vec::new();
-    let mut produced = Vec::new();
+    let mut written = Vec::new();
     let mut refused = Vec::new();
     let mut replayed = Vec::new();
     for (index, mut record) in (first..).zip(part) {
@@ -74,7 +75,7 @@ fn submit_part(
                 if value.len() <= VALUE_BYTES_MAX {
                     let key = record.identity.clone();
                     outgoing.push(Outgoing { key, value, headers: Vec::new() });
-                    produced.push(Some((index, record)));
+                    written.push(Some((index, record)));
                     continue;
                 }
                 Admission::Refused(Refusal::new(
@@ -109,7 +110,7 @@ fn submit_part(
             return Err(unacknowledged(&why, taken(total)));
         }
         for (place, detail) in sent.too_large {
-            let Some((index, record)) = produced[place].take() else { continue };
+            let Some((index, record)) = written[place].take() else { continue };
             let refusal = Refusal::new(
                 RefusalCode::TooLarge,
                 format!(
@@ -119,7 +120,7 @@ fn submit_part(
             );
             refused.push((index, refusal, record));
         }
-        replayed.extend(produced.into_iter().flatten().filter_map(|(_, record)| record.replay_of));
+        replayed.extend(written.into_iter().flatten().filter_map(|(_, record)| record.replay_of));
     }
     refused.sort_by_key(|(index, ..)| *index);
     keep_refused(refused, replayed, total, inbox)

@@ -17,16 +17,34 @@ pub(super) struct Topic {
     pub(super) partitions: i32,
 }
 
-/// Asks the brokers about a topic; `None` when there is none of that name.
+/// A broker that answers now.
+///
+/// # Errors
+/// Why there was no answer within `timeout`.
+pub(super) fn any_broker<C: ClientContext>(
+    client: &Client<C>,
+    name: &str,
+    timeout: Duration,
+) -> Result<i32, String> {
+    let metadata = client.fetch_metadata(Some(name), timeout).map_err(|error| error.to_string())?;
+    // One that was only known by its address so far has no number yet.
+    let answered = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+    let first = || metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id);
+    answered.or_else(first).ok_or_else(|| "no broker is known".to_owned())
+}
+
+/// Asks a broker about a topic; `None` when there is none of that name.
 ///
 /// # Errors
 /// Why there was no answer within `timeout`.
 #[expect(unsafe_code, reason = "rdkafka has no safe call that tells a topic's id")]
 pub(super) fn describe<C: ClientContext>(
     client: &Client<C>,
+    broker: i32,
     name: &str,
     timeout: Duration,
 ) -> Result<Option<Topic>, String> {
+    const NONE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
     /// A native object with the function that frees it.
     struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
     impl<T> Drop for Owned<T> {
@@ -45,8 +63,6 @@ pub(super) fn describe<C: ClientContext>(
         // SAFETY: the result is a static string for every code.
         unsafe { CStr::from_ptr(sys::rd_kafka_err2str(code)) }.to_string_lossy().into_owned()
     };
-    const NONE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-
     // SAFETY: `rk` is valid as long as `client` is borrowed. Every object below is made here and
     // freed by its `Owned` at the end of this function, the event before the queue it came from;
     // librdkafka keeps its own references to what a request still needs. The result, its topics
@@ -77,6 +93,8 @@ pub(super) fn describe<C: ClientContext>(
             reason.as_mut_ptr(),
             reason.len(),
         );
+        // Every broker knows; by default it would be the controller, which may be away.
+        sys::rd_kafka_AdminOptions_set_broker(options.0, broker, reason.as_mut_ptr(), reason.len());
         sys::rd_kafka_DescribeTopics(rk, topics.0, options.0, queue.0);
         let event = Owned(
             sys::rd_kafka_queue_poll(queue.0, timeout_ms),
@@ -112,9 +130,10 @@ pub(super) fn describe<C: ClientContext>(
         let is_zero = uuid.is_null()
             || (sys::rd_kafka_Uuid_most_significant_bits(uuid) == 0
                 && sys::rd_kafka_Uuid_least_significant_bits(uuid) == 0);
-        let id = match is_zero {
-            true => String::new(),
-            false => CStr::from_ptr(sys::rd_kafka_Uuid_base64str(uuid)).to_string_lossy().into(),
+        let id = if is_zero {
+            String::new()
+        } else {
+            CStr::from_ptr(sys::rd_kafka_Uuid_base64str(uuid)).to_string_lossy().into_owned()
         };
         Ok(Some(Topic { id, partitions: i32::try_from(partitions).unwrap_or(i32::MAX) }))
     }
@@ -143,19 +162,21 @@ mod tests {
         cluster.create_topic("one", 3, 1).unwrap();
         cluster.create_topic("two", 1, 1).unwrap();
         let consumer = consumer(&cluster.bootstrap_servers());
-        let one = describe(consumer.client(), "one", timeout).unwrap().unwrap();
-        let two = describe(consumer.client(), "two", timeout).unwrap().unwrap();
+        let broker = any_broker(consumer.client(), "one", timeout).unwrap();
+        let ask = |name| describe(consumer.client(), broker, name, timeout).unwrap();
+        let (one, two) = (ask("one").unwrap(), ask("two").unwrap());
         assert_eq!((one.partitions, two.partitions), (3, 1));
         assert!(!one.id.is_empty() && one.id != two.id, "{one:?} {two:?}");
-        let again = describe(consumer.client(), "one", timeout).unwrap();
-        assert_eq!(again, Some(one));
+        assert_eq!(ask("one"), Some(one));
+        assert_eq!(ask("three"), None);
     }
 
     #[test]
     fn brokers_that_are_away_are_an_error() {
         // Reserved, so nobody listens there.
         let consumer = consumer("127.0.0.1:1");
-        let answer = describe(consumer.client(), "one", Duration::from_millis(50));
-        assert!(answer.is_err(), "{answer:?}");
+        let timeout = Duration::from_millis(50);
+        assert!(any_broker(consumer.client(), "one", timeout).is_err());
+        assert!(describe(consumer.client(), 1, "one", timeout).is_err());
     }
 }

@@ -100,7 +100,6 @@ impl Status {
         });
         stopped.or_else(|| match self.connection {
             Connection::Connected => None,
-            Connection::TopicMissing => Some("the topic does not exist".to_owned()),
             other => {
                 let why = self.error.as_deref().unwrap_or("no broker has answered");
                 Some(format!("{}: {why}", other.as_str()))

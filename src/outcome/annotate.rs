@@ -10,20 +10,19 @@ use serde_json::{Map, Value, json};
 use super::{Feature, Outcome, non_finite_as_null};
 
 /// The record that `outcome` was read from, with its identity as `event_id` and what was resolved
-/// as `resolved`, inside `data` where it is a CloudEvent. Reading the result gives the same outcome
+/// as `resolved`, inside `data` of a CloudEvents envelope. Reading the result gives the same outcome
 /// under the same identity, wherever it is read.
 ///
 /// `record` must be what [`Outcome::parse`] understood.
 pub fn annotated(record: &[u8], identity: &str, outcome: &Outcome) -> Vec<u8> {
     let text = String::from_utf8_lossy(record);
-    let (text, event) = match Event::of(&text) {
-        Some(event) => (text, event),
+    let (text, event) = if let Some(event) = Event::of(&text) {
+        (text, event)
+    } else {
         // Other readers of the topic may not know NaN.
-        None => {
-            let text = non_finite_as_null(&text).unwrap_or_default();
-            let event = Event::of(&text).unwrap_or(Event { end: text.len() });
-            (text.into(), event)
-        }
+        let text = non_finite_as_null(&text).unwrap_or_default();
+        let event = Event::of(&text).unwrap_or(Event { end: text.len() });
+        (text.into(), event)
     };
     let resolved = resolved(outcome);
     let fields = json!({"event_id": identity, "resolved": resolved}).to_string();
@@ -59,7 +58,7 @@ fn resolved(outcome: &Outcome) -> Value {
     resolved
 }
 
-/// Where the event's object ends in the text: of a CloudEvent, its `data`.
+/// Where the event's object ends in the text: of a CloudEvents envelope, its `data`.
 struct Event {
     end: usize,
 }
@@ -79,7 +78,7 @@ impl Event {
     }
 }
 
-/// What tells a CloudEvent, read as [`super::raw`] reads it: the last of equal keys counts.
+/// What tells a CloudEvents envelope, read as [`super::raw`] reads it: the last of equal keys counts.
 #[derive(Default)]
 struct Envelope<'a> {
     has_version: bool,

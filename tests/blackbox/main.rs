@@ -5,5 +5,6 @@ mod cli;
 mod crash;
 mod faults;
 mod harness;
+mod kafka;
 mod lifecycle;
 mod readme;
