@@ -1,8 +1,10 @@
 //! The command line: arguments to a [`Command`], without any I/O, and what each command runs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 use clap_complete::Shell;
@@ -11,11 +13,19 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
-use crate::{emit, import, service, simulate};
+use crate::{dispatch, emit, import, service, simulate};
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
                            configuration or the arguments are wrong.";
+const DISPATCH_EXIT_STATUS: &str = "Exit status: the command's own; 128 and the signal's number \
+                                    when a signal killed it, 124 when it was stopped by \
+                                    --timeout, 127 when it was not found, 126 when it can't be \
+                                    run. 1 when the service gave no agent and nothing was run, 2 \
+                                    when the arguments are wrong. An outcome that can't be \
+                                    reported is said on standard error and changes nothing in it.";
+/// Longest time limit of a command: a year.
+const TIMEOUT_SECONDS_MAX: f64 = 31_536_000.0;
 
 /// The command line as clap sees it.
 pub fn command() -> clap::Command {
@@ -72,6 +82,7 @@ pub fn command() -> clap::Command {
                 .args(settings()),
         )
         .subcommand(predict_command())
+        .subcommand(dispatch_command())
         .subcommand(
             clap::Command::new("simulate")
                 .about("Play a stream of tasks against a running service and watch it learn")
@@ -103,17 +114,7 @@ fn predict_command() -> clap::Command {
     clap::Command::new("predict")
         .about("Ask a running service for agents")
         .arg(url())
-        .arg(text("task-type", "TASK_TYPE", "Kind of the task"))
-        .arg(
-            text("context", "KEY=VALUE", "What is known of the task; repeat for more")
-                .action(ArgAction::Append),
-        )
-        .arg(
-            text("candidates", "AGENT,AGENT", "Only these agents")
-                .action(ArgAction::Append)
-                .value_delimiter(','),
-        )
-        .arg(text("tenant", "TENANT", "Whose agents"))
+        .args(task())
         .arg(
             text("top-k", "K", "How many agents")
                 .default_value("3")
@@ -137,6 +138,52 @@ fn predict_command() -> clap::Command {
                 .default_value("table")
                 .value_parser(["table", "json"]),
         )
+}
+
+fn dispatch_command() -> clap::Command {
+    let [task_type, others @ ..] = task();
+    clap::Command::new("dispatch")
+        .about("Run a command with the agent that a running service chooses, report the outcome")
+        .after_help(DISPATCH_EXIT_STATUS)
+        .arg(url())
+        .arg(task_type.required(true))
+        .args(others)
+        .arg(
+            text("timeout", "SECONDS", "Stop the command, and all it started, after this time")
+                .value_parser(seconds),
+        )
+        .arg(
+            Arg::new("command")
+                .value_name("COMMAND")
+                .help(
+                    "Command and its arguments; every {agent} in them becomes the agent's name, \
+                     which is in the variable ONLINE_LEARNING_AGENT too",
+                )
+                .num_args(1..)
+                .last(true)
+                .required(true)
+                .value_parser(value_parser!(OsString)),
+        )
+}
+
+/// The arguments that describe a task; `task-type` is the first.
+fn task() -> [Arg; 4] {
+    [
+        text("task-type", "TASK_TYPE", "Kind of the task"),
+        text("context", "KEY=VALUE", "What is known of the task; repeat for more")
+            .action(ArgAction::Append),
+        text("candidates", "AGENT,AGENT", "Only these agents")
+            .action(ArgAction::Append)
+            .value_delimiter(','),
+        text("tenant", "TENANT", "Whose agents"),
+    ]
+}
+
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=TIMEOUT_SECONDS_MAX).contains(seconds));
+    let duration = seconds.map(Duration::from_secs_f64).filter(|duration| !duration.is_zero());
+    duration
+        .ok_or_else(|| format!("allowed is a number greater than 0 up to {TIMEOUT_SECONDS_MAX}"))
 }
 
 fn setting(option: &crate::config::Opt) -> Arg {
@@ -183,6 +230,8 @@ pub enum Command {
     Emit(Settings, PathBuf),
     /// Ask for agents: the request, and whether to print the raw answer.
     Predict(String, Value, bool),
+    /// Run a command with an agent.
+    Dispatch(dispatch::Plan),
     /// Play a stream of tasks.
     Simulate(simulate::Plan),
     /// Print completions.
@@ -236,6 +285,12 @@ impl Command {
                 let raw = string(sub, "format") == "json";
                 Self::Predict(string(sub, "url"), prediction(sub)?, raw)
             }
+            Some(("dispatch", sub)) => Self::Dispatch(dispatch::Plan {
+                url: string(sub, "url"),
+                question: question(sub)?,
+                command: sub.get_many("command").into_iter().flatten().cloned().collect(),
+                timeout: sub.get_one("timeout").copied(),
+            }),
             Some(("simulate", sub)) => Self::Simulate(simulate::Plan {
                 url: string(sub, "url"),
                 tasks: sub.get_one("tasks").copied().unwrap_or(600),
@@ -260,45 +315,48 @@ impl Command {
         }
     }
 
-    /// Runs the command; what it has to say goes to `out`.
+    /// Runs the command; what it has to say goes to `out`. Returns the exit code: 0, unless it
+    /// passes that of another program through.
     ///
     /// # Errors
     /// Whatever keeps it from doing what it should.
-    pub fn run(self, out: &mut impl Write) -> Result<()> {
+    pub fn run(self, out: &mut impl Write) -> Result<u8> {
         let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
         match self {
-            Self::Serve(settings, file) => service::serve(&settings.config()?, file),
+            Self::Serve(settings, file) => service::serve(&settings.config()?, file)?,
             Self::Import(settings, file) => {
                 let summary = import::into_storage(&settings.config()?, &file)?;
-                writeln!(out, "{summary}").map_err(gone)
+                writeln!(out, "{summary}").map_err(gone)?;
             }
             Self::ImportTo(url, file) => {
                 let summary = import::into_service(&url, &file)?;
-                writeln!(out, "{summary}").map_err(gone)
+                writeln!(out, "{summary}").map_err(gone)?;
             }
             Self::Emit(settings, file) => {
                 let summary = emit::into_topic(&settings.config()?, &file)?;
-                writeln!(out, "{summary}").map_err(gone)
+                writeln!(out, "{summary}").map_err(gone)?;
             }
             Self::Predict(url, request, raw) => {
                 let client = Client::new(&url)?;
                 let answer = client.post("/api/learning/predict/agent-selection", &request)?;
                 if raw { writeln!(out, "{answer}") } else { print_table(&answer, out) }
-                    .map_err(gone)
+                    .map_err(gone)?;
             }
-            Self::Simulate(plan) => simulate::play(&plan, out),
+            Self::Dispatch(plan) => return dispatch::run(&plan),
+            Self::Simulate(plan) => simulate::play(&plan, out)?,
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut command(), "online-learning", &mut script);
-                out.write_all(&script).map_err(gone)
+                out.write_all(&script).map_err(gone)?;
             }
         }
+        Ok(0)
     }
 }
 
-/// The request that the arguments of `predict` make.
-fn prediction(matches: &ArgMatches) -> Result<Value> {
+/// The request for agents that the arguments of [`task`] make.
+fn question(matches: &ArgMatches) -> Result<Value> {
     let mut context = Map::new();
     for pair in matches.get_many::<String>("context").into_iter().flatten() {
         let Some((key, value)) = pair.split_once('=') else {
@@ -311,24 +369,27 @@ fn prediction(matches: &ArgMatches) -> Result<Value> {
         };
         context.insert(key.to_owned(), value);
     }
-    let mut request = json!({
-        "context": context,
-        "explore": !matches.get_flag("no-explore"),
-        "explain": matches.get_flag("explain"),
-    });
-    let texts = [("task_type", "task-type"), ("tenant_id", "tenant")];
-    for (field, name) in texts {
+    let mut request = json!({"context": context});
+    for (field, name) in [("task_type", "task-type"), ("tenant_id", "tenant")] {
         if let Some(value) = matches.get_one::<String>(name) {
             request[field] = value.clone().into();
         }
     }
+    if let Some(candidates) = matches.get_many::<String>("candidates") {
+        request["candidates"] = candidates.cloned().collect();
+    }
+    Ok(request)
+}
+
+/// The request that the arguments of `predict` make.
+fn prediction(matches: &ArgMatches) -> Result<Value> {
+    let mut request = question(matches)?;
+    request["explore"] = (!matches.get_flag("no-explore")).into();
+    request["explain"] = matches.get_flag("explain").into();
     for (field, name) in [("top_k", "top-k"), ("seed", "seed")] {
         if let Some(value) = matches.get_one::<u64>(name) {
             request[field] = (*value).into();
         }
-    }
-    if let Some(candidates) = matches.get_many::<String>("candidates") {
-        request["candidates"] = candidates.cloned().collect();
     }
     Ok(request)
 }
@@ -409,5 +470,25 @@ mod tests {
             "seed": 7, "explore": false, "explain": false, "top_k": 3,
         });
         assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn the_arguments_of_dispatch_make_a_plan() {
+        let line = "online-learning dispatch --task-type t --context size=3 --candidates a,b \
+                    --tenant red --timeout 1.5 --url http://h -- run --timeout {agent}";
+        let Ok(Command::Dispatch(plan)) =
+            Command::of(&command().try_get_matches_from(line.split_whitespace()).unwrap())
+        else {
+            panic!("dispatch is not what was read");
+        };
+        let question = json!({
+            "task_type": "t", "context": {"size": 3}, "candidates": ["a", "b"], "tenant_id": "red",
+        });
+        assert_eq!((plan.url.as_str(), plan.question), ("http://h", question));
+        assert_eq!(plan.command, ["run", "--timeout", "{agent}"]);
+        assert_eq!(plan.timeout, Some(Duration::from_millis(1_500)));
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "soon", "1e-12"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
     }
 }

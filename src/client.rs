@@ -28,13 +28,21 @@ impl Client {
     /// # Errors
     /// [`Error::Config`] when that is no such URL.
     pub fn new(url: &str) -> Result<Self> {
+        Self::with_timeout(url, TIMEOUT)
+    }
+
+    /// As [`Client::new`], with another longest wait for an answer.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with_timeout(url: &str, timeout: Duration) -> Result<Self> {
         if !url.starts_with("http://") {
             return Err(Error::Config(format!(
                 "--url is {url:?}, allowed is an address such as http://127.0.0.1:8000"
             )));
         }
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
+            .timeout_global(Some(timeout))
             .http_status_as_error(false)
             .max_idle_age(Duration::from_secs(30))
             .build();
@@ -92,7 +100,8 @@ impl Client {
         };
         match status {
             200..=299 => Ok(answer),
-            429 | 503 => Err(Error::Unavailable(detail())),
+            // 502 and 504 are a proxy's words for a service that is away.
+            429 | 502..=504 => Err(Error::Unavailable(detail())),
             _ => Err(Error::invalid("", detail())),
         }
     }

@@ -4,6 +4,7 @@
 //! what is allowed.
 
 use std::fmt;
+use std::io::Write;
 
 /// An error, named after what its receiver has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,3 +58,10 @@ impl std::error::Error for Error {}
 
 /// The result of what can fail in one of the ways above.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Says what is wrong to whoever started the program: one line, whatever names are in it. If nobody
+/// reads it, the exit code still tells.
+pub fn complain(text: &str) {
+    let line = text.replace(|character: char| character.is_control(), " ");
+    let _ = writeln!(std::io::stderr(), "online-learning: {line}");
+}

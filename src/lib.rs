@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod decisions;
+pub mod dispatch;
 pub mod emit;
 pub mod error;
 pub mod http;

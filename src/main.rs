@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use online_learning::Error;
 use online_learning::cli::{self, Command};
+use online_learning::error::complain;
 
 const FAILURE: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
@@ -17,10 +18,11 @@ fn main() -> ExitCode {
         // Not locked: other threads may have something to say too.
         command.run(&mut std::io::stdout())
     });
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    // One line, whatever names are in it; if nobody reads it, the exit code still tells.
-    let line = error.to_string().replace(|character: char| character.is_control(), " ");
-    let _ = writeln!(std::io::stderr(), "online-learning: {line}");
+    let error = match result {
+        Ok(code) => return ExitCode::from(code),
+        Err(error) => error,
+    };
+    complain(&error.to_string());
     match error {
         Error::Config(_) => ExitCode::from(WRONG_CONFIGURATION),
         _ => ExitCode::from(FAILURE),
