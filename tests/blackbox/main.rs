@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod crash;
+mod dispatch;
 mod faults;
 mod harness;
 mod kafka;
