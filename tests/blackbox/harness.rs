@@ -37,6 +37,26 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
     }
 }
 
+/// Waits up to `limit` until `condition` is right; until then it says what is still wrong.
+#[track_caller]
+pub(crate) fn within<T>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(seen) => assert!(
+                Instant::now() < deadline,
+                "{what}: did not come about within {limit:?}, last seen: {seen}"
+            ),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// An answer: status, headers by lower-case name, body.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -60,11 +80,12 @@ impl Answer {
 pub(crate) struct Setup {
     pub(crate) directory: PathBuf,
     pub(crate) settings: Vec<(String, String)>,
+    arguments: Vec<String>,
 }
 
 impl Setup {
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), settings: Vec::new() }
+        Self { directory: directory.to_owned(), settings: Vec::new(), arguments: Vec::new() }
     }
 
     /// Adds an environment variable.
@@ -73,11 +94,18 @@ impl Setup {
         self
     }
 
+    /// Adds an argument of the command line.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
     /// The command that runs the service on `address`, its output piped.
     pub(crate) fn command(&self, address: SocketAddr) -> Command {
         let mut command = program();
         command
             .arg("serve")
+            .args(&self.arguments)
             .env("LISTEN_ADDR", address.to_string())
             .env("MODEL_STORAGE_PATH", &self.directory)
             .envs(self.settings.iter().map(|(name, value)| (name, value)))

@@ -1,11 +1,13 @@
 //! Tests of the built program from outside: over HTTP, signals, files and exit codes.
 
 mod api;
+mod broker;
 mod cli;
 mod crash;
 mod dispatch;
 mod faults;
 mod harness;
 mod kafka;
+mod kafka_live;
 mod lifecycle;
 mod readme;
