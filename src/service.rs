@@ -576,7 +576,7 @@ struct Health {
     origin: Instant,
     learner_ms: AtomicU64,
     http_ms: AtomicU64,
-    /// Without Kafka, as alive as the learner.
+    /// Without Kafka, there is nothing to wait for.
     consumer_ms: AtomicU64,
 }
 
@@ -623,14 +623,14 @@ fn probe(
     stop: &Receiver<()>,
 ) {
     let limited = AtomicBool::new(false);
-    let consumer = || view.map_or_else(|| shared.heartbeats(), View::heartbeats);
+    let consumer = || view.map_or(0, View::heartbeats);
     let mut heartbeats = (shared.heartbeats(), consumer());
     loop {
         let beats = (shared.heartbeats(), consumer());
         if beats.0 != heartbeats.0 {
             health.saw(&health.learner_ms);
         }
-        if beats.1 != heartbeats.1 {
+        if view.is_none() || beats.1 != heartbeats.1 {
             health.saw(&health.consumer_ms);
         }
         heartbeats = beats;

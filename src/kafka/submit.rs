@@ -99,9 +99,7 @@ fn submit_part(
     }
 
     if !outgoing.is_empty() {
-        if !view.is_connected() {
-            let status = view.status();
-            let why = status.error.unwrap_or_else(|| "no broker has answered yet".to_owned());
+        if let Some(why) = view.away() {
             return Err(unacknowledged(&why, taken(total)));
         }
         let sent = producer.send(producer.topic(), &outgoing);

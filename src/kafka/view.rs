@@ -122,9 +122,17 @@ impl View {
         self.lock().clone()
     }
 
-    /// The brokers can be asked to take records.
-    pub fn is_connected(&self) -> bool {
-        matches!(self.lock().connection, Connection::Connected | Connection::TopicMissing)
+    /// Why the brokers need not be asked to take records, if they are known to be away.
+    pub fn away(&self) -> Option<String> {
+        let status = self.lock();
+        match status.connection {
+            Connection::Connected | Connection::TopicMissing => None,
+            // Nothing was heard so far, good or bad.
+            Connection::Connecting if status.error.is_none() => None,
+            Connection::Connecting | Connection::Disconnected => {
+                Some(status.error.clone().unwrap_or_else(|| "they do not answer".to_owned()))
+            }
+        }
     }
 
     /// A number that grows while the consumer's thread makes progress.
