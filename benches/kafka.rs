@@ -110,12 +110,13 @@ fn fill(brokers: &str, topic: &str, event: fn(usize) -> String, codec: &str, out
             producer.poll(Duration::ZERO);
         }
     }
-    producer.flush(Duration::from_secs(60)).expect("the broker takes them");
+    producer.flush(Duration::from_mins(1)).expect("the broker takes them");
 }
 
 /// The fields that are learned from, as a consumer would declare them.
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "what is measured is parsing them")]
+#[expect(clippy::struct_field_names, reason = "the names are those of the events")]
 struct Event<'a> {
     event_id: Option<&'a str>,
     agent_name: &'a str,

@@ -14,8 +14,8 @@
 //! # What a topic may do to us
 //!
 //! Records may be gone before they were read (retention), the topic may be another one of the same
-//! name, the log may be shorter than it was. [`positions`] decides what each means; no gap passes
-//! in silence.
+//! name, the log may be shorter than it was. `positions.rs` decides what each means; no gap
+//! passes in silence.
 
 use std::path::PathBuf;
 use std::time::Duration;
