@@ -463,9 +463,8 @@ impl Consumer {
 
     /// What is in hand came after something that was not stored: all of it is read again.
     fn start_over(&mut self) -> Result<()> {
-        self.drop_group();
         self.pause_before_retry();
-        self.assign()
+        self.drop_group()
     }
 
     fn pause_before_retry(&mut self) {
@@ -480,8 +479,7 @@ impl Consumer {
         }
         self.retry_at = None;
         if let Some(event) = self.in_flight.as_mut().and_then(|in_flight| in_flight.unsent.take()) {
-            self.send(event);
-            return Ok(());
+            return self.send(event);
         }
         if self.in_flight.is_some() || self.group.is_empty() {
             return Ok(());
@@ -491,7 +489,7 @@ impl Consumer {
             Ok(None) => {}
             Ok(Some(found)) if self.is_topic(&found.id) => {}
             Ok(Some(_)) => {
-                self.drop_group();
+                self.drop_group()?;
                 return self.scan();
             }
             Err(error) => {
@@ -524,11 +522,10 @@ impl Consumer {
             reply: reply_tx,
         });
         self.in_flight = Some(InFlight { positions, reply, unsent: None });
-        self.send(event);
-        Ok(())
+        self.send(event)
     }
 
-    fn send(&mut self, event: Event) {
+    fn send(&mut self, event: Event) -> Result<()> {
         match (self.inbox.offer(event), &mut self.in_flight) {
             (Ok(Some(event)), Some(in_flight)) => in_flight.unsent = Some(event),
             (Ok(_), _) => {
@@ -536,13 +533,13 @@ impl Consumer {
                     self.set_paused(false);
                 }
             }
-            // Stopping: what is in hand will be read again.
+            // Stopping: it will be read again.
             (Err(_), _) => {
                 self.in_flight = None;
-                self.drop_group();
-                self.pause_before_retry();
+                return self.start_over();
             }
         }
+        Ok(())
     }
 
     fn is_topic(&self, id: &str) -> bool {
@@ -552,9 +549,10 @@ impl Consumer {
             .all(|partition| positions::is_of(&partition.taken, id))
     }
 
-    /// Forgets what is in hand, which is read again after the next assignment. Nothing is on its
-    /// way to the learner then.
-    fn drop_group(&mut self) {
+    /// Forgets what is in hand, and fetches nothing more before the next look at the topic: what
+    /// came next would leave a hole. Nothing is on its way to the learner then.
+    fn drop_group(&mut self) -> Result<()> {
+        self.unassign()?;
         self.group = Group::default();
         // The next look at the topic finds those that were new.
         self.partitions.retain(|_, partition| partition.is_stored);
@@ -562,6 +560,7 @@ impl Consumer {
             partition.taken = partition.stored.clone();
         }
         self.scan_at = Instant::now();
+        Ok(())
     }
 
     /// Looks at the topic: is it there, which partitions has it, where do they begin and end.
@@ -702,19 +701,20 @@ impl Consumer {
                     self.group.moved.insert(*number);
                     changed = true;
                 }
+                Verdict::Stop(_)
+                    if positions::is_of(&partition.taken, &found.id) && !partition.doubted =>
+                {
+                    partition.doubted = true;
+                }
                 Verdict::Stop(why) if may_reset => {
                     partition.taken = positions::reset(&partition.taken, &found.id, *ends);
+                    self.group.items.retain(|item| item.partition != *number);
                     log::warn!(
                         "kafka partition={number} reset=to offset={} because=\"{why}\"",
                         partition.taken.next_offset
                     );
                     self.group.moved.insert(*number);
                     changed = true;
-                }
-                Verdict::Stop(_)
-                    if positions::is_of(&partition.taken, &found.id) && !partition.doubted =>
-                {
-                    partition.doubted = true;
                 }
                 Verdict::Stop(why) => {
                     log::error!("kafka partition={number} stopped=\"{why}\"");
