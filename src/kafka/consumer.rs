@@ -62,8 +62,12 @@ struct Callbacks {
 }
 
 impl Callbacks {
-    fn take_error(&self) -> Option<String> {
-        self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    fn last_error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn forget_error(&self) {
+        self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
 }
 
@@ -573,7 +577,7 @@ impl Consumer {
             Err(error) => {
                 self.scan_failures += 1;
                 self.scan_at = Instant::now() + (RETRY_MIN * self.scan_failures * 4).min(RETRY_MAX);
-                let error = self.inquirer.context().take_error().unwrap_or(error);
+                let error = self.inquirer.context().last_error().unwrap_or(error);
                 self.on_connection(Connection::Disconnected, Some(error));
                 Ok(())
             }
@@ -590,6 +594,7 @@ impl Consumer {
             Ok((ends, Some(found))) => {
                 self.scan_failures = 0;
                 self.scan_at = Instant::now() + SCAN_INTERVAL;
+                self.inquirer.context().forget_error();
                 let changed = self.compare(&found, &ends);
                 if changed || !self.assigned {
                     self.assign()?;
