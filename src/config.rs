@@ -38,7 +38,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 45] = [
+pub const OPTIONS: [Opt; 48] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -92,6 +92,24 @@ pub const OPTIONS: [Opt; 45] = [
         "max-recent-values",
         "3000000",
         "Recent values (latencies, qualities, rewards) kept of all agents; 300 per agent are full",
+    ),
+    opt(
+        "MAX_JOINT_VALUES",
+        "max-joint-values",
+        "256",
+        "Context values in an agent's covariance; further ones have independent effects",
+    ),
+    opt(
+        "MAX_COVARIANCES_MIB",
+        "max-covariances-mib",
+        "256",
+        "MiB of covariances of all agents; past it, further values have independent effects",
+    ),
+    opt(
+        "MAX_EFFECTS",
+        "max-effects",
+        "1000000",
+        "Context values with an effect and agents' independent effects, of all tenants",
     ),
     opt("QUEUE_CAPACITY", "queue-capacity", "1024", "Requests that may wait for the learner"),
     opt("HTTP_MAX_CONNECTIONS", "http-max-connections", "2048", "Open HTTP connections"),
@@ -229,6 +247,9 @@ impl Config {
             context_values_per_key: source.number("MAX_CONTEXT_VALUES", 0, 1_000_000)?,
             cells: source.number("MAX_CELLS", 1, 100_000_000)?,
             recent_values: source.number("MAX_RECENT_VALUES", 0, 10_000_000_000)?,
+            joint_values_per_agent: source.number("MAX_JOINT_VALUES", 0, 4_096)?,
+            covariances_mib: source.number("MAX_COVARIANCES_MIB", 0, 1_000_000)?,
+            effects: source.number("MAX_EFFECTS", 0, 100_000_000)?,
         };
         let settings = Settings {
             strategy,

@@ -12,6 +12,7 @@ pub mod decisions;
 pub mod dispatch;
 pub mod emit;
 pub mod error;
+pub mod evaluate;
 pub mod http;
 pub mod import;
 pub mod kafka;

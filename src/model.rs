@@ -29,14 +29,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
+mod effects_state;
+mod logistic;
+mod mixture;
 mod posterior;
 mod selection;
 mod state;
 
+use logistic::{Block, Logistic, TaskEffects, Width};
+
+pub use mixture::Mixture;
 pub use posterior::{Posterior, probabilities_best};
 pub use selection::{
-    Belief, Explanation, Part, Question, Recommendation, Standing, best_expected, propensities,
-    rank,
+    Belief, CopyWeight, Explanation, Part, Question, Recommendation, Standing, best_expected,
+    propensities, rank,
 };
 
 /// Values kept per agent for averages over its recent past.
@@ -91,6 +97,12 @@ pub struct Caps {
     /// Of all agents together: recent values kept. Past it, buffers that are not full yet stay as
     /// long as they are.
     pub recent_values: usize,
+    /// Context values in an agent's covariance; further ones have independent effects.
+    pub joint_values_per_agent: usize,
+    /// Memory of all covariances, MiB; past it, further values have independent effects.
+    pub covariances_mib: usize,
+    /// Of all tenants together: context values with an effect, and independent effects of agents.
+    pub effects: usize,
 }
 
 impl Default for Caps {
@@ -103,6 +115,9 @@ impl Default for Caps {
             context_values_per_key: 1_000,
             cells: 1_000_000,
             recent_values: 3_000_000,
+            joint_values_per_agent: 256,
+            covariances_mib: 256,
+            effects: 1_000_000,
         }
     }
 }
@@ -247,6 +262,9 @@ pub struct Agent {
     pub qualities: Recent,
     /// Rewards.
     pub rewards: Recent,
+    /// Its effects, with the strategy `thompson`.
+    #[serde(skip)]
+    block: Option<Arc<Block>>,
 }
 
 impl Agent {
@@ -309,6 +327,8 @@ struct Task {
     tally: Tally,
     /// By agent id.
     cells: OrdMap<u32, Cell>,
+    /// With the strategy `thompson`.
+    effects: TaskEffects,
 }
 
 /// What has been seen of one context key.
@@ -337,6 +357,8 @@ pub struct Tenant {
     context: OrdMap<Arc<str>, Arc<ContextKey>>,
     total: Tally,
     other: Other,
+    /// With the strategy `thompson`.
+    logistic: Option<Logistic>,
 }
 
 /// What came past a cap: counted, shown, never recommended.
@@ -350,6 +372,8 @@ pub struct Other {
     pub cell: Tally,
     /// Context keys past the cap, each time one was met.
     pub context_keys: u64,
+    /// Context effects past the cap, each time one was met.
+    pub effects: u64,
 }
 
 /// Rewards of the last learned outcomes, of the window before, and what follows from them.
@@ -420,6 +444,10 @@ pub struct AgentPerformanceModel {
     cells: usize,
     /// Held in the buffers of all agents.
     recent_values: usize,
+    /// Entries of the covariances of all agents.
+    covariances: usize,
+    /// Context values with an effect, and independent effects of agents.
+    effects: usize,
     sequence: u64,
 }
 
@@ -433,6 +461,8 @@ impl AgentPerformanceModel {
             total: Tally::default(),
             cells: 0,
             recent_values: 0,
+            covariances: 0,
+            effects: 0,
             sequence: 0,
         }
     }
@@ -459,6 +489,57 @@ impl AgentPerformanceModel {
         tenant.learn_task(agent_id, outcome, reward, &mut self.cells, &caps);
         for (key, value) in &outcome.context {
             tenant.count_context(key, value, &mut self.cells, &caps);
+        }
+        if self.settings.strategy == Strategy::Thompson {
+            let mut width = Width::new(&caps, self.covariances, self.effects);
+            tenant.learn_effects(outcome, &mut width);
+            (self.covariances, self.effects) = (width.covariances, width.effects);
+        }
+    }
+
+    /// Whether the strategy needs effects that were not learned: the model was saved under another
+    /// strategy. [`AgentPerformanceModel::relearn`] then learns them from the journal.
+    pub fn lacks_effects(&self) -> bool {
+        self.settings.strategy == Strategy::Thompson
+            && self.tenants.values().any(|tenant| tenant.logistic.is_none())
+    }
+
+    /// Begins to learn the effects from their priors; the counts stay.
+    pub fn forget_effects(&mut self) {
+        self.set_effects(Some(&Logistic::default()));
+    }
+
+    /// Another strategy has no use for them.
+    fn drop_effects(&mut self) {
+        self.set_effects(None);
+    }
+
+    fn set_effects(&mut self, logistic: Option<&Logistic>) {
+        (self.covariances, self.effects) = (0, 0);
+        let names: Vec<Arc<str>> = self.tenants.keys().cloned().collect();
+        for name in names {
+            let Some(tenant) = self.tenants.get_mut(&name) else { continue };
+            let tenant = Arc::make_mut(tenant);
+            tenant.logistic = logistic.cloned();
+            tenant.other.effects = 0;
+            let agents = tenant.agents.iter().map(|(name, agent)| {
+                let agent = Agent { block: None, ..Agent::clone(agent) };
+                (name.clone(), Arc::new(agent))
+            });
+            tenant.agents = agents.collect();
+            let tasks = tenant.tasks.iter().map(|(name, task)| {
+                (name.clone(), Task { effects: TaskEffects::default(), ..task.clone() })
+            });
+            tenant.tasks = tasks.collect();
+        }
+    }
+
+    /// Learns only the effects of an outcome that is counted already.
+    pub fn relearn(&mut self, outcome: &Outcome) {
+        if let Some(tenant) = self.tenants.get_mut(&*outcome.tenant) {
+            let mut width = Width::new(&self.settings.caps, self.covariances, self.effects);
+            Arc::make_mut(tenant).learn_effects(outcome, &mut width);
+            (self.covariances, self.effects) = (width.covariances, width.effects);
         }
     }
 
@@ -508,6 +589,16 @@ impl AgentPerformanceModel {
     /// (agent, task type) records and distinct context values of all tenants.
     pub fn cells(&self) -> usize {
         self.cells
+    }
+
+    /// Bytes of the covariances of all agents.
+    pub fn covariance_bytes(&self) -> usize {
+        self.covariances * size_of::<logistic::Lanes>()
+    }
+
+    /// Context values with an effect, and independent effects of agents, of all tenants.
+    pub fn effects(&self) -> usize {
+        self.effects
     }
 
     /// Values in the buffers of all agents, counted up to the cap.
@@ -613,6 +704,21 @@ impl Tenant {
         }
     }
 
+    fn learn_effects(&mut self, outcome: &Outcome, width: &mut Width) {
+        let logistic = self.logistic.get_or_insert_default();
+        let Some(reward) = outcome.reward() else { return };
+        // One past the cap teaches nothing.
+        let Some(agent) = self.agents.get_mut(&*outcome.agent) else { return };
+        let agent = Arc::make_mut(agent);
+        let task = outcome.task_type.as_deref().and_then(|name| {
+            let task = self.tasks.get_mut(name)?;
+            Some((name, &mut task.effects, task.cells.contains_key(&agent.id)))
+        });
+        let context = &outcome.context;
+        logistic.learn(context, task, agent.id, &mut agent.block, reward, width);
+        self.other.effects += width.refused;
+    }
+
     /// Outcomes and rewards of all agents.
     pub fn total(&self) -> Tally {
         self.total
@@ -623,6 +729,11 @@ impl Tenant {
         self.agents.iter().map(|(name, agent)| (&**name, &**agent))
     }
 
+    /// One agent.
+    pub fn agent(&self, name: &str) -> Option<&Agent> {
+        self.agents.get(name).map(AsRef::as_ref)
+    }
+
     /// Every task type by name, with all agents' record on it.
     pub fn task_types(&self) -> impl ExactSizeIterator<Item = (&str, Tally)> {
         self.tasks.iter().map(|(name, task)| (&**name, task.tally))
@@ -631,6 +742,20 @@ impl Tenant {
     /// Every context key by name.
     pub fn context_keys(&self) -> impl ExactSizeIterator<Item = (&str, &ContextKey)> {
         self.context.iter().map(|(name, key)| (&**name, &**key))
+    }
+
+    /// Most context values that one of its agents has in its covariance.
+    pub fn joint_values(&self) -> usize {
+        self.blocks().map(Block::joint_values).max().unwrap_or(0)
+    }
+
+    /// Context values that agents have independent effects of.
+    pub fn independent_effects(&self) -> u64 {
+        self.blocks().map(|block| block.independent_effects() as u64).sum()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.agents.values().filter_map(|agent| agent.block.as_deref())
     }
 
     /// What came past a cap.

@@ -29,7 +29,7 @@ mod versions;
 
 pub use counters::Counters;
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
-pub use files::{read_model, write_model};
+pub use files::{learned_sequence, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
 pub use versions::{ModelVersion, RestartPoint, VersionStatus};

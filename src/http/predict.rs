@@ -14,8 +14,8 @@ use crate::decisions::Decision;
 use crate::error::{Error, Result};
 use crate::learner::Now;
 use crate::model::{
-    AgentPerformanceModel, Belief, Explanation, Question, Standing, best_expected, propensities,
-    rank,
+    AgentPerformanceModel, Belief, Explanation, Question, Standing, Strategy, best_expected,
+    propensities, rank,
 };
 use crate::outcome::{Context, DEFAULT_TENANT, NAME_BYTES_MAX, context_of, format_time};
 
@@ -27,8 +27,12 @@ const TOP_K_DEFAULT: usize = 3;
 const EMERGING_FROM: u64 = 5;
 /// Outcomes on the task type from which on it is called established.
 const ESTABLISHED_FROM: u64 = 30;
-/// Standings kept of answered questions: about 10 MB at most.
+/// Standings kept of answered questions: about 20 MB at most.
 const CACHED_STANDINGS_MAX: usize = 50_000;
+/// Bytes of a question's context that weigh as much as a standing.
+const CONTEXT_BYTES_PER_STANDING: usize = 256;
+/// Longest context of a question that is kept, in bytes.
+const CACHED_CONTEXT_BYTES_MAX: usize = 4_096;
 /// Names in a question that is kept.
 const CACHED_NAMES_MAX: usize = 64;
 
@@ -183,7 +187,7 @@ struct Answered {
     standings: Vec<Standing>,
     intervals: Vec<OnceLock<Option<[f64; 2]>>>,
     propensities: OnceLock<Vec<f64>>,
-    best_expected: Option<usize>,
+    best_expected: OnceLock<Option<usize>>,
     /// Of the snapshot.
     model_score: f64,
 }
@@ -192,7 +196,7 @@ impl Answered {
     fn new(standings: Vec<Standing>, model_score: f64) -> Self {
         Self {
             intervals: standings.iter().map(|_| OnceLock::new()).collect(),
-            best_expected: best_expected(&standings),
+            best_expected: OnceLock::new(),
             propensities: OnceLock::new(),
             model_score,
             standings,
@@ -205,10 +209,11 @@ impl Answered {
 
     /// The probability that this agent is ranked first.
     fn propensity(&self, index: usize, explore: bool) -> f64 {
-        let draws = matches!(self.standings[index].belief, Belief::Posterior(_));
+        let draws = !matches!(self.standings[index].belief, Belief::Point(_));
         if explore && draws {
             self.propensities.get_or_init(|| propensities(&self.standings))[index]
-        } else if self.best_expected == Some(index) {
+        } else if *self.best_expected.get_or_init(|| best_expected(&self.standings)) == Some(index)
+        {
             1.0
         } else {
             0.0
@@ -223,6 +228,8 @@ struct QuestionKey {
     task_type: Option<String>,
     candidates: Option<Vec<String>>,
     exclude: Vec<String>,
+    /// Encoded; empty where the strategy takes no notice of it.
+    context: Vec<u8>,
 }
 
 /// Questions answered from the newest snapshot.
@@ -245,14 +252,20 @@ impl Questions {
             Arc::new(Answered::new(standings, model.score().current()))
         };
         let candidates = prediction.candidates.as_ref().map_or(0, Vec::len);
-        if candidates + prediction.exclude.len() > CACHED_NAMES_MAX {
-            return compute();
-        }
+        let context = match model.settings().strategy {
+            Strategy::Thompson => postcard::to_stdvec(&prediction.context).ok(),
+            Strategy::Beta | Strategy::MovingAverage | Strategy::Exponential => Some(Vec::new()),
+        };
+        let context = context.filter(|bytes| bytes.len() <= CACHED_CONTEXT_BYTES_MAX);
+        let few_names = candidates + prediction.exclude.len() <= CACHED_NAMES_MAX;
+        let (Some(context), true) = (context, few_names) else { return compute() };
+        let context_weight = context.len() / CONTEXT_BYTES_PER_STANDING;
         let key = QuestionKey {
             tenant: prediction.tenant_id.clone(),
             task_type: prediction.task_type.clone(),
             candidates: prediction.candidates.clone(),
             exclude: prediction.exclude.clone(),
+            context,
         };
         {
             let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,7 +277,7 @@ impl Questions {
         }
         let answered = compute();
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let weight = answered.standings.len() + 1;
+        let weight = answered.standings.len() + 1 + context_weight;
         if cached.model_version != model.sequence()
             || cached.standings + weight > CACHED_STANDINGS_MAX
         {

@@ -228,6 +228,20 @@ fn caps_json(model: &AgentPerformanceModel) -> Value {
             "max": caps.cells,
             "other_outcomes": other(|tenant| tenant.other().cell.executions),
         },
+        "effects": {
+            "used": model.effects(),
+            "max": caps.effects,
+            "other_outcomes": other(|tenant| tenant.other().effects),
+        },
+        "covariances_mib": {
+            "used": model.covariance_bytes() >> 20,
+            "max": caps.covariances_mib,
+        },
+        "joint_values_per_agent": {
+            "used": most(Tenant::joint_values),
+            "max": caps.joint_values_per_agent,
+            "independent": other(Tenant::independent_effects),
+        },
         "recent_values": {"used": model.recent_values(), "max": caps.recent_values},
     })
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::Outcome;
-use crate::store::{Counters, Entry, Store, read_model};
+use crate::store::{Counters, Entry, Store, learned_sequence, read_model};
 
 /// The model and what it has yet to learn.
 pub(super) struct Recovered {
@@ -29,7 +29,7 @@ pub(super) fn recover(store: &Store, counters: &Counters, settings: Settings) ->
             Entry::Outcome(outcome) => pending.push_back(outcome),
             Entry::Activation(activation) => {
                 let (file, digest) = (&activation.model_file_path, &activation.digest);
-                model = read_model(store.directory(), file, digest, sequence, settings)?;
+                model = load(store, file, digest, sequence, settings)?;
             }
         }
         Ok(())
@@ -47,8 +47,9 @@ fn restart_model(store: &Store, settings: Settings) -> Result<AgentPerformanceMo
     let mut newest_failure = None;
     for point in store.restart_points()? {
         let (file, sequence) = (&point.model_file_path, point.learned_sequence);
-        match read_model(store.directory(), file, &point.digest, sequence, settings) {
+        match load(store, file, &point.digest, sequence, settings) {
             Ok(model) => return Ok(model),
+            Err(error @ Error::Unavailable(_)) => return Err(error),
             Err(error) => {
                 log::warn!("restart_point={file} skipped error=\"{error}\"");
                 newest_failure.get_or_insert(error);
@@ -62,4 +63,70 @@ fn restart_model(store: &Store, settings: Settings) -> Result<AgentPerformanceMo
         ))),
         _ => Ok(AgentPerformanceModel::new(settings)),
     }
+}
+
+/// The model of a file, as of journal entry `sequence`. What the strategy needs and the file, saved
+/// under another one, does not have is learned from the retained journal; the counts stay.
+///
+/// # Errors
+/// [`Error::Corrupt`] when the file can't be trusted, [`Error::Unavailable`] when the journal can't
+/// be read now.
+pub(super) fn load(
+    store: &Store,
+    file: &str,
+    digest: &str,
+    sequence: u64,
+    settings: Settings,
+) -> Result<AgentPerformanceModel> {
+    let mut model = read_model(store.directory(), file, digest, sequence, settings)?;
+    if model.lacks_effects() {
+        let until = learned_sequence(store.directory(), file)?;
+        model.forget_effects();
+        let ranges = counted(store, until)?;
+        log::info!("model=relearned file={file} until={until} strategy=thompson");
+        retained(store, |sequence, entry| {
+            let counts =
+                ranges.iter().any(|(after, last)| (*after < sequence) && (sequence <= *last));
+            if let (Entry::Outcome(outcome), true) = (entry, counts) {
+                model.relearn(&outcome);
+            }
+        })?;
+    }
+    Ok(model)
+}
+
+/// The stretches of the journal, each (after, last), whose outcomes the state at `until` counts:
+/// what came between a version and its activation does not.
+fn counted(store: &Store, until: u64) -> Result<Vec<(u64, u64)>> {
+    // (sequence, what the activated state had learned)
+    let mut activations = Vec::new();
+    retained(store, |sequence, entry| {
+        if let Entry::Activation(activation) = entry {
+            // A file that is gone leaves its activation out: nothing tells what it undid.
+            match learned_sequence(store.directory(), &activation.model_file_path) {
+                Ok(learned) => activations.push((sequence, learned)),
+                Err(error) => log::warn!("activation={sequence} not undone error=\"{error}\""),
+            }
+        }
+    })?;
+    let mut ranges = Vec::new();
+    let mut last = until;
+    while let Some((sequence, learned)) = activations.pop() {
+        if sequence <= last {
+            ranges.push((sequence, last));
+            last = learned;
+        }
+    }
+    ranges.push((0, last));
+    ranges.reverse();
+    Ok(ranges)
+}
+
+/// Hands every entry that the journal still holds to `visit`.
+fn retained(store: &Store, mut visit: impl FnMut(u64, Entry)) -> Result<()> {
+    let Some(oldest) = store.oldest_sequence()? else { return Ok(()) };
+    store.replay(oldest - 1, store.counters()?.last_sequence, |sequence, entry| {
+        visit(sequence, entry);
+        Ok(())
+    })
 }

@@ -275,8 +275,8 @@ impl Learner {
         counters.last_version_number += 1;
         counters.last_learning_event += 1;
         counters.last_save_ms = now.unix_ms;
-        let model = crate::store::read_model(
-            self.store.directory(),
+        let model = super::recovery::load(
+            &self.store,
             &asked.model_file_path,
             &digest,
             counters.last_sequence,

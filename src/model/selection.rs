@@ -1,24 +1,18 @@
 //! From what is known to a ranking: standings, draws, recommendations.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::logistic::{Active, Contribution, Logistic, OWN_MEAN, Sum};
+use super::mixture;
 use super::{
-    Agent, AgentPerformanceModel, Posterior, Strategy, Tally, Task, Tenant, probabilities_best,
+    Agent, AgentPerformanceModel, Mixture, Posterior, Settings, Strategy, Task, Tenant,
+    probabilities_best,
 };
-use crate::outcome::Context;
-
-/// Most weight, in outcomes, of an agent's record on other task types.
-///
-/// Were an agent's success on task types spread around its overall rate `m` with variance
-/// `m (1 - m) / (k + 1)`, its record elsewhere would tell as much about this task type as at most
-/// `k` outcomes on it would (the beta-binomial model: Gelman et al., Bayesian Data Analysis, 3rd
-/// edition, section 5.3).
-const ELSEWHERE_WEIGHT_MAX: f64 = 8.0;
-/// Most weight, in outcomes, of the record of all other agents.
-const OTHERS_WEIGHT_MAX: f64 = 2.0;
+use crate::outcome::{Context, Feature};
 
 /// Which agent? The part of a prediction request that the model answers.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +34,8 @@ pub struct Question<'a> {
 pub enum Belief {
     /// A distribution, to draw from.
     Posterior(Posterior),
+    /// A distribution over log-odds, to draw from.
+    Mixture(Mixture),
     /// One number in `0..=1`, for strategies that do not explore.
     Point(f64),
 }
@@ -62,6 +58,7 @@ impl Standing {
     pub fn expected_success(&self) -> f64 {
         match self.belief {
             Belief::Posterior(posterior) => posterior.mean(),
+            Belief::Mixture(mixture) => mixture.expected(),
             Belief::Point(mean) => mean,
         }
     }
@@ -70,6 +67,7 @@ impl Standing {
     pub fn interval(&self) -> Option<[f64; 2]> {
         match self.belief {
             Belief::Posterior(posterior) => Some(posterior.interval()),
+            Belief::Mixture(mixture) => Some(mixture.interval()),
             Belief::Point(_) => None,
         }
     }
@@ -86,215 +84,272 @@ pub struct Recommendation {
     pub standing: usize,
 }
 
+/// A question with what is the same for all agents looked up.
+struct Asked<'a> {
+    settings: &'a Settings,
+    question: &'a Question<'a>,
+    tenant: Option<&'a Tenant>,
+    task: Option<&'a Task>,
+    /// With the strategy `thompson`.
+    effects: Option<AskedEffects<'a>>,
+}
+
+struct AskedEffects<'a> {
+    logistic: Cow<'a, Logistic>,
+    active: Active,
+    /// Whether task types have effects.
+    has_tasks: bool,
+    shared: Sum,
+}
+
+impl<'a> Asked<'a> {
+    fn new(model: &'a AgentPerformanceModel, question: &'a Question<'a>) -> Self {
+        let settings = &model.settings;
+        let tenant = model.tenant(question.tenant);
+        let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
+        let effects = (settings.strategy == Strategy::Thompson).then(|| {
+            let logistic = match tenant.and_then(|tenant| tenant.logistic.as_ref()) {
+                Some(logistic) => Cow::Borrowed(logistic),
+                None => Cow::Owned(Logistic::default()),
+            };
+            let active = logistic.active(question.context, &settings.caps);
+            let has_tasks = question.task_type.is_some_and(|name| logistic.has_tasks(name));
+            let task = has_tasks.then(|| task.map(|task| &task.effects));
+            let shared = logistic.shared(&active, task);
+            AskedEffects { logistic, active, has_tasks, shared }
+        });
+        Self { settings, question, tenant, task, effects }
+    }
+
+    /// `rows` is scratch space.
+    fn standing(
+        &self,
+        name: Arc<str>,
+        agent: Option<&Arc<Agent>>,
+        rows: &mut Vec<(usize, f64)>,
+    ) -> Standing {
+        let whole = agent.map(|agent| agent.tally).unwrap_or_default();
+        let on_task = || {
+            let cell = self.task?.cells.get(&agent?.id)?;
+            Some(cell.tally)
+        };
+        let evidence = match self.question.task_type {
+            None => whole,
+            Some(_) => on_task().unwrap_or_default(),
+        };
+        let point =
+            |mean: Option<f64>| Belief::Point(mean.unwrap_or_else(|| self.settings.prior_mean()));
+        let belief = match (&self.effects, self.settings.strategy) {
+            (Some(effects), _) => Belief::Mixture(effects.mixture(agent, self.task, rows)),
+            (None, Strategy::MovingAverage) => point(agent.and_then(|agent| agent.rewards.mean())),
+            (None, Strategy::Exponential) => point(agent.and_then(|agent| agent.exponential)),
+            (None, Strategy::Beta | Strategy::Thompson) => Belief::Posterior(Posterior {
+                alpha: self.settings.prior_alpha + whole.reward,
+                beta: self.settings.prior_beta + whole.missed().max(0.0),
+            }),
+        };
+        Standing { agent: name, belief, samples: whole.learned, evidence: evidence.learned }
+    }
+}
+
+impl AskedEffects<'_> {
+    fn mixture(
+        &self,
+        agent: Option<&Arc<Agent>>,
+        task: Option<&Task>,
+        rows: &mut Vec<(usize, f64)>,
+    ) -> Mixture {
+        let own_task = || task?.effects.of(agent?.id);
+        let own_task = self.has_tasks.then(own_task);
+        let block = agent.and_then(|agent| agent.block.as_deref());
+        let own = self.logistic.own(&self.active, block, own_task, rows);
+        Mixture::new(&self.logistic.weights(), &own, &self.shared)
+    }
+}
+
 impl AgentPerformanceModel {
     /// The agents that the question allows, in the order of their names.
-    ///
-    /// With the strategy `thompson` an agent's posterior on a task type is
-    ///
-    /// ```text
-    /// Beta(prior_alpha + own reward + e m_e + o m_o,
-    ///      prior_beta  + own misses + e (1 - m_e) + o (1 - m_o))
-    /// ```
-    ///
-    /// where *own* is its record on this task type, `m_e` its mean reward on all others and `m_o`
-    /// the mean reward of all other agents. A record of `n` outcomes from which at most `k` can be
-    /// borrowed weighs `n k / (n + k)`: as much as all of it when it is short, `k` when it is long.
-    /// A question without a task type is answered from the agent's whole record, and an agent
-    /// without any competes from the prior and `m_o`.
     pub fn standings(&self, question: &Question<'_>) -> Vec<Standing> {
-        let tenant = self.tenant(question.tenant);
+        let asked = Asked::new(self, question);
         let excluded = |name: &str| question.exclude.iter().any(|excluded| excluded == name);
-        let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
+        let mut rows = Vec::new();
         match question.candidates {
             Some(names) => {
                 let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
                 names.sort_unstable();
                 names.dedup();
                 names.retain(|name| !excluded(name));
-                let known = |name| tenant.and_then(|tenant| tenant.agents.get_key_value(name));
+                let known =
+                    |name| asked.tenant.and_then(|tenant| tenant.agents.get_key_value(name));
                 names
                     .into_iter()
                     .map(|name| match known(name) {
-                        Some((name, agent)) => {
-                            self.standing(name.clone(), Some(agent), tenant, task, question)
-                        }
-                        None => self.standing(name.into(), None, tenant, task, question),
+                        Some((name, agent)) => asked.standing(name.clone(), Some(agent), &mut rows),
+                        None => asked.standing(name.into(), None, &mut rows),
                     })
                     .collect()
             }
-            None => tenant
+            None => asked
+                .tenant
                 .into_iter()
                 .flat_map(|tenant| tenant.agents.iter())
                 .filter(|(name, _)| !excluded(name))
-                .map(|(name, agent)| {
-                    self.standing(name.clone(), Some(agent), tenant, task, question)
-                })
+                .map(|(name, agent)| asked.standing(name.clone(), Some(agent), &mut rows))
                 .collect(),
         }
     }
-
-    fn standing(
-        &self,
-        name: Arc<str>,
-        agent: Option<&Arc<Agent>>,
-        tenant: Option<&Tenant>,
-        task: Option<&Task>,
-        question: &Question<'_>,
-    ) -> Standing {
-        let settings = &self.settings;
-        let records = Records::of(agent, tenant, task, question);
-        let point =
-            |mean: Option<f64>| Belief::Point(mean.unwrap_or_else(|| settings.prior_mean()));
-        let belief = match settings.strategy {
-            Strategy::Thompson | Strategy::Beta => {
-                let mut posterior =
-                    Posterior { alpha: settings.prior_alpha, beta: settings.prior_beta };
-                for part in records.parts(settings.strategy) {
-                    posterior.alpha += part.reward * part.weight;
-                    posterior.beta += part.missed * part.weight;
-                }
-                Belief::Posterior(posterior)
-            }
-            Strategy::MovingAverage => point(agent.and_then(|agent| agent.rewards.mean())),
-            Strategy::Exponential => point(agent.and_then(|agent| agent.exponential)),
-        };
-        let (samples, evidence) = (records.whole.learned, records.own.learned);
-        Standing { agent: name, belief, samples, evidence }
-    }
-
-    /// Why an agent stands where it stands.
-    pub fn explain(&self, question: &Question<'_>, name: &str) -> Explanation {
-        let tenant = self.tenant(question.tenant);
-        let agent = tenant.and_then(|tenant| tenant.agents.get(name));
-        let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
-        let records = Records::of(agent, tenant, task, question);
-        let strategy = self.settings.strategy;
-        let expected = self.standing(name.into(), agent, tenant, task, question).expected_success();
-        let parts = match strategy {
-            Strategy::Thompson | Strategy::Beta => records.parts(strategy),
-            Strategy::MovingAverage | Strategy::Exponential => Vec::new(),
-        };
-        let mut text = format!("expected success {expected:.3}");
-        for part in &parts {
-            let Part { name, outcomes, reward, weight, .. } = part;
-            // Writing to a String can't fail.
-            let _ = write!(text, "; {name}: {reward:.1} of {outcomes} (weight {weight:.3})");
-        }
-        text += match strategy {
-            Strategy::MovingAverage => "; the mean of the last 100 rewards",
-            Strategy::Exponential => "; the exponentially weighted mean of the rewards",
-            Strategy::Thompson | Strategy::Beta => "; on top of the prior",
-        };
-        let (prior_alpha, prior_beta) = (self.settings.prior_alpha, self.settings.prior_beta);
-        Explanation { expected_success: expected, prior_alpha, prior_beta, parts, text }
-    }
 }
-
-/// What a posterior is made of, beside its prior.
+/// Why an agent stands where it stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
     /// Expected reward, `0..=1`.
     pub expected_success: f64,
-    /// Pseudo-successes of the prior.
-    pub prior_alpha: f64,
-    /// Pseudo-failures of the prior.
-    pub prior_beta: f64,
-    /// The records that were added to the prior.
+    /// What it is made of.
     pub parts: Vec<Part>,
+    /// How much each copy of the model counts; with the strategy `thompson`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<CopyWeight>,
     /// The same in words.
     pub text: String,
 }
 
-/// One record and how much of it counts.
+/// The weight of one copy of the model.
 #[derive(Debug, Clone, Serialize)]
-pub struct Part {
-    /// Whose record it is.
-    pub name: &'static str,
-    /// Its learned outcomes.
-    pub outcomes: u64,
-    /// Its sum of rewards.
-    pub reward: f64,
-    /// Its sum of missed rewards.
-    #[serde(skip)]
-    pub missed: f64,
-    /// Pseudo-counts per outcome, `0..=1`.
+pub struct CopyWeight {
+    /// What the copy assumes.
+    pub assumes: &'static str,
+    /// `0..=1`.
     pub weight: f64,
 }
 
-/// The records that tell about an agent on a question.
-struct Records {
-    /// On this task type; all of it when the question names none.
-    own: Tally,
-    /// On all task types.
-    whole: Tally,
-    /// Of all agents.
-    everyone: Tally,
-}
-
-impl Records {
-    fn of(
-        agent: Option<&Arc<Agent>>,
-        tenant: Option<&Tenant>,
-        task: Option<&Task>,
-        question: &Question<'_>,
-    ) -> Self {
-        let whole = agent.map(|agent| agent.tally).unwrap_or_default();
-        let own = match (question.task_type, agent, task) {
-            (None, ..) => whole,
-            (Some(_), Some(agent), Some(task)) => {
-                task.cells.get(&agent.id).map(|cell| cell.tally).unwrap_or_default()
-            }
-            _ => Tally::default(),
-        };
-        Self { own, whole, everyone: tenant.map(|tenant| tenant.total).unwrap_or_default() }
-    }
-
-    /// The parts of a posterior, each with its weight.
-    fn parts(&self, strategy: Strategy) -> Vec<Part> {
-        let Self { own, whole, everyone } = self;
-        match strategy {
-            Strategy::Beta => vec![Part::new("own record", *whole, f64::INFINITY)],
-            _ => vec![
-                Part::new("own record on this task type", *own, f64::INFINITY),
-                Part::new("own record elsewhere", without(*whole, *own), ELSEWHERE_WEIGHT_MAX),
-                Part::new("all other agents", without(*everyone, *whole), OTHERS_WEIGHT_MAX),
-            ],
-        }
-    }
-}
-
-fn without(all: Tally, part: Tally) -> Tally {
-    Tally {
-        executions: all.executions - part.executions,
-        learned: all.learned - part.learned,
-        // A difference of sums may fall below zero by rounding.
-        reward: (all.reward - part.reward).max(0.0),
-    }
+/// One part of a score.
+#[derive(Debug, Clone, Serialize)]
+pub struct Part {
+    /// What it is about.
+    pub name: String,
+    /// Learned outcomes that it rests on.
+    pub outcomes: u64,
+    /// What it adds to the log-odds; parts of `thompson`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_odds: Option<f64>,
+    /// Standard deviation of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<f64>,
+    /// Sum of rewards, prior pseudo-counts included where it is the prior; other strategies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f64>,
+    /// The same of missed rewards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed: Option<f64>,
 }
 
 impl Part {
-    /// A record of `n` outcomes weighs as much as `n k / (n + k)` outcomes of one's own, `k` being
-    /// `weight_max`: all of it when it is short, at most `k` when it is long.
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    fn new(name: &'static str, record: Tally, weight_max: f64) -> Self {
-        let weight = if weight_max.is_finite() {
-            weight_max / (record.learned as f64 + weight_max)
-        } else {
-            1.0
+    fn effect(name: impl Into<String>, contribution: Contribution) -> Self {
+        let Contribution { mean, deviation, outcomes } = contribution;
+        let (log_odds, deviation) = (Some(mean), Some(deviation));
+        Self { name: name.into(), outcomes, log_odds, deviation, reward: None, missed: None }
+    }
+
+    fn record(name: &str, outcomes: u64, reward: f64, missed: f64) -> Self {
+        let (reward, missed) = (Some(reward), Some(missed));
+        Self { name: name.into(), outcomes, log_odds: None, deviation: None, reward, missed }
+    }
+}
+
+impl AgentPerformanceModel {
+    /// Why an agent stands where it stands.
+    pub fn explain(&self, question: &Question<'_>, name: &str) -> Explanation {
+        let asked = Asked::new(self, question);
+        let agent = asked.tenant.and_then(|tenant| tenant.agents.get(name));
+        let standing = asked.standing(name.into(), agent, &mut Vec::new());
+        let expected_success = standing.expected_success();
+        let whole = agent.map(|agent| agent.tally).unwrap_or_default();
+        let mut text = format!("expected success {:.0} %", 100.0 * expected_success);
+        let (parts, weights) = match &asked.effects {
+            Some(effects) => {
+                let parts = effects.parts(&asked, agent, &standing);
+                let _ = write!(text, " = even odds");
+                for part in &parts {
+                    let (log_odds, n) = (part.log_odds.unwrap_or_default(), part.outcomes);
+                    let deviation = part.deviation.unwrap_or_default();
+                    // Writing to a String can't fail.
+                    let _ = write!(text, "; {} {log_odds:+.2} +- {deviation:.2}", part.name);
+                    if n > 0 {
+                        let _ = write!(text, " ({n} outcomes)");
+                    }
+                }
+                text += " (log-odds)";
+                (parts, effects.logistic.copies())
+            }
+            None => {
+                let (alpha, beta) = (self.settings.prior_alpha, self.settings.prior_beta);
+                text += match self.settings.strategy {
+                    Strategy::MovingAverage => ": the mean of the last 100 rewards",
+                    Strategy::Exponential => ": the exponentially weighted mean of the rewards",
+                    Strategy::Beta | Strategy::Thompson => ": own record and prior",
+                };
+                let _ = write!(text, "; {:.1} of {}", whole.reward, whole.learned);
+                let missed = whole.missed().max(0.0);
+                let own = Part::record("own record", whole.learned, whole.reward, missed);
+                (vec![Part::record("prior", 0, alpha, beta), own], Vec::new())
+            }
         };
-        let missed = record.missed().max(0.0);
-        Self { name, outcomes: record.learned, reward: record.reward, missed, weight }
+        Explanation { expected_success, parts, weights, text }
+    }
+}
+
+impl AskedEffects<'_> {
+    fn parts(
+        &self,
+        asked: &Asked<'_>,
+        agent: Option<&Arc<Agent>>,
+        standing: &Standing,
+    ) -> Vec<Part> {
+        let logistic = &*self.logistic;
+        let block = agent.and_then(|agent| agent.block.as_deref());
+        let prior = Contribution { mean: OWN_MEAN, deviation: 0.0, outcomes: 0 };
+        let mut parts = vec![
+            Part::effect("prior", prior),
+            Part::effect("difficulty for all agents", logistic.in_common(&self.shared)),
+            Part::effect("own, overall", logistic.overall(block)),
+        ];
+        if let (Some(name), true) = (asked.question.task_type, self.has_tasks) {
+            let effect = asked.task.zip(agent).and_then(|(task, agent)| task.effects.of(agent.id));
+            let outcomes = standing.evidence;
+            let contribution = Contribution { outcomes, ..logistic.on_task(effect) };
+            parts.push(Part::effect(format!("own, task type {name}"), contribution));
+        }
+        for feature in asked.question.context {
+            let active = logistic.active(&vec![feature.clone()], &asked.settings.caps);
+            let name = match &feature.1 {
+                Feature::Text(text) => format!("own, {} = {text}", feature.0),
+                Feature::Bool(yes) => format!("own, {} = {yes}", feature.0),
+                Feature::Number(number) => format!("own, {} = {number}", feature.0),
+            };
+            parts.push(Part::effect(name, logistic.on_feature(&active, block)));
+        }
+        parts
     }
 }
 
 /// The probability of each standing to be ranked first by one draw each; sums to 1. For standings
 /// that are points, 1 for the best, the first of equals.
 pub fn propensities(standings: &[Standing]) -> Vec<f64> {
+    let mixtures: Option<Vec<Mixture>> = standings
+        .iter()
+        .map(|standing| match standing.belief {
+            Belief::Mixture(mixture) => Some(mixture),
+            _ => None,
+        })
+        .collect();
+    if let Some(mixtures) = mixtures {
+        return mixture::probabilities_first(&mixtures);
+    }
     let posteriors: Option<Vec<Posterior>> = standings
         .iter()
         .map(|standing| match standing.belief {
             Belief::Posterior(posterior) => Some(posterior),
-            Belief::Point(_) => None,
+            _ => None,
         })
         .collect();
     if let Some(posteriors) = posteriors {
@@ -312,24 +367,37 @@ pub fn best_expected(standings: &[Standing]) -> Option<usize> {
     })
 }
 
-/// All standings, best first: by one draw each when `explore`, else by expected reward; ties by
-/// name. Draws are made in the order of the standings.
+/// All standings, best first: by one draw each when `explore`, else by expected reward, ties by
+/// name. Draws are made in the order of the standings; equal ones are ordered at random.
 pub fn rank(
     standings: &[Standing],
     explore: bool,
     rng: &mut impl rand::Rng,
 ) -> Vec<Recommendation> {
-    let mut ranked: Vec<Recommendation> = standings
+    let mut ranked: Vec<(f64, u64, Recommendation)> = standings
         .iter()
         .enumerate()
         .map(|(index, standing)| {
-            let score = match standing.belief {
-                Belief::Posterior(posterior) if explore => posterior.draw(rng),
-                _ => standing.expected_success(),
+            let (value, tie, score) = match &standing.belief {
+                Belief::Posterior(posterior) if explore => {
+                    let draw = posterior.draw(rng);
+                    (draw, 0, draw)
+                }
+                Belief::Mixture(mixture) if explore => {
+                    let draw = mixture.draw(rng);
+                    (draw, rng.next_u64(), mixture.score(draw))
+                }
+                _ => {
+                    let expected = standing.expected_success();
+                    (expected, 0, expected)
+                }
             };
-            Recommendation { agent: standing.agent.clone(), score, standing: index }
+            let agent = standing.agent.clone();
+            (value, tie, Recommendation { agent, score, standing: index })
         })
         .collect();
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.standing.cmp(&b.standing)));
-    ranked
+    ranked.sort_by(|a, b| {
+        b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.standing.cmp(&b.2.standing))
+    });
+    ranked.into_iter().map(|(.., recommendation)| recommendation).collect()
 }

@@ -10,9 +10,10 @@ use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::effects_state::{EffectsRef, EffectsState, Taken};
 use super::{
-    Agent, AgentPerformanceModel, Cell, ContextKey, Other, Score, Settings, Tally, Task, Tenant,
-    next_id,
+    Agent, AgentPerformanceModel, Cell, ContextKey, Other, Score, Settings, Strategy, Tally, Task,
+    Tenant, next_id,
 };
 use crate::error::{Error, Result};
 use crate::outcome::hex;
@@ -57,7 +58,12 @@ impl AgentPerformanceModel {
         for (name, tenant) in state.tenants {
             model.cells += tenant.cells;
             model.recent_values += tenant.recent_values;
+            model.covariances += tenant.taken.covariances;
+            model.effects += tenant.taken.effects;
             model.tenants.insert(name.into(), Arc::new(tenant.tenant));
+        }
+        if settings.strategy != Strategy::Thompson {
+            model.drop_effects();
         }
         Ok(model)
     }
@@ -76,6 +82,7 @@ struct Restored {
     tenant: Tenant,
     cells: usize,
     recent_values: usize,
+    taken: Taken,
 }
 
 impl<'de> Deserialize<'de> for Restored {
@@ -94,6 +101,8 @@ struct TenantState {
     cells: Vec<(u32, u32, u64, u64, f64, u64, f64)>,
     context: BTreeMap<String, ContextKey>,
     other: Other,
+    /// With the strategy `thompson`.
+    effects: Option<EffectsState>,
 }
 
 impl TenantState {
@@ -131,7 +140,11 @@ impl TenantState {
         }
         let agents = tenant.agents.values().chain([&tenant.other.agent]);
         let recent_values = agents.map(|agent| agent.recent_values()).sum();
-        Ok(Restored { tenant, cells, recent_values })
+        let taken = match self.effects {
+            Some(effects) => effects.restore(&mut tenant)?,
+            None => Taken::default(),
+        };
+        Ok(Restored { tenant, cells, recent_values, taken })
     }
 }
 
@@ -160,14 +173,16 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, context, total, other } = self.0;
-        let mut state = serializer.serialize_struct("Tenant", 6)?;
+        let Tenant { agents, tasks, context, total, other, logistic } = self.0;
+        let mut state = serializer.serialize_struct("Tenant", 7)?;
         state.serialize_field("total", total)?;
         state.serialize_field("agents", &MapRef(|| agents.iter().map(|(n, a)| (&**n, &**a))))?;
         state.serialize_field("tasks", &MapRef(|| tasks.iter().map(|(n, t)| (&**n, t.tally))))?;
         state.serialize_field("cells", &CellsRef(self.0))?;
         state.serialize_field("context", &MapRef(|| context.iter().map(|(n, k)| (&**n, &**k))))?;
         state.serialize_field("other", other)?;
+        let effects = logistic.as_ref().map(|logistic| EffectsRef(self.0, logistic));
+        state.serialize_field("effects", &effects)?;
         state.end()
     }
 }

@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::hex;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What stands before the state, as an object of its own.
 #[derive(Deserialize)]
 struct Header {
-    format: u32,
+    learned_sequence: u64,
 }
 
 /// Ends the header. It can't occur in it: settings have no such field.
@@ -103,15 +103,7 @@ pub fn read_model(
     let mut file = File::open(&path).map_err(|error| corrupt(&error))?;
     let length = file.metadata().map_err(|error| corrupt(&error))?.len();
 
-    let mut head = Vec::new();
-    (&file).take(HEADER_BYTES_MAX).read_to_end(&mut head).map_err(|error| corrupt(&error))?;
-    let end = head.windows(BEFORE_STATE.len()).position(|window| window == BEFORE_STATE);
-    let end = end.ok_or_else(|| corrupt(&"is no saved model"))?;
-    let header = [&head[..end], b"}"].concat();
-    let Header { format } = serde_json::from_slice(&header).map_err(|error| corrupt(&error))?;
-    if format != FORMAT {
-        return Err(corrupt(&format!("has format {format}, this program reads {FORMAT}")));
-    }
+    let (_, end) = read_header(&file).map_err(|error| corrupt(&error))?;
     let start = (end + BEFORE_STATE.len()) as u64;
     let tail = BEFORE_DIGEST.len() as u64 + DIGEST_BYTES + AFTER_DIGEST.len() as u64;
     let state_bytes = length.checked_sub(start + tail).ok_or_else(|| corrupt(&"is cut short"))?;
@@ -140,4 +132,36 @@ pub fn read_model(
     // Then what it says.
     let state = BufReader::with_capacity(64 * 1024, file.take(state_bytes));
     AgentPerformanceModel::from_state(state, sequence, settings)
+}
+
+/// Up to which journal entry the model of `directory/name` had learned.
+///
+/// # Errors
+/// [`Error::Corrupt`] when the file is missing or no saved model.
+pub fn learned_sequence(directory: &Path, name: &str) -> Result<u64> {
+    let path = directory.join(name);
+    let header = File::open(&path).and_then(|file| read_header(&file));
+    let header = header
+        .map_err(|error| Error::Corrupt(format!("the model file {}: {error}", path.display())))?;
+    Ok(header.0.learned_sequence)
+}
+
+/// The header and its length in bytes.
+fn read_header(file: &File) -> io::Result<(Header, usize)> {
+    let mut head = Vec::new();
+    file.take(HEADER_BYTES_MAX).read_to_end(&mut head)?;
+    let end = head.windows(BEFORE_STATE.len()).position(|window| window == BEFORE_STATE);
+    let end = end.ok_or_else(|| io::Error::other("is no saved model"))?;
+    // The format first: another one may have another header.
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let header = [&head[..end], b"}"].concat();
+    let Format { format } = serde_json::from_slice(&header)?;
+    if format != FORMAT {
+        let text = format!("has format {format}, this program reads {FORMAT}");
+        return Err(io::Error::other(text));
+    }
+    Ok((serde_json::from_slice(&header)?, end))
 }
