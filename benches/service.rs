@@ -2,7 +2,7 @@
 //!
 //! Everything that is compared runs in the same process run, in turn, because machines differ and
 //! are noisy: read the ratios. `BENCH_OUTCOMES` sets the size of the streams (default 1,000,000),
-//! `BENCH_ONLY` picks parts by name (import, http, predict, memory).
+//! `BENCH_ONLY` picks parts by name (import, http, predict, memory, model, strategies).
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,8 +16,8 @@ use online_learning::config::Config;
 use online_learning::http::App;
 use online_learning::http::server::{Limits, Request, Response, Server};
 use online_learning::learner::LearnerOptions;
-use online_learning::model::{AgentPerformanceModel, Caps, Question, Settings, rank};
-use online_learning::outcome::{Outcome, Status};
+use online_learning::model::{AgentPerformanceModel, Caps, Question, Settings, Strategy, rank};
+use online_learning::outcome::{Context, Feature, Outcome, Status};
 use online_learning::service::RealTimeModelUpdater;
 use online_learning::store::StoreOptions;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -42,6 +42,13 @@ fn main() {
     }
     if wanted("predict") {
         bench_predictions();
+    }
+    if wanted("model") {
+        bench_model(8, 7, 2);
+        bench_model(8, 20, 4);
+    }
+    if wanted("strategies") {
+        bench_strategies(outcomes / 4);
     }
     if wanted("memory") {
         bench_memory();
@@ -375,4 +382,157 @@ fn bench_memory() {
     }
     let caps = Caps::default();
     say(&format!("(default caps: {} cells in all)", caps.cells));
+}
+
+/// A context of `keys` features, each with one of `values`.
+fn wide_context(keys: usize, values: usize, rng: &mut Xoshiro256PlusPlus) -> Context {
+    let value = |rng: &mut Xoshiro256PlusPlus| format!("v{}", rng.random_range(0..values));
+    (0..keys).map(|key| (format!("key-{key:02}"), Feature::Text(value(rng)))).collect()
+}
+
+/// What it costs to choose among all and to learn one, in process.
+fn bench_model(agents: usize, keys: usize, values: usize) {
+    const TIMES: usize = 50_000;
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
+    let contexts: Vec<Context> = (0..500).map(|_| wide_context(keys, values, &mut rng)).collect();
+    for strategy in [Strategy::Beta, Strategy::Thompson] {
+        let mut model = AgentPerformanceModel::new(Settings { strategy, ..Settings::default() });
+        let outcome = |number: usize, agent: usize| {
+            let status = if number.is_multiple_of(3) { Status::Failure } else { Status::Success };
+            let task = format!("task-{}", number % 10);
+            let mut outcome = Outcome::new(format!("agent-{agent}"), status).on_task(task);
+            outcome.context.clone_from(&contexts[number % contexts.len()]);
+            outcome
+        };
+        for number in 0..agents * 500 {
+            model.update(&outcome(number, number % agents));
+        }
+        let outcomes: Vec<Outcome> =
+            (0..500).map(|number| outcome(number, number % agents)).collect();
+        let (mut select, mut learn) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            let mut picked = 0;
+            for number in 0..TIMES {
+                let question = Question {
+                    tenant: "default",
+                    task_type: Some("task-1"),
+                    context: &contexts[number % contexts.len()],
+                    candidates: None,
+                    exclude: &[],
+                };
+                picked += rank(&model.standings(&question), true, &mut rng)[0].standing;
+            }
+            assert!(picked > 0);
+            select.push(started.elapsed().as_secs_f64());
+            let started = Instant::now();
+            for number in 0..TIMES {
+                model.update(&outcomes[number % outcomes.len()]);
+            }
+            learn.push(started.elapsed().as_secs_f64());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a benchmark's counts are small")]
+        let micros = |seconds: Vec<f64>| median(seconds) * 1e6 / TIMES as f64;
+        let (select, learn) = (micros(select), micros(learn));
+        say(&format!(
+            "{}, {agents} agents, {keys} of {} context values: select {select:.2} us + learn \
+             {learn:.2} us = {:.2} us; covariances {} bytes per agent",
+            strategy.as_str(),
+            keys * values,
+            select + learn,
+            model.covariance_bytes() / agents
+        ));
+    }
+}
+
+/// Durable import and predictions over HTTP, with 8 agents and 7 context values, by strategy.
+fn bench_strategies(outcomes: usize) {
+    const CONNECTIONS: usize = 4;
+    const REQUESTS: usize = 10_000;
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(6);
+    let mut text = String::new();
+    let mut bodies = Vec::new();
+    for number in 0..outcomes {
+        let context: serde_json::Map<String, serde_json::Value> = wide_context(7, 4, &mut rng)
+            .into_iter()
+            .map(|(key, value)| match value {
+                Feature::Text(text) => (key, text.into()),
+                other => panic!("{other:?} is no text"),
+            })
+            .collect();
+        let context = serde_json::Value::Object(context);
+        let status = if rng.random() { "success" } else { "failure" };
+        let (agent, task) = (number % 8, rng.random_range(0..10));
+        writeln!(
+            text,
+            "{{\"event_id\":\"e{number}\",\"agent_name\":\"agent-{agent}\",\
+             \"task_type\":\"task-{task}\",\"status\":\"{status}\",\"latency_ms\":900,\
+             \"context\":{context},\"timestamp\":\"2026-11-01T10:00:00\"}}"
+        )
+        .expect("writing to a String can't fail");
+        if bodies.len() < 5_000 {
+            bodies.push(format!("{{\"task_type\":\"task-{task}\",\"context\":{context}}}"));
+        }
+    }
+    let home = tempfile::tempdir().expect("there is room");
+    let file = home.path().join("outcomes.jsonl");
+    std::fs::write(&file, text).expect("there is room");
+    say(&format!(
+        "8 agents, 7 context values: import of {outcomes} outcomes at batch size 10, then \
+         predictions over HTTP, {CONNECTIONS} connections, 5,000 questions in turn:"
+    ));
+    let mut medians = Vec::new();
+    for round in 0..ROUNDS {
+        for strategy in ["beta", "thompson"] {
+            let directory = home.path().join(format!("{strategy}-{round}"));
+            let started = Instant::now();
+            let imported = program(&directory, 10)
+                .env("MODEL_STRATEGY", strategy)
+                .arg("import")
+                .arg(&file)
+                .output();
+            assert!(imported.expect("the program runs").status.success());
+            let import = rate(outcomes, started.elapsed().as_secs_f64());
+            let address = free_address();
+            let mut service = program(&directory, 10)
+                .env("MODEL_STRATEGY", strategy)
+                .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
+                .spawn()
+                .expect("the program runs");
+            wait_until_ready(address);
+            let started = Instant::now();
+            std::thread::scope(|scope| {
+                for connection in 0..CONNECTIONS {
+                    let bodies = &bodies;
+                    scope.spawn(move || {
+                        let mut client = Client::connect(address);
+                        for number in 0..REQUESTS {
+                            let body = &bodies[(number * CONNECTIONS + connection) % bodies.len()];
+                            let path = "/api/learning/predict/agent-selection";
+                            let status = client.post(path, "application/json", body.as_bytes());
+                            assert_eq!(status, 200);
+                        }
+                    });
+                }
+            });
+            let predict = rate(CONNECTIONS * REQUESTS, started.elapsed().as_secs_f64());
+            service.kill().expect("it is our child");
+            service.wait().expect("it is our child");
+            medians.push((strategy, import, predict));
+        }
+    }
+    let of = |strategy: &str, value: fn(&(&str, f64, f64)) -> f64| {
+        median(medians.iter().filter(|row| row.0 == strategy).map(value).collect())
+    };
+    for strategy in ["beta", "thompson"] {
+        let (import, predict) = (of(strategy, |row| row.1), of(strategy, |row| row.2));
+        let share =
+            |value: f64, value_of: fn(&(&str, f64, f64)) -> f64| value / of("beta", value_of);
+        say(&format!(
+            "  {strategy:8}  import {import:>7.0}/s ({:.2} of beta)   predictions {predict:>6.0}/s \
+             ({:.2} of beta)",
+            share(import, |row| row.1),
+            share(predict, |row| row.2)
+        ));
+    }
 }

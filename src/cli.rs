@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
-use crate::{dispatch, emit, import, service, simulate};
+use crate::{dispatch, emit, import, replay, service, simulate};
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
@@ -83,6 +83,7 @@ pub fn command() -> clap::Command {
         )
         .subcommand(predict_command())
         .subcommand(dispatch_command())
+        .subcommand(replay_command())
         .subcommand(
             clap::Command::new("simulate")
                 .about("Play a stream of tasks against a running service and watch it learn")
@@ -108,6 +109,56 @@ pub fn command() -> clap::Command {
                 .about("Print completions for a shell")
                 .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
         )
+}
+
+fn replay_command() -> clap::Command {
+    let strategies = crate::model::Strategy::ALL.map(crate::model::Strategy::as_str);
+    clap::Command::new("replay")
+        .about("Play streams whose outcomes are all known: what would have been chosen?")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .help("Streams as JSON Lines, or tables (.csv: task_type, ctx_*, a 0/1 column per agent)")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf))
+                .num_args(1..)
+                .required(true),
+        )
+        .arg(
+            text("strategy", "STRATEGY,STRATEGY", "Which strategies play")
+                .default_value("thompson")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .value_parser(strategies),
+        )
+        .arg(
+            text("permutations", "N", "Play each file in N random orders; 0: as it is")
+                .default_value("0")
+                .value_parser(value_parser!(u64).range(0..=1_000_000)),
+        )
+        .arg(
+            text("seed", "SEED", "Makes the draws others")
+                .default_value("0")
+                .value_parser(value_parser!(u64)),
+        )
+        .arg(
+            text("out", "FILE", "Write a CSV row per run")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf)),
+        )
+}
+
+fn replayed(matches: &ArgMatches) -> replay::Plan {
+    let named = |name: &String| {
+        crate::model::Strategy::ALL.into_iter().find(|strategy| strategy.as_str() == name)
+    };
+    replay::Plan {
+        files: matches.get_many("files").into_iter().flatten().cloned().collect(),
+        strategies: matches.get_many("strategy").into_iter().flatten().filter_map(named).collect(),
+        permutations: matches.get_one("permutations").copied().unwrap_or(0),
+        seed: matches.get_one("seed").copied().unwrap_or(0),
+        out: matches.get_one("out").cloned(),
+    }
 }
 
 fn predict_command() -> clap::Command {
@@ -232,6 +283,8 @@ pub enum Command {
     Predict(String, Value, bool),
     /// Run a command with an agent.
     Dispatch(dispatch::Plan),
+    /// Play recorded streams through the model.
+    Replay(replay::Plan),
     /// Play a stream of tasks.
     Simulate(simulate::Plan),
     /// Print completions.
@@ -297,6 +350,7 @@ impl Command {
                 window: sub.get_one("window").copied().unwrap_or(100),
                 seed: sub.get_one("seed").copied().unwrap_or(1),
             }),
+            Some(("replay", sub)) => Self::Replay(replayed(sub)),
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
@@ -343,6 +397,7 @@ impl Command {
                     .map_err(gone)?;
             }
             Self::Dispatch(plan) => return dispatch::run(&plan),
+            Self::Replay(plan) => replay::play(&plan, out)?,
             Self::Simulate(plan) => simulate::play(&plan, out)?,
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.

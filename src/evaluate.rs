@@ -3,11 +3,12 @@
 //!
 //! Pure but for the reading of the stream: no clock, no thread; the seed is passed in.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
-use serde_json::Value;
+use rand::seq::SliceRandom;
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Question, Settings, rank};
@@ -53,6 +54,10 @@ pub struct Stream {
 pub struct Played {
     /// Mean value over all rounds.
     pub reward: f64,
+    /// Mean value of a random choice.
+    pub random: f64,
+    /// Mean value of the best single agent, known afterwards.
+    pub best_single: f64,
     /// Sum over all rounds of the best agent's value minus the chosen one's.
     pub regret: f64,
     /// Mean value over the last quarter.
@@ -61,7 +66,8 @@ pub struct Played {
     pub brier: f64,
     /// Their mean logarithmic loss.
     pub log_loss: f64,
-    /// The Brier score of `Beta(1 + successes, 1 + failures)` per agent and task type.
+    /// The Brier score of `Beta(1 + successes, 1 + failures)` per agent and task type, for the same
+    /// choices.
     pub brier_of_counts: f64,
     /// Expected and seen success.
     pub calibration: Calibration,
@@ -187,10 +193,90 @@ impl Stream {
         Ok(Round { known: known.collect::<Result<_>>()?, task_type, context })
     }
 
-    /// Plays the stream: every agent is a candidate in every round, the best of one draw each is
-    /// chosen, and its outcomes are learned `batch` at a time. `shown` is called for every round.
+    /// Reads a CSV table, a round a row: `task_type`, `ctx_*` (numbers where the whole column is
+    /// numeric), and a column of 0s and 1s per agent. Other columns are left out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no agent, or the table can't be read.
+    pub fn from_table(name: &str, input: impl Read) -> Result<Self> {
+        let wrong = |error: csv::Error| Error::invalid("", error.to_string());
+        let mut reader = csv::Reader::from_reader(input);
+        let header = reader.headers().map_err(wrong)?.clone();
+        let rows: Vec<csv::StringRecord> =
+            reader.records().collect::<std::result::Result<_, _>>().map_err(wrong)?;
+        let all =
+            |column: usize, holds: fn(&str) -> bool| rows.iter().all(|row| holds(&row[column]));
+        let is_number = |text: &str| text.parse::<f64>().is_ok_and(f64::is_finite);
+        let mut agents: Vec<(String, usize)> = Vec::new();
+        let mut context = Vec::new();
+        let mut task_type = None;
+        for (column, title) in header.iter().enumerate() {
+            if title == "task_type" {
+                task_type = Some(column);
+            } else if let Some(key) = title.strip_prefix("ctx_") {
+                context.push((key, column, all(column, is_number)));
+            } else if all(column, |text| text == "0" || text == "1") {
+                agents.push((title.to_owned(), column));
+            }
+        }
+        agents.sort_unstable();
+        if agents.is_empty() || rows.is_empty() {
+            return Err(Error::invalid(
+                "",
+                "the table has no row, or no agent: a column of 0 and 1",
+            ));
+        }
+        let mut stream = Self {
+            name: name.to_owned(),
+            seed: 0,
+            batch: 1,
+            agents: agents.iter().map(|(agent, _)| agent.clone()).collect(),
+            rounds: Vec::with_capacity(rows.len()),
+        };
+        for (index, row) in rows.iter().enumerate() {
+            let features = context.iter().filter(|(_, column, _)| !row[*column].is_empty());
+            let features: Map<String, Value> = features
+                .map(|&(key, column, is_numeric)| {
+                    let number = row[column].parse().ok().and_then(serde_json::Number::from_f64);
+                    let text = || Value::from(&row[column]);
+                    let number = number.filter(|_| is_numeric);
+                    (key.to_owned(), number.map_or_else(text, Value::Number))
+                })
+                .collect();
+            let outcomes: Map<String, Value> = agents
+                .iter()
+                .map(|(agent, column)| {
+                    let status = if &row[*column] == "1" { "success" } else { "failure" };
+                    (agent.clone(), json!({"status": status}))
+                })
+                .collect();
+            let task_type = task_type.map(|column| &row[column]).filter(|name| !name.is_empty());
+            let line = json!({"task_type": task_type, "context": features, "outcomes": outcomes});
+            // The header is line 1.
+            stream.rounds.push(stream.round(&line, index + 2)?);
+        }
+        Ok(stream)
+    }
+
+    /// Puts the rounds into a random order, which becomes the stream's seed.
+    pub fn shuffle(&mut self, seed: u64) {
+        self.rounds.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
+        self.seed = seed;
+    }
+
+    /// Mean value of each agent.
     #[expect(clippy::cast_precision_loss, reason = "streams are far shorter than 2^53")]
-    pub fn play(&self, settings: Settings, seed: u64, mut shown: impl FnMut()) -> Played {
+    fn agent_means(&self) -> Vec<f64> {
+        let rounds = self.rounds.len().max(1) as f64;
+        let sum =
+            |agent: usize| self.rounds.iter().map(|round| round.known[agent].value).sum::<f64>();
+        (0..self.agents.len()).map(|agent| sum(agent) / rounds).collect()
+    }
+
+    /// Plays the stream: every agent is a candidate in every round, the best of one draw each is
+    /// chosen, and its outcomes are learned `batch` at a time. `each_round` is called for every round.
+    #[expect(clippy::cast_precision_loss, reason = "streams are far shorter than 2^53")]
+    pub fn play(&self, settings: Settings, seed: u64, mut each_round: impl FnMut()) -> Played {
         let mut model = AgentPerformanceModel::new(settings);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let rounds = self.rounds.len();
@@ -219,14 +305,15 @@ impl Stream {
             }
             if number >= half {
                 for (standing, known) in standings.iter().zip(&round.known) {
-                    let Some(seen) = known.outcome.reward() else { continue };
+                    let Some(reward_seen) = known.outcome.reward() else { continue };
                     let expected = standing.expected_success();
                     let counts = counts_say(&model, &question, &standing.agent);
-                    brier += (expected - seen).powi(2);
-                    brier_of_counts += (counts - seen).powi(2);
+                    brier += (expected - reward_seen).powi(2);
+                    brier_of_counts += (counts - reward_seen).powi(2);
                     let bounded = expected.clamp(1e-15, 1.0 - 1e-15);
-                    log_loss -= seen * bounded.ln() + (1.0 - seen) * (-bounded).ln_1p();
-                    calibration.add(expected, seen);
+                    log_loss -=
+                        reward_seen * bounded.ln() + (1.0 - reward_seen) * (-bounded).ln_1p();
+                    calibration.add(expected, reward_seen);
                     predictions += 1.0;
                 }
             }
@@ -234,10 +321,13 @@ impl Stream {
             if batch.len() == self.batch {
                 batch.drain(..).for_each(|outcome| model.update(outcome));
             }
-            shown();
+            each_round();
         }
         let mean = |sum: f64, count: f64| if count > 0.0 { sum / count } else { 0.0 };
+        let agents = self.agent_means();
         Played {
+            random: mean(agents.iter().sum(), agents.len() as f64),
+            best_single: agents.into_iter().fold(f64::MIN, f64::max),
             reward: mean(reward, rounds as f64),
             regret,
             last_quarter: mean(last_quarter, (rounds - last) as f64),
@@ -261,4 +351,75 @@ fn counts_say(model: &AgentPerformanceModel, question: &Question<'_>, agent: &st
     });
     let tally = tally.unwrap_or_default();
     (1.0 + tally.reward) / (2.0 + tally.learned as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Strategy;
+
+    const TABLE: &str = "id,task_type,ctx_size,ctx_lang,a,b\n\
+                         x,s,1,go,0,1\ny,s,2.5,,0,1\nz,t,3,3,1,1\n";
+
+    #[test]
+    fn a_table_is_a_stream() {
+        let stream = Stream::from_table("t", TABLE.as_bytes()).unwrap();
+        assert_eq!(stream.agents, ["a", "b"]);
+        let first = &stream.rounds[0];
+        assert_eq!(first.task_type.as_deref(), Some("s"));
+        assert_eq!(
+            format!("{:?}", first.context),
+            r#"[("lang", Text("go")), ("size", Number(1.0))]"#
+        );
+        assert_eq!(stream.rounds[1].context.len(), 1, "an empty field is no feature");
+        assert_eq!(format!("{:?}", stream.rounds[2].context[0].1), r#"Text("3")"#);
+        let values: Vec<f64> = first.known.iter().map(|known| known.value).collect();
+        assert_eq!(values, [0.0, 1.0]);
+        for wrong in ["", "id,task_type\nx,s\n", "a,b\n"] {
+            assert!(Stream::from_table("t", wrong.as_bytes()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_read_and_played() {
+        let text = r#"{"meta": {"stream": "s", "seed": 3, "batch": 2, "agents": ["b", "a"]}}
+{"task_type": "t", "context": {"k": "v"}, "outcomes": {"a": {"status": "failure", "value": 0.25}, "b": {"status": "success"}}}
+{"outcomes": {"a": {"status": "failure"}, "b": {"status": "partial", "quality": 0.5}}}"#;
+        let stream = Stream::from_ndjson(text.as_bytes()).unwrap();
+        assert_eq!((&*stream.name, stream.seed, stream.batch), ("s", 3, 2));
+        assert_eq!(stream.agents, ["a", "b"]);
+        let values: Vec<f64> = stream.rounds[0].known.iter().map(|known| known.value).collect();
+        assert_eq!(values, [0.25, 1.0]);
+        for strategy in Strategy::ALL {
+            let settings = Settings { strategy, ..Settings::default() };
+            let mut shown = 0;
+            let played = stream.play(settings, 1, || shown += 1);
+            assert_eq!(shown, 2);
+            assert!((2.0 * played.reward + played.regret - 1.5).abs() < 1e-12);
+            let again = stream.play(settings, 1, || ());
+            assert_eq!(played.brier.to_bits(), again.brier.to_bits());
+        }
+        for (wrong, line) in [("", "empty"), ("{}", "line 1"), (&text[..text.len() - 9], "line 3")]
+        {
+            let Err(error) = Stream::from_ndjson(wrong.as_bytes()) else { panic!("{wrong}") };
+            assert!(error.to_string().contains(line), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_calibration_error_is_the_mean_distance_in_ten_bins() {
+        let mut calibration = Calibration::default();
+        assert!(calibration.error().abs() < 1e-12);
+        for bin in 0..10_u32 {
+            let expected = 0.05 + 0.1 * f64::from(bin);
+            for seen in 0..100_u32 {
+                // A tenth more than expected comes true.
+                let come_true = 100.0 * (expected + 0.1).min(1.0);
+                calibration.add(expected, f64::from(u8::from(f64::from(seen) < come_true - 0.5)));
+            }
+        }
+        // In the last bin 0.05 is all there is room for.
+        let error = calibration.error();
+        assert!((error - 0.095).abs() < 1e-9, "{error}");
+    }
 }

@@ -19,6 +19,7 @@ pub mod kafka;
 pub mod learner;
 pub mod model;
 pub mod outcome;
+pub mod replay;
 pub mod service;
 pub mod simulate;
 pub mod store;

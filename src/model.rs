@@ -790,3 +790,6 @@ fn fingerprint(value: &Feature) -> Option<u64> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod robustness_tests;

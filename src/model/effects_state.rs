@@ -25,7 +25,7 @@ fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
 fn read_lanes(text: &str) -> Result<Vec<Lanes>> {
     let wrong = || Error::Corrupt("an effect is no row of finite numbers".to_owned());
     let digits = text.as_bytes();
-    if digits.len() % (16 * COPIES) != 0 {
+    if !digits.len().is_multiple_of(16 * COPIES) {
         return Err(wrong());
     }
     let number = |digits: &[u8]| {
@@ -149,9 +149,8 @@ impl EffectsState {
         let late = |effect: &Effect| effect.at > now;
         let features = self.features.len();
         let of_keys = |key: &Key| key.features().all(|feature| (feature as usize) < features);
-        let weights = match *read_lanes(&self.weights)? {
-            [weights] => weights,
-            _ => return Err(Error::Corrupt("the copies have one weight each".to_owned())),
+        let [weights] = *read_lanes(&self.weights)? else {
+            return Err(Error::Corrupt("the copies have one weight each".to_owned()));
         };
         if !self.keys.values().all(of_keys)
             || self.features.iter().chain(self.tasks.values()).chain([&self.base]).any(late)

@@ -37,6 +37,7 @@
 //! One copy lets every effect drift back to its prior, `mean <- r mean`,
 //! `variance <- r^2 variance + (1 - r^2) prior`, once per outcome of the tenant. It is worked out
 //! when an effect is next looked at, so what is not used costs nothing.
+#![expect(clippy::needless_range_loop, reason = "a loop over the copies reads like its equation")]
 
 use std::sync::Arc;
 
@@ -77,6 +78,8 @@ const SHARED_BASE: Lanes = scaled(0.2, SHARES);
 const SHARED_TASK: Lanes = scaled(0.2, SHARES);
 const SHARED_FEATURE: Lanes = scaled(0.1, SHARES);
 
+/// The weight of a copy as long as nothing is learned: one of four.
+const EVEN_WEIGHT: f64 = 0.25;
 /// Weight that is dealt out evenly after every outcome.
 const WEIGHT_SHARED: f64 = 0.001;
 /// A feature gets its row in an agent's covariance at this outcome of the agent with it: values
@@ -105,7 +108,7 @@ fn softplus(z: f64) -> f64 {
     z.max(0.0) + (-z.abs()).exp().ln_1p()
 }
 
-/// The mean of a sigmoid over a Gaussian is about the sigmoid of the mean times this (MacKay,
+/// The mean of a sigmoid over a Gaussian is about the sigmoid of the mean times this (`MacKay`,
 /// "The evidence framework applied to classification networks", 1992, equation 10).
 pub(super) fn moderation(variance: f64) -> f64 {
     1.0 / (1.0 + std::f64::consts::FRAC_PI_8 * variance).sqrt()
@@ -159,7 +162,7 @@ impl Effect {
     }
 
     /// The same belief at a later time.
-    fn aged(&self, prior: &Lanes, now: u64) -> Self {
+    pub(super) fn aged(&self, prior: &Lanes, now: u64) -> Self {
         let kept = kept(now - self.at);
         Self {
             mean: lanes(|copy| kept[copy] * self.mean[copy]),
@@ -277,7 +280,7 @@ fn place(row: usize, column: usize) -> usize {
 }
 
 impl Block {
-    fn new(now: u64) -> Self {
+    pub(super) fn new(now: u64) -> Self {
         Self {
             outcomes: vec![0],
             mean: vec![[0.0; COPIES]],
@@ -311,7 +314,7 @@ impl Block {
             let rows = self.mean.len();
             if outcomes + 1 >= ROW_AT_OUTCOME
                 && rows <= width.rows_max
-                && width.covariances + rows + 1 <= width.covariances_max
+                && width.covariances + rows < width.covariances_max
             {
                 width.covariances += rows + 1;
                 let cell = known.map_or_else(|| Effect::new(&OWN_FEATURE, now), |cell| cell.effect);
@@ -349,12 +352,12 @@ impl Block {
     }
 
     /// Works forgetting out up to `now`.
-    fn age(&mut self, now: u64) {
-        let kept = kept(now - self.at);
-        self.at = now;
-        if kept[FORGETFUL] == 1.0 {
+    pub(super) fn age(&mut self, now: u64) {
+        if now == self.at {
             return;
         }
+        let kept = kept(now - self.at);
+        self.at = now;
         let squared = lanes(|copy| kept[copy] * kept[copy]);
         for mean in &mut self.mean {
             *mean = lanes(|copy| kept[copy] * mean[copy]);
@@ -390,7 +393,7 @@ impl Block {
     /// What is believed about the sum of the block's active effects. `rows` is scratch space.
     fn own(&self, active: &Active, now: u64, rows: &mut Vec<(usize, f64)>) -> Own {
         let rest = self.split(active, now, rows);
-        let (mut mean, mut form, mut squares) = ([0.0; COPIES], [0.0; COPIES], 0.0);
+        let (mut mean, mut form, mut norm) = ([0.0; COPIES], [0.0; COPIES], 0.0);
         for (count, &(row, x)) in rows.iter().enumerate() {
             let diagonal = &self.covariance[place(row, row)];
             let mut line = lanes(|copy| 0.5 * x * diagonal[copy]);
@@ -405,7 +408,7 @@ impl Block {
                 form[copy] += 2.0 * x * line[copy];
             }
             if count > 0 {
-                squares += x * x;
+                norm += x * x;
             }
         }
         let kept = kept(now - self.at);
@@ -417,7 +420,7 @@ impl Block {
         let sum = Sum {
             mean: lanes(|copy| OWN_MEAN + kept[copy] * mean[copy] + rest.mean[copy]),
             variance: lanes(|copy| {
-                let prior = OWN[copy] + squares * OWN_FEATURE[copy];
+                let prior = OWN[copy] + norm * OWN_FEATURE[copy];
                 aged(copy, form[copy], prior) + rest.variance[copy]
             }),
         };
@@ -615,7 +618,7 @@ impl Default for Logistic {
     fn default() -> Self {
         Self {
             now: 0,
-            weights: [1.0 / COPIES as f64; COPIES],
+            weights: [EVEN_WEIGHT; COPIES],
             base: Effect::new(&SHARED_BASE, 0),
             keys: OrdMap::new(),
             features: Vector::new(),
@@ -760,13 +763,19 @@ impl Logistic {
     }
 
     /// What is believed about the shared effects on a question.
-    pub(super) fn shared(&self, active: &Active, task: Option<Option<&TaskEffects>>) -> Sum {
+    pub(super) fn shared(
+        &self,
+        active: &Active,
+        has_tasks: bool,
+        task: Option<&TaskEffects>,
+    ) -> Sum {
         let mut sum = Sum::default();
         self.base.add_to(&mut sum, 1.0, &SHARED_BASE, self.now);
-        match task.map(|task| task.and_then(|task| task.shared.as_ref())) {
-            None => {}
-            Some(Some(effect)) => effect.add_to(&mut sum, 1.0, &SHARED_TASK, self.now),
-            Some(None) => sum.add_unknown(1.0, &SHARED_TASK),
+        if has_tasks {
+            match task.and_then(|task| task.shared.as_ref()) {
+                Some(effect) => effect.add_to(&mut sum, 1.0, &SHARED_TASK, self.now),
+                None => sum.add_unknown(1.0, &SHARED_TASK),
+            }
         }
         for &(feature, x) in &active.features {
             self.features[feature as usize].add_to(&mut sum, x, &SHARED_FEATURE, self.now);
@@ -821,23 +830,26 @@ impl Logistic {
         Contribution { outcomes: self.now, ..self.weighted(1.0, &shared.mean, &shared.variance) }
     }
 
-    /// What is believed about an agent's own effects on a question; `task` is `None` when task
-    /// types have no effects, else the agent's effect on it, if it has one. `rows` is scratch.
+    /// What is believed about an agent's own effects on a question. `task` is its effect on the task
+    /// type, if it has one; `has_tasks` is false when task types have no effects. `rows` is scratch
+    /// space.
     pub(super) fn own(
         &self,
         active: &Active,
         block: Option<&Block>,
-        task: Option<Option<&Effect>>,
+        has_tasks: bool,
+        task: Option<&Effect>,
         rows: &mut Vec<(usize, f64)>,
     ) -> Own {
         let mut own = match block {
             Some(block) => block.own(active, self.now, rows),
             None => Block::unknown(active),
         };
-        match task {
-            None => {}
-            Some(Some(effect)) => effect.add_to(&mut own.sum, 1.0, &OWN_TASK, self.now),
-            Some(None) => own.sum.add_unknown(1.0, &OWN_TASK),
+        if has_tasks {
+            match task {
+                Some(effect) => effect.add_to(&mut own.sum, 1.0, &OWN_TASK, self.now),
+                None => own.sum.add_unknown(1.0, &OWN_TASK),
+            }
         }
         own
     }
@@ -927,7 +939,51 @@ impl Logistic {
         let earned = lanes(|copy| self.weights[copy] * (evidence[copy] - best).exp());
         let total: f64 = earned.iter().sum();
         self.weights = lanes(|copy| {
-            (1.0 - WEIGHT_SHARED) * earned[copy] / total + WEIGHT_SHARED / COPIES as f64
+            (1.0 - WEIGHT_SHARED) * earned[copy] / total + WEIGHT_SHARED * EVEN_WEIGHT
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_mode_is_the_root(
+            mean in -40.0..40.0_f64, ln_variance in -20.0..8.0_f64, reward in 0.0..=1.0_f64,
+        ) {
+            let variance = ln_variance.exp();
+            for reward in [0.0, reward, 1.0] {
+                let z = mode(mean, variance, reward);
+                let rest = z - mean - variance * (reward - sigmoid(z));
+                // The slope of this is at least 1.
+                prop_assert!(rest.abs() < 1e-6 * (1.0 + z.abs() + variance), "{z}: {rest}");
+            }
+        }
+
+        #[test]
+        fn z_scores_are_finite_and_clipped(numbers in prop::collection::vec(any::<f64>(), 1..50)) {
+            let mut moments = Number { feature: 0, count: 0, mean: 0.0, squares: 0.0 };
+            for number in numbers.into_iter().filter(|number| number.is_finite()) {
+                let number = number.clamp(-NUMBER_MAX, NUMBER_MAX);
+                moments.observe(number);
+                prop_assert!(moments.z_score(number).abs() <= CLIP);
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_is_standardised_by_what_came_so_far() {
+        let mut moments = Number { feature: 0, count: 0, mean: 0.0, squares: 0.0 };
+        for number in [5.0, 5.0, 5.0] {
+            moments.observe(number);
+            assert!(moments.z_score(number).abs() < 1e-12, "equal numbers say nothing");
+        }
+        moments.observe(9.0);
+        let z = moments.z_score(9.0);
+        assert!((z - 3.0 / 3.0_f64.sqrt()).abs() < 1e-12, "{z}");
+        assert!((moments.z_score(1e9) - CLIP).abs() < 1e-12);
     }
 }

@@ -114,8 +114,7 @@ impl<'a> Asked<'a> {
             };
             let active = logistic.active(question.context, &settings.caps);
             let has_tasks = question.task_type.is_some_and(|name| logistic.has_tasks(name));
-            let task = has_tasks.then(|| task.map(|task| &task.effects));
-            let shared = logistic.shared(&active, task);
+            let shared = logistic.shared(&active, has_tasks, task.map(|task| &task.effects));
             AskedEffects { logistic, active, has_tasks, shared }
         });
         Self { settings, question, tenant, task, effects }
@@ -159,10 +158,9 @@ impl AskedEffects<'_> {
         task: Option<&Task>,
         rows: &mut Vec<(usize, f64)>,
     ) -> Mixture {
-        let own_task = || task?.effects.of(agent?.id);
-        let own_task = self.has_tasks.then(own_task);
+        let own_task = task.zip(agent).and_then(|(task, agent)| task.effects.of(agent.id));
         let block = agent.and_then(|agent| agent.block.as_deref());
-        let own = self.logistic.own(&self.active, block, own_task, rows);
+        let own = self.logistic.own(&self.active, block, self.has_tasks, own_task, rows);
         Mixture::new(&self.logistic.weights(), &own, &self.shared)
     }
 }
@@ -265,35 +263,33 @@ impl AgentPerformanceModel {
         let expected_success = standing.expected_success();
         let whole = agent.map(|agent| agent.tally).unwrap_or_default();
         let mut text = format!("expected success {:.0} %", 100.0 * expected_success);
-        let (parts, weights) = match &asked.effects {
-            Some(effects) => {
-                let parts = effects.parts(&asked, agent, &standing);
-                let _ = write!(text, " = even odds");
-                for part in &parts {
-                    let (log_odds, n) = (part.log_odds.unwrap_or_default(), part.outcomes);
-                    let deviation = part.deviation.unwrap_or_default();
-                    // Writing to a String can't fail.
-                    let _ = write!(text, "; {} {log_odds:+.2} +- {deviation:.2}", part.name);
-                    if n > 0 {
-                        let _ = write!(text, " ({n} outcomes)");
-                    }
-                }
-                text += " (log-odds)";
-                (parts, effects.logistic.copies())
-            }
-            None => {
-                let (alpha, beta) = (self.settings.prior_alpha, self.settings.prior_beta);
-                text += match self.settings.strategy {
-                    Strategy::MovingAverage => ": the mean of the last 100 rewards",
-                    Strategy::Exponential => ": the exponentially weighted mean of the rewards",
-                    Strategy::Beta | Strategy::Thompson => ": own record and prior",
-                };
-                let _ = write!(text, "; {:.1} of {}", whole.reward, whole.learned);
-                let missed = whole.missed().max(0.0);
-                let own = Part::record("own record", whole.learned, whole.reward, missed);
-                (vec![Part::record("prior", 0, alpha, beta), own], Vec::new())
-            }
+        let (parts, weights) = if let Some(effects) = &asked.effects {
+            (effects.parts(&asked, agent, &standing), effects.logistic.copies())
+        } else {
+            let (alpha, beta) = (self.settings.prior_alpha, self.settings.prior_beta);
+            let missed = whole.missed().max(0.0);
+            let own = Part::record("own record", whole.learned, whole.reward, missed);
+            (vec![Part::record("prior", 0, alpha, beta), own], Vec::new())
         };
+        text += match self.settings.strategy {
+            Strategy::MovingAverage => ": the mean of the last 100 rewards",
+            Strategy::Exponential => ": the exponentially weighted mean of the rewards",
+            Strategy::Beta => ": own record and prior",
+            Strategy::Thompson => ": even odds, changed by (in log-odds)",
+        };
+        // Writing to a String can't fail.
+        for part in &parts {
+            let _ = write!(text, "; {}", part.name);
+            if let (Some(log_odds), Some(deviation)) = (part.log_odds, part.deviation) {
+                let _ = write!(text, " {log_odds:+.2} +- {deviation:.2}");
+            }
+            if let Some(reward) = part.reward {
+                let _ = write!(text, " {reward:.1} successes");
+            }
+            if part.outcomes > 0 {
+                let _ = write!(text, " ({} outcomes)", part.outcomes);
+            }
+        }
         Explanation { expected_success, parts, weights, text }
     }
 }

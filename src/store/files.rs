@@ -14,6 +14,12 @@ use crate::outcome::hex;
 
 const FORMAT: u32 = 2;
 
+/// What every format has in its header.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 /// What stands before the state, as an object of its own.
 #[derive(Deserialize)]
 struct Header {
@@ -153,10 +159,6 @@ fn read_header(file: &File) -> io::Result<(Header, usize)> {
     let end = head.windows(BEFORE_STATE.len()).position(|window| window == BEFORE_STATE);
     let end = end.ok_or_else(|| io::Error::other("is no saved model"))?;
     // The format first: another one may have another header.
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
     let header = [&head[..end], b"}"].concat();
     let Format { format } = serde_json::from_slice(&header)?;
     if format != FORMAT {

@@ -1,0 +1,217 @@
+//! `replay`: what would the service have chosen? Plays full-information streams through the model
+//! in this process, several at a time, and says what came of it.
+
+use std::fs::File;
+use std::io::{BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::{Error, Result};
+use crate::evaluate::{Calibration, Played, Stream};
+use crate::model::{Settings, Strategy};
+
+/// Rounds between two steps of the progress bar.
+const ROUNDS_PER_STEP: u64 = 1_000;
+
+/// What to play.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// NDJSON streams, or CSV tables where the name ends in `.csv`.
+    pub files: Vec<PathBuf>,
+    /// Each plays everything.
+    pub strategies: Vec<Strategy>,
+    /// Play each file in this many random orders; 0: as it is.
+    pub permutations: u64,
+    /// Of the draws. A stream adds its own, so that no two have the same.
+    pub seed: u64,
+    /// Where to write a row per run.
+    pub out: Option<PathBuf>,
+}
+
+/// One stream played by one strategy.
+struct Run {
+    stream: String,
+    seed: u64,
+    strategy: Strategy,
+    played: Played,
+}
+
+/// Plays the plan, prints a line per stream and strategy to `out`.
+///
+/// # Errors
+/// When a file can't be read or written, or nobody reads.
+pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
+    let orders = plan.permutations.max(1);
+    let jobs: Vec<(&Path, u64)> = plan
+        .files
+        .iter()
+        .flat_map(|file| (0..orders).map(move |order| (file.as_path(), order)))
+        .collect();
+    let bar = progress_bar(jobs.len());
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Result<Vec<Run>>)>> = Mutex::default();
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some((file, order)) = jobs.get(index) else { break };
+            let runs = play_one(plan, file, *order, &bar);
+            let failed = runs.is_err();
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((index, runs));
+            if failed {
+                // Nobody begins another one.
+                next.store(jobs.len(), Ordering::Relaxed);
+            }
+            bar.inc(1);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    bar.finish_and_clear();
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    let mut runs = Vec::new();
+    for (_, result) in done {
+        runs.extend(result?);
+    }
+    if let Some(path) = &plan.out {
+        write_rows(path, &runs)?;
+    }
+    print(&runs, out).map_err(|error| Error::Fatal(format!("can't print: {error}")))
+}
+
+fn play_one(plan: &Plan, file: &Path, order: u64, bar: &ProgressBar) -> Result<Vec<Run>> {
+    let in_file = |error: &dyn std::fmt::Display| {
+        Error::Fatal(format!("can't replay {}: {error}", file.display()))
+    };
+    let input = BufReader::new(File::open(file).map_err(|error| in_file(&error))?);
+    let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let is_table = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+    let stream = if is_table {
+        Stream::from_table(&name.unwrap_or_default(), input)
+    } else {
+        Stream::from_ndjson(input)
+    };
+    let mut stream = stream.map_err(|error| in_file(&error))?;
+    if plan.permutations > 0 {
+        stream.shuffle(order);
+    }
+    let runs = plan.strategies.iter().map(|&strategy| {
+        let settings = Settings { strategy, ..Settings::default() };
+        let mut rounds = 0;
+        let played = stream.play(settings, plan.seed.wrapping_add(stream.seed), || {
+            rounds += 1;
+            if rounds % ROUNDS_PER_STEP == 0 {
+                bar.tick();
+            }
+        });
+        Run { stream: stream.name.clone(), seed: stream.seed, strategy, played }
+    });
+    Ok(runs.collect())
+}
+
+fn progress_bar(jobs: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(jobs as u64);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_bar} {pos}/{len} eta {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn write_rows(path: &Path, runs: &[Run]) -> Result<()> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::Fatal(format!("can't write {}: {error}", path.display()))
+    };
+    let mut writer = csv::Writer::from_path(path).map_err(|error| failed(&error))?;
+    let header = ["dataset", "policy", "seed", "reward", "last25", "regret", "brier", "log_loss"];
+    writer.write_record(header).map_err(|error| failed(&error))?;
+    for Run { stream, seed, strategy, played } in runs {
+        let numbers =
+            [played.reward, played.last_quarter, played.regret, played.brier, played.log_loss];
+        let row = [stream.clone(), strategy.as_str().to_owned(), seed.to_string()];
+        let row = row.into_iter().chain(numbers.map(|number| number.to_string()));
+        writer.write_record(row).map_err(|error| failed(&error))?;
+    }
+    writer.flush().map_err(|error| failed(&error))
+}
+
+/// Mean and standard error.
+#[expect(clippy::cast_precision_loss, reason = "runs are few")]
+fn mean(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let error = if values.len() > 1 { (squares / (count - 1.0) / count).sqrt() } else { 0.0 };
+    (mean, error)
+}
+
+fn print(runs: &[Run], out: &mut impl Write) -> std::io::Result<()> {
+    // In the order in which they came.
+    let mut groups: Vec<(&str, Strategy)> = Vec::new();
+    for run in runs {
+        if !groups.contains(&(&run.stream, run.strategy)) {
+            groups.push((&run.stream, run.strategy));
+        }
+    }
+    let width = groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(6);
+    writeln!(
+        out,
+        "{:width$}  {:14}  {:>4}  {:>15}  {:>6}  {:>6}  {:>9}  {:>12}  {:>6}  {:>8}  {:>11}",
+        "stream",
+        "strategy",
+        "runs",
+        "reward",
+        "random",
+        "single",
+        "regret",
+        "last quarter",
+        "Brier",
+        "log loss",
+        "calibration"
+    )?;
+    for (name, strategy) in groups {
+        let of_group: Vec<&Played> = runs
+            .iter()
+            .filter(|run| run.stream == name && run.strategy == strategy)
+            .map(|run| &run.played)
+            .collect();
+        let of = |value: fn(&Played) -> f64| {
+            mean(&of_group.iter().map(|played| value(played)).collect::<Vec<_>>())
+        };
+        let (reward, error) = of(|played| played.reward);
+        let mut calibration = Calibration::default();
+        for played in &of_group {
+            calibration.merge(&played.calibration);
+        }
+        writeln!(
+            out,
+            "{name:width$}  {:14}  {:>4}  {:>15}  {:>6.4}  {:>6.4}  {:>9.1}  {:>12.4}  {:>6.4}  \
+             {:>8.4}  {:>11.4}",
+            strategy.as_str(),
+            of_group.len(),
+            format!("{reward:.4} +- {error:.4}"),
+            of(|played| played.random).0,
+            of(|played| played.best_single).0,
+            of(|played| played.regret).0,
+            of(|played| played.last_quarter).0,
+            of(|played| played.brier).0,
+            of(|played| played.log_loss).0,
+            calibration.error(),
+        )?;
+    }
+    writeln!(
+        out,
+        "reward: mean per round; random: of a random choice; single: of the best single agent, known \
+         afterwards;\nregret: sum of what the best agent of every round had more; Brier, log loss, \
+         calibration error: of the expected\nsuccess of all agents in the second half"
+    )
+}
