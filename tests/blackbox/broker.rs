@@ -177,7 +177,9 @@ impl Broker {
     /// Whether the process is there and no zombie.
     fn is_alive(&self) -> bool {
         let Some(running) = &self.running else { return false };
-        std::fs::read(format!("/proc/{}/cmdline", running.pid)).is_ok_and(|line| !line.is_empty())
+        // After the name in parentheses comes the state.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.pid));
+        stat.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
     }
 
     /// Ends the broker as a power cut would end the process.
