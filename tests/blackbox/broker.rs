@@ -5,7 +5,7 @@
 //! brokers. Else, with `KAFKA_BOOTSTRAP_SERVERS`, those that kill none run against that broker, on
 //! topics of their own, which they delete. Else they say `skipped` and pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -295,7 +295,7 @@ impl Cluster {
 pub(crate) struct Topic {
     pub(crate) cluster: Cluster,
     pub(crate) name: String,
-    groups: Mutex<Vec<String>>,
+    groups: Mutex<BTreeSet<String>>,
 }
 
 impl Topic {
@@ -422,7 +422,7 @@ impl Topic {
     /// A consumer group of this test's own.
     pub(crate) fn group(&self, suffix: &str) -> String {
         let group = format!("{}-{suffix}", self.name);
-        self.groups.lock().expect("no holder panics").push(group.clone());
+        self.groups.lock().expect("no holder panics").insert(group.clone());
         group
     }
 
