@@ -127,6 +127,13 @@ pub(super) struct Ended {
     pub(super) by_ctrl_c: bool,
 }
 
+impl Ended {
+    fn note(&mut self, interrupt: Interrupt) {
+        self.cut_short.get_or_insert(CutShort::Interrupted);
+        self.by_ctrl_c = interrupt.from_terminal && interrupt.signal == Signal::INT;
+    }
+}
+
 /// How far the ending of a command has got.
 #[derive(Clone, Copy)]
 enum Stage {
@@ -173,6 +180,11 @@ pub(super) fn run(
         }
         // What it started may outlive it, unless all of it is being ended.
         if tree.status.is_some() && (matches!(stage, Stage::Running) || !tree.is_alive()) {
+            // The signal that ended it may have come since the last look: whoever runs late, on a
+            // busy machine, finds both. It must not count as the agent's failure.
+            for interrupt in signals.wait(Some(Instant::now())) {
+                ended.note(interrupt);
+            }
             break;
         }
         let now = Instant::now();
@@ -203,8 +215,7 @@ pub(super) fn run(
             }
         };
         for interrupt in signals.wait(wake) {
-            ended.cut_short.get_or_insert(CutShort::Interrupted);
-            ended.by_ctrl_c = interrupt.from_terminal && interrupt.signal == Signal::INT;
+            ended.note(interrupt);
             if interrupt.from_terminal {
                 // The command has it too, and decides itself what to make of it.
             } else if passed_on == 0 && matches!(stage, Stage::Running) {

@@ -168,7 +168,6 @@ fn the_outcome_is_joined_with_its_decision_and_carries_its_time() {
     assert_eq!((&rows[0]["agent_name"], &rows[0]["total_executions"]), (&json!("a"), &json!(1)));
     let rows = service.get("/api/learning/agents/performance").json();
     assert!(rows[0]["avg_latency_ms"].as_f64() > Some(0.0), "{rows}");
-    // The decision id is that of the service: the same outcome again, told by it alone.
     let caps = service.get("/api/learning/status").json()["caps"].clone();
     assert_eq!(caps["context_keys_per_tenant"]["used"], 2, "{caps}");
     let question = json!({"task_type": "t", "context": {"size": 3, "domain": "law"},
@@ -352,6 +351,10 @@ fn what_was_not_reported_is_said_and_can_be_fed_later() {
     let start = rest.find('{').expect("the outcome is in the line");
     let outcome: Value = serde_json::from_str(&rest[start..]).expect("it is JSON");
     assert_eq!((&outcome["status"], &outcome["agent_name"]), (&json!("success"), &json!("a")));
+    for field in ["event_id", "decision_id", "task_type", "tenant_id", "timestamp"] {
+        assert!(outcome[field].is_string(), "{field} is not in {outcome}");
+    }
+    assert!(outcome["context"].is_object() && outcome["latency_ms"].is_number(), "{outcome}");
 
     let service = setup.spawn(address);
     eventually("the service is ready", || service.try_get("/readyz").ok());
