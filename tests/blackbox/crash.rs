@@ -582,6 +582,8 @@ fn a_restart_after_a_kill_reads_a_bounded_part_of_the_journal() {
     service.kill();
 
     let mut service = setup.start();
+    // Ready may be seen before the line is read.
+    service.wait_for_log("model=restored sequence=300000 from=");
     let log = service.log();
     let (_, rest) = log.split_once("model=restored sequence=300000 from=").expect("it is logged");
     let from: u64 = rest.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
