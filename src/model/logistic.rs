@@ -212,12 +212,13 @@ impl Step {
 }
 
 /// The mode of a Gaussian times the likelihood of `reward`: the root of
-/// `z - mean - variance (reward - sigmoid(z))`. Newton's method inside a bracket that holds it;
-/// without one it oscillates where the variance is large.
+/// `z - mean - variance (reward - sigmoid(z))`. Newton's method inside a bracket that holds it; a
+/// step that leaves it, or is not half as long as the one before, is replaced by bisection, because
+/// Newton's steps go to and fro where the variance is large.
 fn mode(mean: f64, variance: f64, reward: f64) -> f64 {
     let mut low = mean - variance * (1.0 - reward);
     let mut high = mean + variance * reward;
-    let mut z = mean;
+    let (mut z, mut step) = (mean, high - low);
     for _ in 0..100 {
         let p = sigmoid(z);
         let excess = z - mean - variance * (reward - p);
@@ -227,11 +228,13 @@ fn mode(mean: f64, variance: f64, reward: f64) -> f64 {
             low = z;
         }
         let newton = z - excess / (1.0 + variance * p * (1.0 - p));
-        let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
-        // The error of the next point is of the order of this one's square.
-        let done = (next - z).abs() <= 1e-7 * (1.0 + z.abs());
+        let is_inside = (low..=high).contains(&newton);
+        let is_shorter = (newton - z).abs() <= 0.5 * step;
+        let next = if is_inside && is_shorter { newton } else { 0.5 * (low + high) };
+        step = (next - z).abs();
         z = next;
-        if done {
+        // The error of a Newton step is of the order of its square.
+        if step <= 1e-7 * (1.0 + z.abs()) {
             break;
         }
     }
@@ -948,6 +951,16 @@ impl Logistic {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Newton steps from both sides of the steep part of the curve, each inside the bracket, hardly
+    /// narrowed it: a success of an agent that was all but sure to fail.
+    #[test]
+    fn the_mode_is_found_across_the_steep_part() {
+        let (mean, variance) = (-14.111_367_526_976_776, 2.863_648_009_452_380_6_f64.exp());
+        let z = mode(mean, variance, 1.0);
+        let rest = z - mean - variance * (1.0 - sigmoid(z));
+        assert!(rest.abs() < 1e-6, "{z}: {rest}");
+    }
 
     proptest! {
         #[test]
