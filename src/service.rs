@@ -457,7 +457,7 @@ impl Topic {
         let producer = Arc::new(Producer::new(options)?);
         let reader = Reader::new(storage);
         let positions = reader.positions()?;
-        let mut consumer = kafka::Consumer::new(
+        let consumer = kafka::Consumer::new(
             options,
             positions,
             updater.inbox(),
@@ -466,6 +466,8 @@ impl Topic {
         )?;
         let consumer = spawn("kafka", move || {
             let _closed = closed_tx;
+            // Dropped before the line above says so: what a closure captures outlives its locals.
+            let mut consumer = consumer;
             let ended = catch_unwind(AssertUnwindSafe(|| consumer.run())).unwrap_or_else(|_| {
                 Err(Error::Fatal("the consumer's thread panicked; see the log above".to_owned()))
             });
