@@ -53,7 +53,7 @@ pub(super) const COPIES: usize = 4;
 pub(super) type Lanes = [f64; COPIES];
 
 /// How far an agent's effects may differ between tasks and contexts: the factor on their priors.
-const SCALES: Lanes = [0.15, 1.0, 4.0, 1.5];
+const SCALES: Lanes = [0.15, 1.0, 4.0, 6.0];
 /// The copies in words.
 const ASSUMES: [&str; COPIES] = [
     "agents differ little between tasks and contexts",
@@ -69,7 +69,7 @@ const KEPT: f64 = 0.9999;
 const SHARES: Lanes = [1.0, 1.0, 1.0, 0.0];
 
 /// Prior mean of `A`, in logits: optimistic, so that newcomers are tried.
-pub(super) const OWN_MEAN: f64 = 0.5;
+pub(super) const OWN_MEAN: f64 = 0.7;
 /// Prior variances.
 const OWN: Lanes = [0.5; COPIES];
 const OWN_TASK: Lanes = scaled(0.2, SCALES);

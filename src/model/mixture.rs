@@ -1,14 +1,16 @@
 //! What the strategy `thompson` believes about one agent on one question: a weighted mixture of
 //! Gaussians over the log-odds of its success, and how agents are drawn from it.
 //!
-//! The draw is optimistic (May, Korda, Lee and Leslie, JMLR 13, 2012): never below the mean,
+//! The draw is optimistic (May, Korda, Lee and Leslie, JMLR 13, 2012), never below the mean:
 //!
 //! ```text
-//! draw = sum of w mu + 0.65 sqrt(sum of w (v0 + 0.16 vr)) max(z, 0),   z ~ N(0, 1)
+//! draw = sum of w mu + sqrt(0.33 sum of w v0 max(za, 0)^2 + 0.5 sum of w vr max(zc, 0)^2)
 //! ```
 //!
 //! with `mu` the mean of the agent's own effects, `v0` the variance of its overall effect and `vr`
-//! what the others add to it. What all agents share moves none past another and takes no part.
+//! what the others add to it. `za ~ N(0, 1)` is each agent's own; `zc ~ N(0, 1)` is one for the
+//! decision, shared by all agents: with it all of them are tried in what is little known, or none.
+//! What all agents share moves none past another and takes no part.
 
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -17,22 +19,32 @@ use super::logistic::{COPIES, Lanes, Own, Sum, moderation, sigmoid};
 
 /// Copies of less weight take no part.
 const WEIGHT_MIN: f64 = 0.001;
-/// Standard deviations of a draw per standard deviation of the belief.
-const DRAW_SCALE: f64 = 0.65;
-/// Share of the variance that task type and context add which counts in a draw.
-const REST_SHARE: f64 = 0.16;
+/// Share of the variance of an agent's overall effect that counts in a draw.
+const OVERALL_SHARE: f64 = 0.33;
+/// The same of what task type and context add.
+const REST_SHARE: f64 = 0.5;
 /// Upper quantile of 95 % of a standard Gaussian.
 const Z_95: f64 = 1.644_853_626_951_472_2;
 
-/// The walk of [`probabilities_first`] begins this many spreads above a centre: 1e-10 of the mass
-/// is beyond.
-const REACH: f64 = 6.4;
-/// Grid step near a centre, in spreads, and away from it, as a share of the distance. With these
-/// two the results are within 1e-4 of fine quadrature.
-const STEP: f64 = 0.3;
-const GROWTH: f64 = 0.15;
-/// Smallest spread, so that a density stays finite.
-const SPREAD_MIN: f64 = 1e-9;
+/// [`probabilities_first`] looks as far as `z` of this: 3e-7 of the mass is beyond.
+const REACH: f64 = 5.0;
+/// Its first grid step, as a share of the narrowest spread, and how steps grow with the distance.
+/// With these two and [`SHARED_DRAWS`] the results are within 0.005 of a million draws.
+const FIRST_STEP: f64 = 0.1;
+const GROWTH: f64 = 0.3;
+/// Smallest variance of a draw.
+const VARIANCE_MIN: f64 = 1e-18;
+/// (`max(zc, 0)`, its weight): 0 half of the time; the other half by the 6-point Gauss-Legendre
+/// rule in the probability of `zc` (Abramowitz and Stegun, table 25.4).
+const SHARED_DRAWS: [(f64, f64); 7] = [
+    (0.0, 0.5),
+    (0.042_331_095_211, 0.042_831_123_095),
+    (0.213_926_091_36, 0.090_190_393_262),
+    (0.496_829_070_831, 0.116_978_483_643),
+    (0.876_624_905_562, 0.116_978_483_643),
+    (1.374_149_396_915, 0.090_190_393_262),
+    (2.122_864_083_771, 0.042_831_123_095),
+];
 
 /// The belief of the four copies in the log-odds of an agent's success: its own part, by which
 /// agents are ranked, and the part that all agents share.
@@ -104,7 +116,7 @@ impl Mixture {
             let (mut below, mut density) = (0.0, 0.0);
             for copy in 0..COPIES {
                 let (mean, variance) = self.all(copy);
-                let spread = variance.sqrt().max(SPREAD_MIN);
+                let spread = variance.max(VARIANCE_MIN).sqrt();
                 let z = (t - mean) / spread;
                 below += self.weights[copy] * normal_below(z);
                 density += self.weights[copy] * normal_density(z) / spread;
@@ -125,21 +137,21 @@ impl Mixture {
         t
     }
 
-    /// Centre and spread of the draw, in log-odds.
-    fn draws(&self) -> (f64, f64) {
-        let variance = self.weighted(|copy| {
-            let overall = self.overall[copy];
-            overall + REST_SHARE * (self.own.variance[copy] - overall)
-        });
-        let spread = DRAW_SCALE * variance.max(0.0).sqrt();
-        (self.weighted(|copy| self.own.mean[copy]), spread.max(SPREAD_MIN))
+    fn draws(&self) -> Draws {
+        let overall = self.weighted(|copy| self.overall[copy]);
+        let rest = self.weighted(|copy| self.own.variance[copy] - self.overall[copy]);
+        Draws {
+            centre: self.weighted(|copy| self.own.mean[copy]),
+            overall: (OVERALL_SHARE * overall).max(VARIANCE_MIN),
+            // The effects may be correlated such that their sum varies less than one of them.
+            rest: (REST_SHARE * rest).max(0.0),
+        }
     }
 
     /// One draw, in log-odds: what agents are ranked by.
-    pub(super) fn draw(&self, rng: &mut (impl Rng + ?Sized)) -> f64 {
+    pub(super) fn draw(&self, luck: Luck, rng: &mut (impl Rng + ?Sized)) -> f64 {
         let z: f64 = StandardNormal.sample(rng);
-        let (centre, spread) = self.draws();
-        centre + spread * z.max(0.0)
+        self.draws().at(z.max(0.0), luck.0)
     }
 
     /// The probability that stands for a draw, `0..=1`: what all agents share is added, which
@@ -154,132 +166,130 @@ fn normal_density(z: f64) -> f64 {
     SCALE * (-0.5 * z * z).exp()
 }
 
-/// Probability of a standard Gaussian below `z`, within 1.2e-7 of its value: `erfcc` of Numerical
-/// Recipes in C (2nd edition, section 6.2).
+/// Probability of a standard Gaussian below `z`, within 1.5e-7: Abramowitz and Stegun, 26.2.19.
 fn normal_below(z: f64) -> f64 {
-    const SERIES: [f64; 10] = [
-        -1.265_512_23,
-        1.000_023_68,
-        0.374_091_96,
-        0.096_784_18,
-        -0.186_288_06,
-        0.278_868_07,
-        -1.135_203_98,
-        1.488_515_87,
-        -0.822_152_23,
-        0.170_872_77,
+    const SERIES: [f64; 6] = [
+        0.049_867_347_0,
+        0.021_141_006_1,
+        0.003_277_626_3,
+        0.000_038_003_6,
+        0.000_048_890_6,
+        0.000_005_383_0,
     ];
-    let x = z.abs() * std::f64::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.5 * x);
-    let sum = SERIES.iter().rev().fold(0.0, |sum, term| sum * t + term);
-    let above = 0.5 * t * (sum - x * x).exp();
+    let x = z.abs();
+    let sum = SERIES.iter().rev().fold(0.0, |sum, term| (sum + term) * x) + 1.0;
+    let above = 0.5 / sum.powi(16);
     if z > 0.0 { 1.0 - above } else { above }
 }
 
-/// One agent on the walk of [`probabilities_first`].
+/// The part of a draw that all agents of a decision share.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Luck(f64);
+
+impl Luck {
+    pub(super) fn draw(rng: &mut (impl Rng + ?Sized)) -> Self {
+        let z: f64 = StandardNormal.sample(rng);
+        Self(z.max(0.0))
+    }
+}
+
+/// Where an agent's draws lie.
+#[derive(Debug, Clone, Copy)]
+struct Draws {
+    centre: f64,
+    /// Variance that the agent's own `z` multiplies, > 0.
+    overall: f64,
+    /// Variance that the shared `z` multiplies.
+    rest: f64,
+}
+
+impl Draws {
+    /// The draw of these `z`, both >= 0.
+    fn at(&self, own: f64, shared: f64) -> f64 {
+        self.centre + (self.overall * own * own + self.rest * shared * shared).sqrt()
+    }
+
+    /// Probability of a draw of at most `t`, given the shared `z`.
+    fn below(&self, t: f64, shared: f64) -> f64 {
+        let distance = t - self.centre;
+        let square = distance * distance - self.rest * shared * shared;
+        if distance < 0.0 || square < 0.0 {
+            0.0
+        } else {
+            normal_below((square / self.overall).sqrt())
+        }
+    }
+}
+
+/// The probability of each to have the largest draw, equal ones in random order; sums to 1.
+///
+/// Given the shared `z`, draws are independent, and none is below its lowest, `Draws::at(0, z)`,
+/// which half of them are. So the largest is at or above the highest of the lowest, `M`: an even
+/// share of the probability that nobody is above `M` goes to those whose lowest it is, and the rest
+/// is the integral over `t > M` of `product of F_j dF_i`, as a Stieltjes sum by the trapezoidal
+/// rule. About 2 us per agent.
+pub(super) fn probabilities_first(mixtures: &[Mixture]) -> Vec<f64> {
+    let draws: Vec<Draws> = mixtures.iter().map(Mixture::draws).collect();
+    let mut result = vec![0.0; mixtures.len()];
+    for (shared, weight) in SHARED_DRAWS {
+        add_probabilities_given(&draws, shared, weight, &mut result);
+    }
+    let total: f64 = result.iter().sum();
+    result.iter().map(|first| first / total).collect()
+}
+
+/// One agent on the walk of [`add_probabilities_given`].
 struct Contender {
     index: usize,
-    centre: f64,
-    spread: f64,
-    density: f64,
-    /// `d density / dt`
-    density_slope: f64,
-    /// Probability of a draw above `t`.
-    above: f64,
-    hazard: f64,
-    /// Density of "the largest draw is here and this one's".
-    flow: f64,
-    flow_slope: f64,
+    /// Probability of a draw of at most `t`, > 0.
+    below: f64,
+    /// The same at the last `t`.
+    before: f64,
     first: f64,
 }
 
-/// Trapezoidal rule with end correction (Euler-Maclaurin, DLMF 2.10.1, first term) over a cell of
-/// width `h`, from values and slopes at its ends. Never negative, should the cell be too wide.
-fn cell(h: f64, left: (f64, f64), right: (f64, f64)) -> f64 {
-    (h * (0.5 * (left.0 + right.0) + h / 12.0 * (left.1 - right.1))).max(0.0)
-}
-
-/// The probability of each to have the largest of one draw each, equal ones in random order; sums
-/// to 1.
-///
-/// No draw is below its centre, so the largest is at or above the highest centre `M`: the integral
-/// over `t > M` of an agent's density times the probabilities of the others to be below, and at
-/// `M`, where all may end with `z <= 0`, an even share for those whose centre it is. One grid for
-/// all, walked down from where nobody reaches, as fine as the narrowest density near it needs.
-/// About 0.5 us per agent.
-pub(super) fn probabilities_first(mixtures: &[Mixture]) -> Vec<f64> {
-    let draws: Vec<(f64, f64)> = mixtures.iter().map(Mixture::draws).collect();
-    let highest = draws.iter().map(|(centre, _)| *centre).fold(f64::NEG_INFINITY, f64::max);
-    let mut contenders: Vec<Contender> = draws
-        .iter()
-        .enumerate()
-        .filter(|(_, (centre, spread))| centre + REACH * spread > highest)
-        .map(|(index, &(centre, spread))| Contender {
-            index,
-            centre,
-            spread,
-            density: 0.0,
-            density_slope: 0.0,
-            above: 0.0,
-            hazard: 0.0,
-            flow: 0.0,
-            flow_slope: 0.0,
-            first: 0.0,
-        })
-        .collect();
-    let mut t =
-        contenders.iter().map(|c| c.centre + REACH * c.spread).fold(f64::NEG_INFINITY, f64::max);
-    let mut all_below = 1.0;
-    while t > highest {
-        let allowed = contenders.iter().map(|c| {
-            let distance = t - c.centre;
-            let past_reach = distance - REACH * c.spread + STEP * c.spread;
-            (STEP * c.spread).max(GROWTH * distance).max(past_reach)
-        });
-        // Rounding may make a step vanish.
-        let next = (t - allowed.fold(f64::INFINITY, f64::min)).max(highest);
-        let next = if next < t { next } else { highest };
-        all_below = walk_to(&mut contenders, next, t - next);
-        t = next;
+fn add_probabilities_given(draws: &[Draws], shared: f64, weight: f64, result: &mut [f64]) {
+    let lowest = |draws: &Draws| draws.at(0.0, shared);
+    let highest = draws.iter().map(lowest).fold(f64::NEG_INFINITY, f64::max);
+    let (mut end, mut narrowest) = (highest, f64::INFINITY);
+    let mut contenders = Vec::new();
+    for (index, draws) in draws.iter().enumerate() {
+        let reach = draws.at(REACH, shared);
+        if reach > highest {
+            end = end.max(reach);
+            narrowest = narrowest.min(draws.at(1.0, shared) - lowest(draws));
+            let below = draws.below(highest, shared).max(0.5);
+            contenders.push(Contender { index, below, before: below, first: 0.0 });
+        }
     }
-    let at_highest = |c: &&mut Contender| draws[c.index].0 >= highest;
-    let tied = contenders.iter_mut().filter(at_highest).count();
-    for contender in contenders.iter_mut().filter(at_highest) {
+    let mut all_below: f64 = contenders.iter().map(|c| c.below).product();
+    let is_tied = |c: &&mut Contender| lowest(&draws[c.index]) >= highest;
+    let tied = contenders.iter_mut().filter(is_tied).count();
+    for contender in contenders.iter_mut().filter(is_tied) {
         #[expect(clippy::cast_precision_loss, reason = "there are few agents")]
         let share = all_below / tied as f64;
-        contender.first += share;
+        contender.first = share;
+    }
+    // Rounding must not make a step vanish.
+    let smallest = (FIRST_STEP * narrowest).max(1e-12 * (1.0 + end.abs()));
+    let mut t = highest;
+    while t < end {
+        t += smallest.max(GROWTH * (t - highest));
+        let all_before = std::mem::replace(&mut all_below, 1.0);
+        for c in &mut contenders {
+            c.before = c.below;
+            c.below = draws[c.index].below(t, shared).max(c.before);
+            all_below *= c.below;
+        }
+        for c in &mut contenders {
+            let others = 0.5 * (all_before / c.before + all_below / c.below);
+            c.first += (c.below - c.before) * others;
+        }
     }
     let total: f64 = contenders.iter().map(|c| c.first).sum();
-    let mut result = vec![0.0; mixtures.len()];
-    for contender in contenders {
-        result[contender.index] = contender.first / total;
+    if total > 0.0 {
+        for contender in contenders {
+            result[contender.index] += weight * contender.first / total;
+        }
     }
-    result
-}
-
-/// Advances all contenders over the cell of width `h` whose left end is `t`. Returns the
-/// probability that all draws are at most `t`.
-fn walk_to(contenders: &mut [Contender], t: f64, h: f64) -> f64 {
-    let (mut all_below, mut hazards) = (1.0, 0.0);
-    for c in contenders.iter_mut() {
-        let before = (c.density, c.density_slope);
-        let z = (t - c.centre) / c.spread;
-        c.density = normal_density(z) / c.spread;
-        c.density_slope = -z / c.spread * c.density;
-        c.above += cell(h, (c.density, c.density_slope), before);
-        // At least a half is at or below the centre.
-        let below = (1.0 - c.above).max(0.5);
-        c.hazard = c.density / below;
-        hazards += c.hazard;
-        all_below *= below;
-    }
-    for c in contenders {
-        let before = (c.flow, c.flow_slope);
-        let z = (t - c.centre) / c.spread;
-        c.flow = all_below * c.hazard;
-        // (f_i prod F_j)' = f_i prod F_j (f_i' / f_i + sum of f_j / F_j), j != i
-        c.flow_slope = c.flow * (-z / c.spread + hazards - c.hazard);
-        c.first += cell(h, (c.flow, c.flow_slope), before);
-    }
-    all_below
 }

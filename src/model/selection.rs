@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::logistic::{Active, Contribution, Logistic, OWN_MEAN, Sum};
-use super::mixture;
+use super::mixture::{self, Luck};
 use super::{
     Agent, AgentPerformanceModel, Mixture, Posterior, Settings, Strategy, Task, Tenant,
     probabilities_best,
@@ -370,6 +370,8 @@ pub fn rank(
     explore: bool,
     rng: &mut impl rand::Rng,
 ) -> Vec<Recommendation> {
+    let mixed = standings.iter().any(|standing| matches!(standing.belief, Belief::Mixture(_)));
+    let luck = if explore && mixed { Luck::draw(rng) } else { Luck::default() };
     let mut ranked: Vec<(f64, u64, Recommendation)> = standings
         .iter()
         .enumerate()
@@ -380,7 +382,7 @@ pub fn rank(
                     (draw, 0, draw)
                 }
                 Belief::Mixture(mixture) if explore => {
-                    let draw = mixture.draw(rng);
+                    let draw = mixture.draw(luck, rng);
                     (draw, rng.next_u64(), mixture.score(draw))
                 }
                 _ => {

@@ -390,9 +390,9 @@ fn nobody_known_is_an_empty_answer_and_a_candidate_competes_from_its_prior() {
     close(&answer["model_score"], 0.0);
     assert_eq!(answer["model_version"], 0);
     let answer = service.ask(&json!({"candidates": ["x"], "explore": false}));
-    // The prior is optimistic: the log-odds have the mean 0.5.
+    // The prior is optimistic: the log-odds have the mean 0.7.
     let expected = real(&the_agent(&answer, "x")["expected_success"]);
-    assert!((0.55..0.65).contains(&expected), "{answer}");
+    assert!((0.6..0.7).contains(&expected), "{answer}");
 }
 
 #[test]
