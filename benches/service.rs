@@ -41,6 +41,7 @@ fn main() {
         bench_http(outcomes / 2);
     }
     if wanted("predict") {
+        bench_in_process();
         bench_predictions();
     }
     if wanted("model") {
@@ -254,11 +255,7 @@ fn learned(agents: usize) -> Vec<Outcome> {
         .collect()
 }
 
-fn bench_predictions() {
-    const REQUESTS: usize = 100_000;
-    const THREADS: usize = 16;
-    let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
-
+fn bench_in_process() {
     let mut model = AgentPerformanceModel::new(Settings::default());
     for outcome in learned(10) {
         model.update(&outcome);
@@ -281,31 +278,44 @@ fn bench_predictions() {
     let micros = started.elapsed().as_secs_f64() * 1e6 / f64::from(times);
     assert!(picked > 0);
     say(&format!("prediction in process, 10 agents, without propensity: {micros:.2} us"));
+}
 
-    let home = tempfile::tempdir().expect("there is room");
-    let updater = RealTimeModelUpdater::start(
-        home.path(),
-        StoreOptions::default(),
-        LearnerOptions::default(),
-    )
-    .expect("the directory is new");
-    updater.submit(learned(10)).expect("the queue is empty");
-    updater.flush().expect("the learner runs");
-    let path = home.path().display().to_string();
-    let config = Config::resolve(|name| (name == "MODEL_STORAGE_PATH").then(|| path.clone()))
-        .expect("the defaults are allowed");
+fn bench_predictions() {
+    const REQUESTS: usize = 100_000;
+    const THREADS: usize = 16;
+    let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
+
+    // Two services, of which one records no decisions.
+    let homes = [(); 2].map(|()| tempfile::tempdir().expect("there is room"));
     let (_stop_tx, stop_rx) = crossbeam_channel::bounded(0);
-    let app = Arc::new(App::new(&config, updater.inbox(), updater.shared(), None, stop_rx));
+    let [(recording, app), (plain, plain_app)] = [100_000, 0].map(|decisions_max| {
+        let home = &homes[usize::from(decisions_max == 0)];
+        let store = StoreOptions { decisions_max, ..StoreOptions::default() };
+        let updater = RealTimeModelUpdater::start(home.path(), store, LearnerOptions::default())
+            .expect("the directory is new");
+        updater.submit(learned(10)).expect("the queue is empty");
+        updater.flush().expect("the learner runs");
+        let path = home.path().display().to_string();
+        let config = Config::resolve(|name| (name == "MODEL_STORAGE_PATH").then(|| path.clone()))
+            .expect("the defaults are allowed");
+        let (inbox, shared) = (updater.inbox(), updater.shared());
+        let app = Arc::new(App::new(&config, inbox, shared, None, stop_rx.clone()));
+        (updater, app)
+    });
     let bare = |request: &mut Request<'_>| {
         let body = request.read_body(1 << 20).map(|body| body.len());
         assert!(body.is_ok());
         Response::json(200, vec![b' '; 60])
     };
     let address = "127.0.0.1:0".parse().expect("it is an address");
-    let bare_server = Server::bind(address, Limits::default()).expect("a port is free");
-    let server = Server::bind(address, Limits::default()).expect("a port is free");
-    let (bare_address, full_address) = (bare_server.local_addr(), server.local_addr());
+    let bind = || Server::bind(address, Limits::default()).expect("a port is free");
+    let (bare_server, plain_server, server) = (bind(), bind(), bind());
+    let [bare_address, plain_address, full_address] =
+        [&bare_server, &plain_server, &server].map(Server::local_addr);
     let bare_handle = bare_server.spawn(bare).expect("threads can be started");
+    let plain_handle = plain_server
+        .spawn(move |request| plain_app.handle(request))
+        .expect("threads can be started");
     let handle = server.spawn(move |request| app.handle(request)).expect("threads can be started");
 
     let play = |address: SocketAddr| {
@@ -338,20 +348,34 @@ fn bench_predictions() {
         (rate(count, seconds), p50, latencies[count * 99 / 100])
     };
     say(&format!("HTTP keep-alive, {THREADS} connections, 10 agents, {ROUNDS} rounds in turn:"));
-    let mut ratios = Vec::new();
+    let (mut ratios, mut of_plain) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (bare_rate, bare_p50, bare_p99) = play(bare_address);
+        let (plain_rate, plain_p50, plain_p99) = play(plain_address);
         let (rate, p50, p99) = play(full_address);
         ratios.push(rate / bare_rate);
+        of_plain.push(rate / plain_rate);
         say(&format!(
             "  bare handler {bare_rate:>7.0}/s p50 {bare_p50:>4.0} us p99 {bare_p99:>4.0} us   \
-             prediction {rate:>7.0}/s p50 {p50:>4.0} us p99 {p99:>4.0} us   ratio {:.2}",
-            rate / bare_rate
+             unrecorded {plain_rate:>7.0}/s p50 {plain_p50:>4.0} us p99 {plain_p99:>4.0} us   \
+             prediction {rate:>7.0}/s p50 {p50:>4.0} us p99 {p99:>4.0} us   ratios {:.2} {:.2}",
+            rate / bare_rate,
+            rate / plain_rate
         ));
     }
-    say(&format!("  median ratio {:.2}", median(ratios)));
-    assert!(bare_handle.stop(Duration::from_secs(5)) && handle.stop(Duration::from_secs(5)));
-    updater.stop().expect("nothing failed");
+    let unrecorded = recording.shared().decisions.unrecorded();
+    say(&format!(
+        "  median ratio {:.2}, to predictions that are not recorded {:.2}; {unrecorded} of {} were not",
+        median(ratios),
+        median(of_plain),
+        ROUNDS * REQUESTS
+    ));
+    for handle in [bare_handle, plain_handle, handle] {
+        assert!(handle.stop(Duration::from_secs(5)));
+    }
+    for updater in [recording, plain] {
+        updater.stop().expect("nothing failed");
+    }
 }
 
 fn bench_memory() {

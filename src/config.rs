@@ -38,7 +38,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 48] = [
+pub const OPTIONS: [Opt; 51] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -76,6 +76,14 @@ pub const OPTIONS: [Opt; 48] = [
     opt("LEARNING_EVENTS_MAX", "learning-events-max", "100000", "Learning events kept"),
     opt("DEAD_LETTERS_MAX", "dead-letters-max", "10000", "Dead letters kept"),
     opt("DEAD_LETTERS_MAX_MIB", "dead-letters-max-mib", "256", "MiB of dead letters kept"),
+    opt("DECISIONS_MAX", "decisions-max", "100000", "Decisions kept; with 0 none is recorded"),
+    opt("DECISIONS_MAX_MIB", "decisions-max-mib", "256", "MiB of decisions kept"),
+    opt(
+        "DECISION_WAIT",
+        "decision-wait",
+        "600",
+        "Seconds after which a decision without an outcome counts as orphaned",
+    ),
     opt("MAX_TENANTS", "max-tenants", "100", "Tenants; outcomes of further ones are refused"),
     opt("MAX_AGENTS", "max-agents", "1000", "Agents learned per tenant"),
     opt("MAX_TASK_TYPES", "max-task-types", "1000", "Task types learned per tenant"),
@@ -213,6 +221,7 @@ pub struct Config {
     pub kafka_topic: String,
     pub kafka: Option<KafkaOptions>,
     pub queue_capacity: usize,
+    pub decision_wait: Duration,
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
     pub learner: LearnerOptions,
@@ -258,6 +267,7 @@ impl Config {
             exponential_alpha: source.real("MODEL_EXPONENTIAL_ALPHA", 0.000_001, 1.0)?,
             caps,
         };
+        let queue_capacity = source.number("QUEUE_CAPACITY", 1, 1_000_000)?;
         let save_interval = source.number("MODEL_SAVE_INTERVAL", 0, 31_536_000)?;
         let learner = LearnerOptions {
             settings,
@@ -269,6 +279,7 @@ impl Config {
             )?),
             save_interval: (save_interval > 0).then(|| Duration::from_secs(save_interval)),
             checkpoint_outcomes: source.number("CHECKPOINT_OUTCOMES", 1_000, u64::MAX)?,
+            decisions_waiting_max: DECISIONS_PER_PLACE * queue_capacity,
             ..LearnerOptions::default()
         };
         let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;
@@ -281,6 +292,8 @@ impl Config {
             dead_letters_max: source.number("DEAD_LETTERS_MAX", 0, 100_000_000)?,
             dead_letters_bytes_max: MIB
                 * source.number::<u64>("DEAD_LETTERS_MAX_MIB", 0, 1 << 20)?,
+            decisions_max: source.number("DECISIONS_MAX", 0, 100_000_000)?,
+            decisions_bytes_max: MIB * source.number::<u64>("DECISIONS_MAX_MIB", 1, 1 << 20)?,
             versions_max: source.number("MODEL_VERSIONS_MAX", 2, 100_000)?,
             quick_check_bytes_max: MIB * source.number::<u64>("QUICK_CHECK_MAX_MIB", 0, 1 << 30)?,
             integrity_check: source.flag("INTEGRITY_CHECK")?,
@@ -292,7 +305,8 @@ impl Config {
             storage_path: PathBuf::from(storage_path),
             kafka_topic: source.topic("KAFKA_OUTCOME_TOPIC")?,
             kafka: source.kafka()?,
-            queue_capacity: source.number("QUEUE_CAPACITY", 1, 1_000_000)?,
+            queue_capacity,
+            decision_wait: Duration::from_secs(source.number("DECISION_WAIT", 0, 31_536_000)?),
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,
             learner,
@@ -302,6 +316,8 @@ impl Config {
 }
 
 const MIB: u64 = 1024 * 1024;
+/// Answered selections that may wait to be recorded, per place in the queue.
+const DECISIONS_PER_PLACE: usize = 16;
 
 /// Where the values come from.
 struct Source<'a> {

@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Question, Settings, rank};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, context_of};
 
+mod foresight;
+
+pub use foresight::{BINS, Bin, Foresight};
+
 /// One agent's outcome in a round, whether it was chosen or not.
 #[derive(Debug, Clone)]
 pub struct Known {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use rand::RngExt;
@@ -20,6 +20,7 @@ use crate::learner::{Inbox, LearnerOptions, Shared};
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
 use crate::store::Reader;
 
+mod decisions;
 mod lists;
 mod models;
 mod outcomes;
@@ -50,6 +51,7 @@ pub struct App {
     shared: Arc<Shared>,
     reader: Reader,
     options: LearnerOptions,
+    decision_wait: Duration,
     kafka_topic: String,
     kafka: Option<Kafka>,
     started: Instant,
@@ -74,6 +76,7 @@ impl App {
             shared,
             reader: Reader::new(&config.storage_path),
             options: config.learner,
+            decision_wait: config.decision_wait,
             kafka_topic: config.kafka_topic.clone(),
             kafka,
             started: Instant::now(),
@@ -116,7 +119,7 @@ impl App {
     fn route(&self, route: &Route, request: &mut Request<'_>) -> Answer {
         match route {
             Route::PredictAgentSelection => self.predict_agent_selection(request),
-            Route::Metrics => Ok(self.metrics()),
+            Route::Metrics => self.metrics(),
             Route::AgentsPerformance => self.agents_performance(request),
             Route::Status => Ok(self.status()),
             Route::SaveModels => self.save_models(request),
@@ -125,6 +128,8 @@ impl App {
             Route::Activate(model_type, id) => self.activate(model_type, id, request),
             Route::Outcomes => self.outcomes(request),
             Route::Events => self.learning_events(request),
+            Route::Decisions => self.decisions(request),
+            Route::Decision(id) => self.decision(id, request),
             Route::DeadLetters => self.dead_letters(request),
             Route::ReplayDeadLetters => self.replay_dead_letters(request),
             Route::Livez => Ok(json_response(200, &json!({"status": "ok"}))),
@@ -215,6 +220,8 @@ enum Route {
     Activate(String, String),
     Outcomes,
     Events,
+    Decisions,
+    Decision(String),
     DeadLetters,
     ReplayDeadLetters,
     Livez,
@@ -244,6 +251,8 @@ impl Route {
                     }
                     ["outcomes"] => Self::Outcomes,
                     ["events"] => Self::Events,
+                    ["decisions"] => Self::Decisions,
+                    ["decisions", id] => Self::Decision(decoded(id)?),
                     ["dead-letters"] => Self::DeadLetters,
                     ["dead-letters", "replay"] => Self::ReplayDeadLetters,
                     _ => return None,

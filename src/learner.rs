@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::decisions::Decisions;
+use crate::decisions::{Decisions, Waiting};
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
@@ -54,6 +54,8 @@ const LEARN_OUTCOMES_MAX: usize = 16_384;
 const PENDING_OUTCOMES_MAX: usize = 100_000;
 /// Pause after a transaction failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Longest wait of an answered selection for others to share its transaction.
+const RECORD_AFTER: Duration = Duration::from_millis(50);
 
 /// A moment: monotonic for deadlines, wall clock for records.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +81,8 @@ pub enum Event {
     Admit(AdmitRequest),
     /// Dead letters up to this number were sent on.
     DeadLettersSent(u64),
+    /// Answered selections wait to be recorded.
+    Decisions,
     /// Close the open micro-batch; answered when all accepted before is learned and published.
     Flush(Sender<()>),
     /// Save a version now.
@@ -190,14 +194,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(model: AgentPerformanceModel, counters: Counters) -> Self {
+    fn new(model: AgentPerformanceModel, counters: Counters, decisions: Decisions) -> Self {
         Self {
             model: RwLock::new(Arc::new(model)),
             counters: RwLock::new(Arc::new(counters)),
             trouble: Mutex::new(None),
             active_version: Mutex::new(None),
             heartbeats: AtomicU64::new(0),
-            decisions: Decisions::default(),
+            decisions,
         }
     }
 
@@ -272,6 +276,8 @@ pub struct LearnerOptions {
     pub checkpoint_outcomes: u64,
     /// Learning time after which a checkpoint is written.
     pub checkpoint_learning_time: Duration,
+    /// Answered selections that may wait to be recorded; further ones are not.
+    pub decisions_waiting_max: usize,
 }
 
 impl Default for LearnerOptions {
@@ -283,6 +289,7 @@ impl Default for LearnerOptions {
             save_interval: Some(Duration::from_mins(5)),
             checkpoint_outcomes: 100_000,
             checkpoint_learning_time: Duration::from_millis(500),
+            decisions_waiting_max: 16_384,
         }
     }
 }
@@ -314,6 +321,8 @@ pub struct Learner {
     pending: VecDeque<Outcome>,
     /// When the first of them came.
     pending_since: Option<Instant>,
+    /// When the answered selections that wait are recorded at the latest.
+    decisions_due: Option<Instant>,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -343,7 +352,13 @@ impl Learner {
     ) -> Result<Self> {
         let counters = store.counters()?;
         let recovered = recovery::recover(&store, &counters, options.settings)?;
-        let shared = Arc::new(Shared::new(recovered.model.clone(), counters.clone()));
+        let waiting_max = match store.options().decisions_max {
+            0 => 0,
+            _ => options.decisions_waiting_max,
+        };
+        let decisions = Decisions::new(waiting_max, counters.decisions_unrecorded);
+        decisions.restore(store.decisions()?);
+        let shared = Arc::new(Shared::new(recovered.model.clone(), counters.clone(), decisions));
         let tenants = recovered.model.tenants().map(|(name, _)| name.to_owned());
         let pending_tenants = recovered.pending.iter().map(|outcome| outcome.tenant.clone());
         let saving = Saving::open(&store, saver, recovered.restart_sequence, now)?;
@@ -356,6 +371,7 @@ impl Learner {
             model: recovered.model,
             group: Vec::new(),
             group_records: 0,
+            decisions_due: None,
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -398,9 +414,13 @@ impl Learner {
             }
             // The next transaction takes it along: after a crash some are sent again.
             Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
+            Event::Decisions => {
+                self.decisions_due.get_or_insert(now.instant + RECORD_AFTER);
+            }
             // Everything else is about what was sent before it.
             Event::Flush(reply) => {
                 self.flushes.push(reply);
+                self.decisions_due = Some(now.instant);
                 self.settle(now)?;
             }
             // One after the other: the newest version is the active one.
@@ -444,6 +464,10 @@ impl Learner {
     /// # Errors
     /// [`Error::Fatal`] or [`Error::Corrupt`] when the process must end.
     pub fn settle(&mut self, now: Now) -> Result<()> {
+        if self.shared.decisions.waiting() > 0 {
+            // Also when there was no place in the queue to say so.
+            self.decisions_due.get_or_insert(now.instant + RECORD_AFTER);
+        }
         self.append_group(now)?;
         if self.retry_at.is_some_and(|at| now.instant < at) {
             return Ok(());
@@ -489,7 +513,8 @@ impl Learner {
         let batch = self.pending_since.map(|at| at + wait);
         let due = [batch, self.saving.due(&self.options)].into_iter().flatten().min();
         // Nothing is done before the retry, so nothing is due before it.
-        due.map(|due| self.retry_at.map_or(due, |retry| due.max(retry)))
+        let due = due.map(|due| self.retry_at.map_or(due, |retry| due.max(retry)));
+        [due, self.decisions_due].into_iter().flatten().min()
     }
 
     /// Learns everything that was accepted and saves a version, before an orderly end. The file
@@ -499,6 +524,7 @@ impl Learner {
     /// # Errors
     /// As [`Learner::settle`].
     pub fn finish(&mut self, now: Now) -> Result<()> {
+        self.decisions_due = Some(now.instant);
         self.settle(now)?;
         self.close_batch(now)?;
         if !self.pending.is_empty() {
@@ -526,8 +552,12 @@ impl Learner {
 
     /// The last thing: gives the store back in good order.
     pub fn close(mut self) {
-        let counters = self.current_counters(Now::read());
-        if let Err(error) = self.store.learned(&[], &counters) {
+        // The counters, and what was answered while the last version was saved.
+        let mut counters = self.current_counters(Now::read());
+        let decisions = self.shared.decisions.take_waiting();
+        count_decisions(&decisions, &mut counters);
+        let append = Append { decisions: &decisions, ..Append::default() };
+        if let Err(error) = self.store.append(&append, &mut counters, Now::read().unix_ms) {
             log::warn!("stop: counters=unsaved error=\"{error}\"");
         }
         self.store.close();
@@ -535,11 +565,16 @@ impl Learner {
 
     fn append_group(&mut self, now: Now) -> Result<()> {
         let group = std::mem::take(&mut self.group);
-        if group.is_empty() {
+        if self.shared.decisions.waiting() == 0 {
+            self.decisions_due = None;
+        }
+        let record = self.decisions_due.is_some_and(|due| now.instant >= due);
+        if group.is_empty() && !record {
             return Ok(());
         }
         self.group_records = 0;
-        if self.pending.len() > PENDING_OUTCOMES_MAX && self.retry_at.is_some() {
+        if !group.is_empty() && self.pending.len() > PENDING_OUTCOMES_MAX && self.retry_at.is_some()
+        {
             let error = Error::Unavailable("learning is stalled: try again later".to_owned());
             for request in group {
                 let _ = request.reply.send(Err(error.clone()));
@@ -548,6 +583,10 @@ impl Learner {
         }
         let mut counters = self.current_counters(now);
         let mut sorted = self.sort(group, &mut counters, now);
+        // An outcome in the group may be of any decision answered until now.
+        let decisions = self.shared.decisions.take_waiting();
+        self.decisions_due = None;
+        count_decisions(&decisions, &mut counters);
         counters.last_sequence += sorted.outcomes.len() as u64;
         counters.last_dead_letter += sorted.dead_letters.len() as u64;
         if !sorted.outcomes.is_empty() {
@@ -558,8 +597,9 @@ impl Learner {
             dead_letters: &sorted.dead_letters,
             replayed: &sorted.replayed,
             positions: &sorted.positions,
+            decisions: &decisions,
         };
-        let appended = self.store.append(&append, &counters, now.unix_ms);
+        let appended = self.store.append(&append, &mut counters, now.unix_ms);
         match &appended {
             Ok(()) => {
                 self.shared.note(None);
@@ -571,7 +611,13 @@ impl Learner {
                     self.pending.extend(sorted.outcomes);
                 }
             }
-            Err(error) => self.shared.note(Some(error)),
+            Err(error) => {
+                self.shared.note(Some(error));
+                if !decisions.is_empty() {
+                    self.shared.decisions.give_back(decisions);
+                    self.decisions_due = Some(now.instant + RETRY_AFTER);
+                }
+            }
         }
         for (sender, reply) in sorted.replies {
             // Whoever asked may have gone: what is durable stays so.
@@ -705,7 +751,11 @@ impl Learner {
                 let score_before = model.score().current();
                 let learned_before = model.total().learned;
                 for outcome in self.pending.range(taken..taken + size) {
-                    model.update(outcome);
+                    if let (Some(expected), Some(reward)) =
+                        (model.foretell(outcome), outcome.reward())
+                    {
+                        counters.foresight.add(expected, reward);
+                    }
                 }
                 taken += size;
                 let metrics_after = metrics_json(&model);
@@ -806,7 +856,16 @@ impl Learner {
         let run = now.instant.saturating_duration_since(self.counted_until);
         self.counters.running_ms += micros(run) / 1_000;
         self.counted_until += Duration::from_millis(micros(run) / 1_000);
+        self.counters.decisions_unrecorded = self.shared.decisions.unrecorded();
         self.counters.clone()
+    }
+}
+
+fn count_decisions(decisions: &[Waiting], counters: &mut Counters) {
+    for waiting in decisions {
+        counters.last_decision += 1;
+        counters.decision_bytes += waiting.bytes() as u64;
+        counters.decisions_explored += u64::from(waiting.choice.explored);
     }
 }
 

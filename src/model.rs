@@ -469,9 +469,20 @@ impl AgentPerformanceModel {
 
     /// Learns the next outcome of the journal.
     pub fn update(&mut self, outcome: &Outcome) {
+        self.foretell(outcome);
+    }
+
+    /// As [`AgentPerformanceModel::update`]. Returns the outcome's expected reward as it was before,
+    /// `0..=1`; `None` when there is nothing to learn from the status.
+    pub fn foretell(&mut self, outcome: &Outcome) -> Option<f64> {
         self.sequence += 1;
         let Settings { caps, exponential_alpha, .. } = self.settings;
         let reward = outcome.reward();
+        // What learns effects foretells the reward by the way.
+        let foretold = match self.settings.strategy {
+            Strategy::Thompson => None,
+            _ => reward.and_then(|_| self.expected(outcome)),
+        };
         self.total.add(reward);
         if let Some(reward) = reward {
             Arc::make_mut(&mut self.score).push(reward);
@@ -492,9 +503,25 @@ impl AgentPerformanceModel {
         }
         if self.settings.strategy == Strategy::Thompson {
             let mut width = Width::new(&caps, self.covariances, self.effects);
-            tenant.learn_effects(outcome, &mut width);
+            let foretold = tenant.learn_effects(outcome, &mut width);
             (self.covariances, self.effects) = (width.covariances, width.effects);
+            // One past the cap teaches nothing and is judged like any that is unknown.
+            return reward.and_then(|_| foretold.or_else(|| self.expected(outcome)));
         }
+        foretold
+    }
+
+    /// Expected reward of an outcome, from what is known about its agent, task type and context.
+    fn expected(&self, outcome: &Outcome) -> Option<f64> {
+        let Outcome { tenant, agent, task_type, context, .. } = outcome;
+        let question = Question {
+            tenant,
+            task_type: task_type.as_deref(),
+            context,
+            candidates: Some(std::slice::from_ref(agent)),
+            exclude: &[],
+        };
+        self.standings(&question).first().map(Standing::expected_success)
     }
 
     /// Whether the strategy needs effects that were not learned: the model was saved under another
@@ -704,19 +731,21 @@ impl Tenant {
         }
     }
 
-    fn learn_effects(&mut self, outcome: &Outcome, width: &mut Width) {
+    /// Returns the expected reward before that; `None` when there is nothing to learn.
+    fn learn_effects(&mut self, outcome: &Outcome, width: &mut Width) -> Option<f64> {
         let logistic = self.logistic.get_or_insert_default();
-        let Some(reward) = outcome.reward() else { return };
+        let reward = outcome.reward()?;
         // One past the cap teaches nothing.
-        let Some(agent) = self.agents.get_mut(&*outcome.agent) else { return };
+        let agent = self.agents.get_mut(&*outcome.agent)?;
         let agent = Arc::make_mut(agent);
         let task = outcome.task_type.as_deref().and_then(|name| {
             let task = self.tasks.get_mut(name)?;
             Some((name, &mut task.effects, task.cells.contains_key(&agent.id)))
         });
         let context = &outcome.context;
-        logistic.learn(context, task, agent.id, &mut agent.block, reward, width);
+        let foretold = logistic.learn(context, task, agent.id, &mut agent.block, reward, width);
         self.other.effects += width.refused;
+        Some(foretold)
     }
 
     /// Outcomes and rewards of all agents.

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 
 mod counters;
 mod dead_letters;
+mod decisions;
 mod files;
 mod journal;
 mod reader;
@@ -29,6 +30,7 @@ mod versions;
 
 pub use counters::Counters;
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
+pub use decisions::{Candidate, JoinedOutcome, RecordedDecision};
 pub use files::{learned_sequence, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
@@ -42,7 +44,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +52,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_LOG: DbConfig = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_BYTES_KEPT: u32 = 64 * 1024 * 1024;
+/// Pages held in memory: a large transaction that does not fit is written twice.
+const CACHE_KIB: u32 = 16 * 1024;
 
 const SCHEMA: &str = "
 CREATE TABLE counters(
@@ -124,12 +128,15 @@ CREATE TABLE learning_events(
 ";
 
 /// What turns the schema of each version into that of the next, from version 1 on.
-const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = ["
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = [
+    "
 ALTER TABLE source_positions ADD COLUMN topic_id TEXT NOT NULL DEFAULT '';
 ALTER TABLE source_positions ADD COLUMN resets INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE source_positions ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 0;
-"];
+",
+    decisions::SCHEMA,
+];
 
 /// How much a power loss may take: see the README on durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +160,8 @@ pub struct StoreOptions {
     pub learning_events_max: u64,
     pub dead_letters_max: u64,
     pub dead_letters_bytes_max: u64,
+    pub decisions_max: u64,
+    pub decisions_bytes_max: u64,
     /// At least 2: the newest two are restart points.
     pub versions_max: u64,
     /// Larger databases are opened without `quick_check`.
@@ -171,6 +180,8 @@ impl Default for StoreOptions {
             learning_events_max: 100_000,
             dead_letters_max: 10_000,
             dead_letters_bytes_max: 256 * 1024 * 1024,
+            decisions_max: 100_000,
+            decisions_bytes_max: 256 * 1024 * 1024,
             versions_max: 20,
             quick_check_bytes_max: 256 * 1024 * 1024,
             integrity_check: false,
@@ -349,7 +360,8 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             "PRAGMA journal_mode = WAL;
              PRAGMA synchronous = {synchronous};
              PRAGMA foreign_keys = ON;
-             PRAGMA journal_size_limit = {WAL_BYTES_KEPT};"
+             PRAGMA journal_size_limit = {WAL_BYTES_KEPT};
+             PRAGMA cache_size = -{CACHE_KIB};"
         ))
         .map_err(at_start)?;
     if fresh {
@@ -358,9 +370,10 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction
             .execute_batch(&format!(
-                "{SCHEMA}
+                "{SCHEMA} {}
                  PRAGMA application_id = {APPLICATION_ID};
-                 PRAGMA user_version = {SCHEMA_VERSION};"
+                 PRAGMA user_version = {SCHEMA_VERSION};",
+                decisions::SCHEMA
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;

@@ -7,12 +7,13 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
-use crate::decisions::Decision;
+use crate::decisions::{Choice, Decision, First, RequestHash};
 use crate::error::{Error, Result};
-use crate::learner::Now;
+use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Belief, Explanation, Question, Standing, Strategy, best_expected,
     propensities, rank,
@@ -36,8 +37,9 @@ const CACHED_CONTEXT_BYTES_MAX: usize = 4_096;
 /// Names in a question that is kept.
 const CACHED_NAMES_MAX: usize = 64;
 
-/// A request for a prediction, checked.
-#[derive(Debug, PartialEq)]
+/// A request for a prediction, checked. Its JSON is what two requests under one id are compared by:
+/// a field added later is left out of it at its default, or requests of before would be others.
+#[derive(Debug, PartialEq, Serialize)]
 struct Prediction {
     tenant_id: String,
     task_type: Option<String>,
@@ -48,6 +50,7 @@ struct Prediction {
     explore: bool,
     seed: Option<u64>,
     explain: bool,
+    #[serde(skip)]
     decision_id: Option<String>,
 }
 
@@ -82,6 +85,15 @@ impl Prediction {
             explain: flag(body, "explain")?.unwrap_or(false),
             decision_id: name(body, "decision_id")?,
         })
+    }
+
+    /// Tells two questions apart, whatever their id.
+    fn hash(&self) -> RequestHash {
+        let json = serde_json::to_vec(self).expect("a request always has a JSON form");
+        let mut hash = RequestHash::default();
+        let digest = Sha256::digest(json);
+        hash.copy_from_slice(&digest[..size_of::<RequestHash>()]);
+        hash
     }
 
     fn question(&self) -> Question<'_> {
@@ -158,6 +170,7 @@ struct AnswerBody<'a> {
     decision_id: &'a str,
     model_version: u64,
     strategy: &'static str,
+    recorded: bool,
 }
 
 #[derive(Serialize)]
@@ -188,6 +201,8 @@ struct Answered {
     intervals: Vec<OnceLock<Option<[f64; 2]>>>,
     propensities: OnceLock<Vec<f64>>,
     best_expected: OnceLock<Option<usize>>,
+    /// As they are recorded, without and with a draw.
+    candidates: [OnceLock<Arc<str>>; 2],
     /// Of the snapshot.
     model_score: f64,
 }
@@ -198,6 +213,7 @@ impl Answered {
             intervals: standings.iter().map(|_| OnceLock::new()).collect(),
             best_expected: OnceLock::new(),
             propensities: OnceLock::new(),
+            candidates: [OnceLock::new(), OnceLock::new()],
             model_score,
             standings,
         }
@@ -212,13 +228,35 @@ impl Answered {
         let draws = !matches!(self.standings[index].belief, Belief::Point(_));
         if explore && draws {
             self.propensities.get_or_init(|| propensities(&self.standings))[index]
-        } else if *self.best_expected.get_or_init(|| best_expected(&self.standings)) == Some(index)
-        {
-            1.0
         } else {
-            0.0
+            f64::from(u8::from(self.best_expected() == Some(index)))
         }
     }
+
+    /// Who is ranked first without a draw.
+    fn best_expected(&self) -> Option<usize> {
+        *self.best_expected.get_or_init(|| best_expected(&self.standings))
+    }
+
+    /// Everyone who competed, as [`Choice::candidates`] has it.
+    fn candidates(&self, explore: bool) -> Arc<str> {
+        let candidates = self.candidates[usize::from(explore)].get_or_init(|| {
+            let rows = self.standings.iter().enumerate().map(|(index, standing)| {
+                let (expected, propensity) =
+                    (standing.expected_success(), self.propensity(index, explore));
+                (&*standing.agent, rounded(expected), rounded(propensity))
+            });
+            let rows: Vec<(&str, f32, f32)> = rows.collect();
+            serde_json::to_string(&rows).expect("names and numbers always have a JSON form").into()
+        });
+        candidates.clone()
+    }
+}
+
+/// Seven digits are enough for a record, and half the size.
+#[expect(clippy::cast_possible_truncation, reason = "that is the point")]
+fn rounded(probability: f64) -> f32 {
+    probability as f32
 }
 
 /// What identifies a question to one snapshot.
@@ -331,6 +369,7 @@ impl App {
                     .then(|| model.explain(&prediction.question(), &standing.agent)),
             }
         });
+        let recorded = self.shared.decisions.has_room();
         let answer = AnswerBody {
             recommendations: recommendations.collect(),
             model_score: answered.model_score,
@@ -338,15 +377,39 @@ impl App {
             decision_id: &decision_id,
             model_version: model.sequence(),
             strategy: model.settings().strategy.as_str(),
+            recorded,
         };
         let response = json_response(200, &answer);
+        let choice = recorded.then(|| {
+            let first = ranked.first();
+            let index = first.map(|first| first.standing);
+            Choice {
+                created_ms: now.unix_ms,
+                candidates: answered.candidates(prediction.explore),
+                first: answer.recommendations.first().zip(first).map(|(shown, first)| First {
+                    agent: first.agent.clone(),
+                    score: shown.score,
+                    propensity: shown.propensity,
+                }),
+                explore: prediction.explore,
+                explored: index != answered.best_expected(),
+                model_version: answer.model_version,
+                strategy: answer.strategy,
+                details: None,
+            }
+        });
         let decision = Decision {
-            request: body.as_deref().unwrap_or_default().to_vec(),
+            request: prediction.hash(),
             answer: response.body.clone(),
             task_type: prediction.task_type.clone(),
             context: prediction.context.clone(),
         };
-        let stands = self.shared.decisions.remember(tenant, &decision_id, decision);
+        let (stands, is_first) =
+            self.shared.decisions.remember(tenant, &decision_id, decision, choice);
+        if is_first {
+            // In a full queue the learner finds it by itself, and a service that stops looks last.
+            let _ = self.inbox.offer(Event::Decisions);
+        }
         if prediction.decision_id.is_none() {
             return Ok(response);
         }
@@ -357,9 +420,7 @@ impl App {
 
 /// The answer of a decision that was made before, if this is the same question.
 fn repeated(known: &Decision, prediction: &Prediction) -> Answer {
-    // One that was given no id was answered under a new one.
-    let first = Prediction::of(&json_object(Some(&known.request))?)?;
-    if (Prediction { decision_id: prediction.decision_id.clone(), ..first }) == *prediction {
+    if known.request == prediction.hash() {
         return Ok(Response::json(200, known.answer.clone()));
     }
     let id = prediction.decision_id.as_deref().unwrap_or_default();

@@ -4,6 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
+use crate::error::Result;
+use crate::evaluate::{BINS, Foresight};
 use crate::kafka;
 use crate::learner::{MODEL_TYPES, Now};
 use crate::model::{Agent, AgentPerformanceModel, Settings, Tally, Tenant};
@@ -11,7 +13,7 @@ use crate::outcome::{Status, format_time};
 use crate::store::Counters;
 
 impl App {
-    pub(super) fn metrics(&self) -> Response {
+    pub(super) fn metrics(&self) -> Answer {
         let model = self.shared.model();
         let counters = self.shared.counters();
         let score = model.score();
@@ -30,8 +32,28 @@ impl App {
             "dropped_fields": counters.dropped_fields,
             "saves": counters.saves,
             "failed_saves": counters.failed_saves,
+            "prediction_accuracy": counters.foresight.accuracy(),
+            "log_loss": counters.foresight.log_loss(),
+            "calibration": calibration_json(&counters.foresight),
+            "decisions": self.decisions_json(&counters)?,
         });
-        json_response(200, &body)
+        Ok(json_response(200, &body))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    fn decisions_json(&self, counters: &Counters) -> Result<Value> {
+        let recorded = counters.last_decision;
+        let wait_ms = i64::try_from(self.decision_wait.as_millis()).unwrap_or(i64::MAX);
+        let waited_since = Now::read().unix_ms.saturating_sub(wait_ms);
+        Ok(json!({
+            "recorded": recorded,
+            "unrecorded": self.shared.decisions.unrecorded(),
+            "explored": counters.decisions_explored,
+            "explored_share":
+                (recorded > 0).then(|| counters.decisions_explored as f64 / recorded as f64),
+            "with_outcome": counters.decisions_with_outcome,
+            "orphaned": self.reader.decisions_without_outcome(waited_since)?,
+        }))
     }
 
     fn updates_per_minute(&self, counters: &Counters) -> f64 {
@@ -161,6 +183,22 @@ impl App {
         });
         json_response(200, &body)
     }
+}
+
+/// How often what was foretold came true, by what was foretold.
+#[expect(clippy::cast_precision_loss, reason = "there are ten bins")]
+fn calibration_json(foresight: &Foresight) -> Vec<Value> {
+    let edge = |index: usize| index as f64 / BINS as f64;
+    let bins = foresight.bins().iter().enumerate().map(|(index, bin)| {
+        json!({
+            "from": edge(index),
+            "to": edge(index + 1),
+            "count": bin.predictions,
+            "mean_predicted": bin.mean_predicted(),
+            "mean_observed": bin.mean_observed(),
+        })
+    });
+    bins.collect()
 }
 
 fn kafka_json(status: &kafka::Status) -> Value {

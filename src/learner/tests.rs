@@ -8,10 +8,12 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tempfile::TempDir;
 
 use super::*;
-use crate::decisions::Decision;
+use crate::decisions::{Decision, RequestHash};
 use crate::model::{Caps, Question, rank};
 use crate::outcome::{DecisionRef, Feature, Status};
 use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, planned_failure};
+
+mod decisions;
 
 /// What is sent in a test: identity `number`, everything else made of it.
 fn outcome(number: u64) -> Outcome {
@@ -447,10 +449,10 @@ fn an_outcome_of_a_decision_is_learned_with_the_task_and_context_of_that_moment(
         let decided = Decision {
             task_type: Some("decided".to_owned()),
             context: vec![("decided".to_owned(), Feature::Bool(true))],
-            request: Vec::new(),
+            request: RequestHash::default(),
             answer: Vec::new(),
         };
-        bench.learner().shared().decisions.remember("default", "d", decided);
+        bench.learner().shared().decisions.remember("default", "d", decided, None);
         sent.decision = decision;
         bench.append(vec![record(sent)]).unwrap();
         for reopened in [false, true] {
@@ -483,10 +485,10 @@ fn what_comes_from_the_topic_is_learned_with_what_it_carries() {
     let decided = Decision {
         task_type: Some("decided".to_owned()),
         context: Vec::new(),
-        request: Vec::new(),
+        request: RequestHash::default(),
         answer: Vec::new(),
     };
-    bench.learner().shared().decisions.remember("default", "d", decided);
+    bench.learner().shared().decisions.remember("default", "d", decided, None);
     let explicit = Some(DecisionRef::Explicit("d".to_owned()));
     let correlated = Some(DecisionRef::Correlation("d".to_owned()));
     for (number, resolved, sent, kept) in [
@@ -1184,6 +1186,7 @@ fn simulate(seed: u64) {
         save_interval: rng.random_bool(0.5).then_some(100 * SECOND),
         checkpoint_outcomes: rng.random_range(20..200),
         checkpoint_learning_time: Duration::MAX,
+        ..LearnerOptions::default()
     });
     bench.store_options.versions_max = rng.random_range(2..5);
     bench.reopen();

@@ -858,7 +858,7 @@ impl Logistic {
     }
 
     /// Learns that an agent had this reward, `0..=1`. `task` holds the effects of the task type
-    /// and whether the agent may have one of its own there.
+    /// and whether the agent may have one of its own there. Returns the expected reward before that.
     pub(super) fn learn(
         &mut self,
         context: &Context,
@@ -867,7 +867,7 @@ impl Logistic {
         block: &mut Option<Arc<Block>>,
         reward: f64,
         width: &mut Width,
-    ) {
+    ) -> f64 {
         let now = self.now;
         let active = self.observe(context, width);
         let block = block.get_or_insert_with(|| {
@@ -915,7 +915,7 @@ impl Logistic {
             self.features[feature as usize].add_to(&mut sum, x, &SHARED_FEATURE, now);
         }
 
-        self.weigh(&sum, reward);
+        let foretold = self.weigh(&sum, reward);
         let step = Step::of(&sum, reward);
         block.learn(&active, now, &rows, &gains, &step);
         if let Some(effect) = own_task {
@@ -929,12 +929,16 @@ impl Logistic {
             self.features[feature as usize].learn(x, &SHARED_FEATURE, now, &step);
         }
         self.now += 1;
+        foretold
     }
 
-    /// Weighs the copies by how well they foretold `reward`.
-    fn weigh(&mut self, sum: &Sum, reward: f64) {
+    /// Weighs the copies by how well they foretold `reward`. Returns what they did together, by
+    /// their weights until then, `0..=1`.
+    fn weigh(&mut self, sum: &Sum, reward: f64) -> f64 {
+        let log_odds = lanes(|copy| sum.mean[copy] * moderation(sum.variance[copy]));
+        let foretold = lanes(|copy| self.weights[copy] * sigmoid(log_odds[copy]));
         let evidence = lanes(|copy| {
-            let z = sum.mean[copy] * moderation(sum.variance[copy]);
+            let z = log_odds[copy];
             -reward * softplus(-z) - (1.0 - reward) * softplus(z)
         });
         // Relative to the best, so that not all of them can vanish.
@@ -944,6 +948,8 @@ impl Logistic {
         self.weights = lanes(|copy| {
             (1.0 - WEIGHT_SHARED) * earned[copy] / total + WEIGHT_SHARED * EVEN_WEIGHT
         });
+        // Weights sum to 1 up to rounding.
+        foretold.iter().sum::<f64>().clamp(0.0, 1.0)
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evaluate::Foresight;
+
 /// Totals that are committed with the work they count.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -39,6 +41,19 @@ pub struct Counters {
     pub update_time_us: u64,
     /// Outcomes learned.
     pub samples_processed: u64,
+
+    /// Number of the newest recorded decision: so many were recorded.
+    pub last_decision: u64,
+    /// Bytes of all recorded decisions, roughly.
+    pub decision_bytes: u64,
+    /// Recorded decisions that would have been others without a draw.
+    pub decisions_explored: u64,
+    /// Recorded decisions that found their outcome.
+    pub decisions_with_outcome: u64,
+    /// Decisions that were answered but not recorded.
+    pub decisions_unrecorded: u64,
+    /// How well outcomes were foretold.
+    pub foresight: Foresight,
 
     /// Versions saved.
     pub saves: u64,

@@ -17,6 +17,7 @@ use super::{
     reader::{LearningEvent, insert_events},
     to_sql, write,
 };
+use crate::decisions::Waiting;
 use crate::error::{Error, Result};
 use crate::outcome::{IdentityKey, Outcome};
 
@@ -57,6 +58,8 @@ pub struct Append<'a> {
     pub replayed: &'a [String],
     /// How far the sources have been read.
     pub positions: &'a [Position],
+    /// Answered selections, in order. What is joined with outcomes are these and earlier ones.
+    pub decisions: &'a [Waiting],
 }
 
 /// One entry of the journal.
@@ -138,14 +141,27 @@ impl Store {
     }
 
     /// Makes a group of records durable in one transaction, with `counters` as they are after it.
-    /// The caller has sorted out duplicates.
+    /// The caller has sorted out duplicates; how many decisions found their outcome is added here.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
-    pub fn append(&mut self, append: &Append<'_>, counters: &Counters, now_ms: i64) -> Result<()> {
+    pub fn append(
+        &mut self,
+        append: &Append<'_>,
+        counters: &mut Counters,
+        now_ms: i64,
+    ) -> Result<()> {
         let options = self.options;
         let mut dead_letter_sizes = self.dead_letter_sizes;
         let transaction = write(&mut self.connection)?;
+        let joined = super::decisions::insert(
+            &transaction,
+            append.decisions,
+            counters.last_decision,
+            counters.decision_bytes,
+            &options,
+        )?;
+        counters.decisions_with_outcome += joined;
         if !append.outcomes.is_empty() {
             let identities: Vec<u8> =
                 append.outcomes.iter().flat_map(|outcome| outcome.identity).collect();
@@ -160,6 +176,10 @@ impl Store {
             };
             row.insert(&transaction, now_ms)?;
             prune(&transaction, &row, counters, &options, now_ms)?;
+            let first_sequence = row.first_sequence;
+            let joined =
+                super::decisions::join(&transaction, append.outcomes, first_sequence, &options)?;
+            counters.decisions_with_outcome += joined;
         }
         dead_letter_sizes.insert(
             &transaction,

@@ -7,8 +7,8 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use super::{
-    DATABASE_FILE, DeadLetter, ModelVersion, Position, StoreOptions, dead_letters, execute,
-    from_sql, open_read_only, padded_id, query, to_sql, versions,
+    DATABASE_FILE, DeadLetter, ModelVersion, Position, RecordedDecision, StoreOptions,
+    dead_letters, decisions, execute, from_sql, open_read_only, padded_id, query, to_sql, versions,
 };
 use crate::error::{Error, Result};
 
@@ -224,5 +224,34 @@ impl Reader {
     /// [`Error::Unavailable`] when the database can't be read now.
     pub fn dead_letter_ids(&self) -> Result<Vec<String>> {
         self.with(dead_letters::ids)
+    }
+
+    /// A tenant's decisions, newest first, those before the number `before`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn decisions(
+        &self,
+        tenant: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<RecordedDecision>> {
+        self.with(|connection| decisions::list(connection, tenant, before, limit))
+    }
+
+    /// A decision by its id, and the answer's body.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn decision(&self, tenant: &str, id: &str) -> Result<Option<(RecordedDecision, String)>> {
+        self.with(|connection| decisions::by_id(connection, tenant, id))
+    }
+
+    /// How many decisions made before `before_ms` still have no outcome.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn decisions_without_outcome(&self, before_ms: i64) -> Result<u64> {
+        self.with(|connection| decisions::without_outcome(connection, before_ms))
     }
 }

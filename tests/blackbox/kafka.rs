@@ -490,3 +490,17 @@ fn settings_that_make_no_client_are_told_at_the_start_without_the_secret() {
     assert!(!service.log().contains("planted-secret"));
     assert!(!status(&service).to_string().contains("planted-secret"));
 }
+
+#[test]
+fn an_outcome_that_comes_back_from_the_topic_is_joined_with_its_decision() {
+    let cluster = Cluster::new(1);
+    let directory = TempDir::new().unwrap();
+    let service = cluster.setup(&directory).start();
+    let request = json!({"task_type": "decided", "candidates": ["amy"], "decision_id": "d"});
+    let answer = service.post_json("/api/learning/predict/agent-selection", &request);
+    assert_eq!(answer.json()["recorded"], true);
+    let event = json!({"agent_name": "amy", "status": "success", "correlation_id": "d"});
+    service.learn(&event.to_string());
+    let row = service.get("/api/learning/decisions/d").json();
+    assert_eq!(row["outcome"]["reward"], 1.0);
+}

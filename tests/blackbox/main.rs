@@ -4,6 +4,7 @@ mod api;
 mod broker;
 mod cli;
 mod crash;
+mod decisions;
 mod dispatch;
 mod faults;
 mod harness;

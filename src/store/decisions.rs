@@ -1,0 +1,491 @@
+//! Decisions as they are kept: question, choice and answer, and the outcome that came of it.
+//!
+//! Rows are numbered in the order in which they are written, and each knows how many bytes were
+//! written before it, ever: the bounds cost one comparison per row that goes.
+//!
+//! An outcome that names a decision is joined to it in the transaction that journals the outcome,
+//! so it is joined exactly once, whatever crashes or is learned again. The first outcome with a
+//! reward that names the agent ranked first is the decision's. One that arrives before its decision
+//! waits in `early_outcomes`.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::{Map, Value, json};
+
+use super::{Store, StoreOptions, execute, from_sql, query, reaction, to_sql};
+use crate::decisions::{Decision, REMEMBERED_MAX, RequestHash, Waiting};
+use crate::error::Result;
+use crate::outcome::{Context, Feature, Outcome, context_of, format_time};
+
+pub(super) const SCHEMA: &str = "
+CREATE TABLE decisions(
+    number INTEGER PRIMARY KEY,
+    start_bytes INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    task_type TEXT,
+    chosen TEXT,
+    score REAL,
+    propensity REAL,
+    explore INTEGER NOT NULL,
+    explored INTEGER NOT NULL,
+    model_version INTEGER NOT NULL,
+    strategy TEXT NOT NULL,
+    outcome_sequence INTEGER,
+    outcome_ms INTEGER,
+    status TEXT,
+    reward REAL,
+    latency_ms REAL,
+    quality REAL,
+    cost REAL,
+    request BLOB NOT NULL,
+    context TEXT NOT NULL,
+    candidates TEXT NOT NULL,
+    details TEXT,
+    answer TEXT NOT NULL,
+    UNIQUE (tenant, id)
+) STRICT;
+CREATE INDEX decisions_without_outcome ON decisions(created_ms)
+    WHERE outcome_sequence IS NULL AND chosen IS NOT NULL;
+CREATE TABLE early_outcomes(
+    sequence INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    outcome_ms INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    reward REAL NOT NULL,
+    latency_ms REAL,
+    quality REAL,
+    cost REAL,
+    UNIQUE (tenant, decision, agent)
+) STRICT;
+";
+
+/// A decision as it was recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedDecision {
+    /// Counts up in the order of recording.
+    pub number: u64,
+    /// Its id, unique in the tenant.
+    pub id: String,
+    /// Whose agents competed.
+    pub tenant: String,
+    /// Unix time, ms.
+    pub created_ms: i64,
+    /// The task type of the question.
+    pub task_type: Option<String>,
+    /// The context of the question.
+    pub context: Context,
+    /// Who competed.
+    pub candidates: Vec<Candidate>,
+    /// The agent ranked first; `None` when nobody was known.
+    pub chosen: Option<String>,
+    /// What it was ranked by.
+    pub score: Option<f64>,
+    /// The probability of ranking it first then.
+    pub propensity: Option<f64>,
+    /// The request allowed a draw.
+    pub explore: bool,
+    /// Without a draw another agent would have been first.
+    pub explored: bool,
+    /// The journal sequence that the answering snapshot had learned.
+    pub model_version: u64,
+    /// How agents were ranked.
+    pub strategy: String,
+    /// What else had a part in the choice.
+    pub details: Map<String, Value>,
+    /// What came of it.
+    pub outcome: Option<JoinedOutcome>,
+}
+
+/// One of those who competed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Its name.
+    pub agent: String,
+    /// Its expected success then, `0..=1`.
+    pub expected_success: f64,
+    /// The probability of ranking it first then, `0..=1`.
+    pub propensity: f64,
+}
+
+/// What came of a decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JoinedOutcome {
+    /// Its place in the journal.
+    pub sequence: u64,
+    /// Unix time of the event, ms.
+    pub time_ms: i64,
+    /// How it ended.
+    pub status: String,
+    /// `0..=1`.
+    pub reward: f64,
+    /// Milliseconds.
+    pub latency_ms: Option<f64>,
+    /// `0..=1`.
+    pub quality: Option<f64>,
+    /// In the user's currency.
+    pub cost: Option<f64>,
+}
+
+impl RecordedDecision {
+    /// As answers show it.
+    pub fn to_json(&self) -> Value {
+        let candidates: Vec<Value> = self
+            .candidates
+            .iter()
+            .map(|Candidate { agent, expected_success, propensity }| {
+                json!({
+                    "agent_name": agent,
+                    "expected_success": expected_success,
+                    "propensity": propensity,
+                })
+            })
+            .collect();
+        let outcome = self.outcome.as_ref().map(|outcome| {
+            json!({
+                "status": outcome.status,
+                "reward": outcome.reward,
+                "latency_ms": outcome.latency_ms,
+                "quality_score": outcome.quality,
+                "cost": outcome.cost,
+                "timestamp": format_time(outcome.time_ms),
+                "journal_sequence": outcome.sequence,
+            })
+        });
+        let mut row = json!({
+            "decision_id": self.id,
+            "tenant_id": self.tenant,
+            "timestamp": format_time(self.created_ms),
+            "task_type": self.task_type,
+            "context": context_json(&self.context),
+            "chosen": self.chosen,
+            "score": self.score,
+            "propensity": self.propensity,
+            "explore": self.explore,
+            "explored": self.explored,
+            "model_version": self.model_version,
+            "strategy": self.strategy,
+            "candidates": candidates,
+            "outcome": outcome,
+        });
+        if let Value::Object(fields) = &mut row {
+            fields.extend(self.details.clone());
+        }
+        row
+    }
+}
+
+fn context_json(context: &Context) -> Map<String, Value> {
+    let value = |feature: &Feature| match feature {
+        Feature::Text(text) => Value::from(text.as_str()),
+        Feature::Bool(yes) => Value::from(*yes),
+        Feature::Number(number) => Value::from(*number),
+    };
+    context.iter().map(|(key, feature)| (key.clone(), value(feature))).collect()
+}
+
+/// Inserts decisions with numbers up to `last_number`, of `end_bytes` bytes with all before, joins
+/// them with outcomes that came early, then deletes the oldest beyond the bounds. Returns how many were
+/// joined.
+pub(super) fn insert(
+    connection: &Connection,
+    decisions: &[Waiting],
+    last_number: u64,
+    end_bytes: u64,
+    options: &StoreOptions,
+) -> Result<u64> {
+    if decisions.is_empty() {
+        return Ok(0);
+    }
+    let first_number = last_number + 1 - decisions.len() as u64;
+    let mut bytes = end_bytes - decisions.iter().map(|waiting| waiting.bytes() as u64).sum::<u64>();
+    for (number, waiting) in (first_number..).zip(decisions) {
+        if !insert_one(connection, waiting, number, bytes)? {
+            // An id that was forgotten may be given again: the newest stands.
+            execute(
+                connection,
+                "DELETE FROM decisions WHERE tenant = ?1 AND id = ?2",
+                [&waiting.tenant, &waiting.id],
+            )?;
+            insert_one(connection, waiting, number, bytes)?;
+        }
+        bytes += waiting.bytes() as u64;
+    }
+    let joined = join_early(connection, first_number)?;
+    // A walk from the oldest to the first that stays.
+    let beyond = end_bytes.saturating_sub(options.decisions_bytes_max);
+    let stays: Vec<u64> = query(
+        connection,
+        "SELECT number FROM decisions WHERE start_bytes >= ?1 ORDER BY number LIMIT 1",
+        [to_sql(beyond)],
+        |row| row.get(0).map(from_sql),
+    )?;
+    let beyond_bytes = stays.first().map_or(last_number, |number| number - 1);
+    let beyond_count = last_number.saturating_sub(options.decisions_max);
+    execute(
+        connection,
+        "DELETE FROM decisions WHERE number <= ?1",
+        [to_sql(beyond_bytes.max(beyond_count))],
+    )?;
+    Ok(joined)
+}
+
+/// Whether there was none with this id.
+fn insert_one(
+    connection: &Connection,
+    waiting: &Waiting,
+    number: u64,
+    start_bytes: u64,
+) -> Result<bool> {
+    let Waiting { tenant, id, decision, choice } = waiting;
+    let first = choice.first.as_ref();
+    let inserted = execute(
+        connection,
+        // OR REPLACE would have every statement prepared for its own undoing.
+        "INSERT OR IGNORE INTO decisions(number, start_bytes, tenant, id, created_ms, task_type,
+             chosen, score, propensity, explore, explored, model_version, strategy, request,
+             context, candidates, details, answer)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+        params![
+            to_sql(number),
+            to_sql(start_bytes),
+            tenant,
+            id,
+            choice.created_ms,
+            decision.task_type,
+            first.map(|first| &*first.agent),
+            first.map(|first| first.score),
+            first.map(|first| first.propensity),
+            choice.explore,
+            choice.explored,
+            to_sql(choice.model_version),
+            choice.strategy,
+            decision.request,
+            Value::Object(context_json(&decision.context)).to_string(),
+            &*choice.candidates,
+            choice.details,
+            // It is JSON of our own.
+            str::from_utf8(&decision.answer).unwrap_or_default(),
+        ],
+    )?;
+    Ok(inserted > 0)
+}
+
+/// Joins decisions from `first_number` on with outcomes that came before them.
+fn join_early(connection: &Connection, first_number: u64) -> Result<u64> {
+    let any: Vec<bool> =
+        query(connection, "SELECT EXISTS (SELECT 1 FROM early_outcomes)", [], |row| row.get(0))?;
+    if any != [true] {
+        return Ok(0);
+    }
+    let joined = execute(
+        connection,
+        "UPDATE decisions SET outcome_sequence = early.sequence, outcome_ms = early.outcome_ms,
+             status = early.status, reward = early.reward, latency_ms = early.latency_ms,
+             quality = early.quality, cost = early.cost
+         FROM early_outcomes AS early
+         WHERE decisions.number >= ?1 AND early.tenant = decisions.tenant
+             AND early.decision = decisions.id AND early.agent = decisions.chosen",
+        [to_sql(first_number)],
+    )?;
+    execute(
+        connection,
+        "DELETE FROM early_outcomes WHERE sequence IN
+             (SELECT early.sequence FROM decisions JOIN early_outcomes AS early
+                  ON early.tenant = decisions.tenant AND early.decision = decisions.id
+              WHERE decisions.number >= ?1)",
+        [to_sql(first_number)],
+    )?;
+    Ok(joined as u64)
+}
+
+/// Joins outcomes, the first of them journaled at `first_sequence`, with the decisions they name.
+/// Returns how many were joined.
+pub(super) fn join(
+    connection: &Connection,
+    outcomes: &[Outcome],
+    first_sequence: u64,
+    options: &StoreOptions,
+) -> Result<u64> {
+    let (mut joined, mut early) = (0, false);
+    for (sequence, outcome) in (first_sequence..).zip(outcomes) {
+        let (Some(decision), Some(reward)) = (&outcome.decision, outcome.reward()) else {
+            continue;
+        };
+        let Outcome { tenant, agent, latency_ms, quality, cost, time_ms, .. } = outcome;
+        let (sequence, status) = (to_sql(sequence), outcome.status.as_str());
+        let updated = execute(
+            connection,
+            "UPDATE decisions SET outcome_sequence = ?1, outcome_ms = ?2, status = ?3, reward = ?4,
+                 latency_ms = ?5, quality = ?6, cost = ?7
+             WHERE tenant = ?8 AND id = ?9 AND chosen = ?10 AND outcome_sequence IS NULL",
+            params![
+                sequence,
+                time_ms,
+                status,
+                reward,
+                latency_ms,
+                quality,
+                cost,
+                tenant,
+                decision.id(),
+                agent
+            ],
+        )?;
+        joined += updated as u64;
+        if updated == 0 {
+            // Of a decision that is there it is another agent's, or a later one.
+            let inserted = execute(
+                connection,
+                "INSERT OR IGNORE INTO early_outcomes(sequence, tenant, decision, agent, outcome_ms,
+                     status, reward, latency_ms, quality, cost)
+                 SELECT ?1, ?8, ?9, ?10, ?2, ?3, ?4, ?5, ?6, ?7
+                 WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE tenant = ?8 AND id = ?9)",
+                params![
+                    sequence, time_ms, status, reward, latency_ms, quality, cost, tenant,
+                    decision.id(), agent
+                ],
+            )?;
+            early |= inserted > 0;
+        }
+    }
+    if early {
+        // One waits for as many outcomes as decisions are kept.
+        let last_sequence = first_sequence - 1 + outcomes.len() as u64;
+        let kept_after = last_sequence.saturating_sub(options.decisions_max);
+        execute(
+            connection,
+            "DELETE FROM early_outcomes WHERE sequence <= ?1",
+            [to_sql(kept_after)],
+        )?;
+    }
+    Ok(joined)
+}
+
+impl Store {
+    /// The newest decisions, as many as are remembered, oldest first, each with its tenant and id.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn decisions(&self) -> Result<Vec<(String, String, Decision)>> {
+        let mut decisions = query(
+            &self.connection,
+            "SELECT tenant, id, task_type, context, request, answer FROM decisions
+             ORDER BY number DESC LIMIT ?1",
+            [to_sql(REMEMBERED_MAX as u64)],
+            |row| {
+                let decision = Decision {
+                    task_type: row.get(2)?,
+                    context: context_of(&json_of(&row.get::<_, String>(3)?)),
+                    request: row.get::<_, RequestHash>(4)?,
+                    answer: row.get::<_, String>(5)?.into_bytes(),
+                };
+                Ok((row.get(0)?, row.get(1)?, decision))
+            },
+        )?;
+        decisions.reverse();
+        Ok(decisions)
+    }
+}
+
+const SELECT: &str = "
+    SELECT number, tenant, id, created_ms, task_type, context, candidates, chosen, score,
+           propensity, explore, explored, model_version, strategy, details, outcome_sequence,
+           outcome_ms, status, reward, latency_ms, quality, cost
+    FROM decisions";
+
+/// Rows are walked in their order: the index on tenant and id would have them sorted first.
+const OF_TENANT: &str = "+tenant";
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<RecordedDecision> {
+    let candidates: Vec<(String, f64, f64)> =
+        serde_json::from_str(&row.get::<_, String>(6)?).unwrap_or_default();
+    let candidates = candidates.into_iter().map(|(agent, expected_success, propensity)| {
+        Candidate { agent, expected_success, propensity }
+    });
+    let details = row.get::<_, Option<String>>(14)?.map(|text| json_of(&text));
+    let outcome = match row.get::<_, Option<i64>>(15)? {
+        None => None,
+        Some(sequence) => Some(JoinedOutcome {
+            sequence: from_sql(sequence),
+            time_ms: row.get(16)?,
+            status: row.get(17)?,
+            reward: row.get(18)?,
+            latency_ms: row.get(19)?,
+            quality: row.get(20)?,
+            cost: row.get(21)?,
+        }),
+    };
+    Ok(RecordedDecision {
+        number: from_sql(row.get(0)?),
+        tenant: row.get(1)?,
+        id: row.get(2)?,
+        created_ms: row.get(3)?,
+        task_type: row.get(4)?,
+        context: context_of(&json_of(&row.get::<_, String>(5)?)),
+        candidates: candidates.collect(),
+        chosen: row.get(7)?,
+        score: row.get(8)?,
+        propensity: row.get(9)?,
+        explore: row.get(10)?,
+        explored: row.get(11)?,
+        model_version: from_sql(row.get(12)?),
+        strategy: row.get(13)?,
+        details: match details {
+            Some(Value::Object(details)) => details,
+            _ => Map::new(),
+        },
+        outcome,
+    })
+}
+
+/// A tenant's decisions, newest first, those with a number below `before`.
+pub(super) fn list(
+    connection: &Connection,
+    tenant: &str,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<RecordedDecision>> {
+    query(
+        connection,
+        &format!(
+            "{SELECT} WHERE {OF_TENANT} = ?1 AND (?2 IS NULL OR number < ?2)
+             ORDER BY number DESC LIMIT ?3"
+        ),
+        params![tenant, before.map(to_sql), limit],
+        read,
+    )
+}
+
+/// A decision and its answer.
+pub(super) fn by_id(
+    connection: &Connection,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<(RecordedDecision, String)>> {
+    let select = SELECT.replace("FROM decisions", ", answer FROM decisions");
+    connection
+        .prepare_cached(&format!("{select} WHERE tenant = ?1 AND id = ?2"))
+        .and_then(|mut statement| {
+            statement.query_row([tenant, id], |row| Ok((read(row)?, row.get(22)?))).optional()
+        })
+        .map_err(|error| reaction(&error))
+}
+
+/// How many decisions made before `before_ms` have no outcome.
+pub(super) fn without_outcome(connection: &Connection, before_ms: i64) -> Result<u64> {
+    let counts = query(
+        connection,
+        "SELECT count(*) FROM decisions
+         WHERE outcome_sequence IS NULL AND chosen IS NOT NULL AND created_ms < ?1",
+        [before_ms],
+        |row| row.get(0).map(from_sql),
+    )?;
+    Ok(counts.into_iter().next().unwrap_or(0))
+}
