@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use online_learning::config::Config;
 use online_learning::http::App;
+use online_learning::http::access::Access;
 use online_learning::http::server::{Limits, Request, Response, Server};
 use online_learning::learner::LearnerOptions;
 use online_learning::model::{AgentPerformanceModel, Caps, Question, Settings, Strategy, rank};
@@ -299,7 +300,8 @@ fn bench_predictions() {
         let config = Config::resolve(|name| (name == "MODEL_STORAGE_PATH").then(|| path.clone()))
             .expect("the defaults are allowed");
         let (inbox, shared) = (updater.inbox(), updater.shared());
-        let app = Arc::new(App::new(&config, inbox, shared, None, stop_rx.clone()));
+        let access = Arc::new(Access::open(&config.access).expect("there are no tokens to read"));
+        let app = Arc::new(App::new(&config, access, inbox, shared, None, stop_rx.clone()));
         (updater, app)
     });
     let bare = |request: &mut Request<'_>| {

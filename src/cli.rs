@@ -66,6 +66,7 @@ pub fn command() -> clap::Command {
                         .value_name("URL")
                         .help("Send to the service there, instead of opening the storage"),
                 )
+                .arg(token_file())
                 .args(settings()),
         )
         .subcommand(
@@ -87,7 +88,7 @@ pub fn command() -> clap::Command {
         .subcommand(
             clap::Command::new("simulate")
                 .about("Play a stream of tasks against a running service and watch it learn")
-                .arg(url())
+                .args(service())
                 .arg(
                     text("tasks", "N", "Tasks to play")
                         .default_value("600")
@@ -164,7 +165,7 @@ fn replayed(matches: &ArgMatches) -> replay::Plan {
 fn predict_command() -> clap::Command {
     clap::Command::new("predict")
         .about("Ask a running service for agents")
-        .arg(url())
+        .args(service())
         .args(task())
         .arg(
             text("top-k", "K", "How many agents")
@@ -196,7 +197,7 @@ fn dispatch_command() -> clap::Command {
     clap::Command::new("dispatch")
         .about("Run a command with the agent that a running service chooses, report the outcome")
         .after_help(DISPATCH_EXIT_STATUS)
-        .arg(url())
+        .args(service())
         .arg(task_type.required(true))
         .args(others)
         .arg(
@@ -264,6 +265,18 @@ fn url() -> Arg {
         .default_value(URL)
 }
 
+fn token_file() -> Arg {
+    text("token-file", "FILE", "File with the token that the service wants")
+        .env("ONLINE_LEARNING_TOKEN_FILE")
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(PathBuf))
+}
+
+/// A running service.
+fn service() -> [Arg; 2] {
+    [url(), token_file()]
+}
+
 fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
@@ -275,12 +288,13 @@ pub enum Command {
     Serve(Settings, Option<PathBuf>),
     /// Import into the storage.
     Import(Settings, PathBuf),
-    /// Import through a service.
-    ImportTo(String, PathBuf),
+    /// Import through a service, with a file that holds its token.
+    ImportTo(String, Option<PathBuf>, PathBuf),
     /// Write to the topic.
     Emit(Settings, PathBuf),
-    /// Ask for agents: the request, and whether to print the raw answer.
-    Predict(String, Value, bool),
+    /// Ask for agents: the service, a file with its token, the request, whether to print the raw
+    /// answer.
+    Predict(String, Option<PathBuf>, Value, bool),
     /// Run a command with an agent.
     Dispatch(dispatch::Plan),
     /// Play recorded streams through the model.
@@ -322,11 +336,12 @@ impl Command {
         let string = |matches: &ArgMatches, name: &str| {
             matches.get_one::<String>(name).cloned().unwrap_or_default()
         };
+        let token = |matches: &ArgMatches| matches.get_one::<PathBuf>("token-file").cloned();
         Ok(match matches.subcommand() {
             Some(("import", sub)) => {
                 let file = sub.get_one::<PathBuf>("file").cloned().unwrap_or_default();
                 match sub.get_one::<String>("url") {
-                    Some(url) => Self::ImportTo(url.clone(), file),
+                    Some(url) => Self::ImportTo(url.clone(), token(sub), file),
                     None => Self::Import(Settings::of(sub), file),
                 }
             }
@@ -336,16 +351,18 @@ impl Command {
             }
             Some(("predict", sub)) => {
                 let raw = string(sub, "format") == "json";
-                Self::Predict(string(sub, "url"), prediction(sub)?, raw)
+                Self::Predict(string(sub, "url"), token(sub), prediction(sub)?, raw)
             }
             Some(("dispatch", sub)) => Self::Dispatch(dispatch::Plan {
                 url: string(sub, "url"),
+                token_file: token(sub),
                 question: question(sub)?,
                 command: sub.get_many("command").into_iter().flatten().cloned().collect(),
                 timeout: sub.get_one("timeout").copied(),
             }),
             Some(("simulate", sub)) => Self::Simulate(simulate::Plan {
                 url: string(sub, "url"),
+                token_file: token(sub),
                 tasks: sub.get_one("tasks").copied().unwrap_or(600),
                 window: sub.get_one("window").copied().unwrap_or(100),
                 seed: sub.get_one("seed").copied().unwrap_or(1),
@@ -382,16 +399,16 @@ impl Command {
                 let summary = import::into_storage(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
             }
-            Self::ImportTo(url, file) => {
-                let summary = import::into_service(&url, &file)?;
+            Self::ImportTo(url, token_file, file) => {
+                let summary = import::into_service(&url, token_file.as_deref(), &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
             }
             Self::Emit(settings, file) => {
                 let summary = emit::into_topic(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
             }
-            Self::Predict(url, request, raw) => {
-                let client = Client::new(&url)?;
+            Self::Predict(url, token_file, request, raw) => {
+                let client = Client::new(&url)?.with_token_file(token_file.as_deref())?;
                 let answer = client.post("/api/learning/predict/agent-selection", &request)?;
                 if raw { writeln!(out, "{answer}") } else { print_table(&answer, out) }
                     .map_err(gone)?;
@@ -513,7 +530,7 @@ mod tests {
             "7",
             "--no-explore",
         ];
-        let Ok(Command::Predict(url, request, raw)) =
+        let Ok(Command::Predict(url, _, request, raw)) =
             Command::of(&command().try_get_matches_from(line).unwrap())
         else {
             panic!("predict is not what was read");

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,6 +21,8 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub struct Client {
     agent: ureq::Agent,
     base: String,
+    /// The value of `Authorization`, where there is a token.
+    authorization: Option<String>,
 }
 
 impl Client {
@@ -46,7 +49,27 @@ impl Client {
             .http_status_as_error(false)
             .max_idle_age(Duration::from_secs(30))
             .build();
-        Ok(Self { agent: config.into(), base: url.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            agent: config.into(),
+            base: url.trim_end_matches('/').to_owned(),
+            authorization: None,
+        })
+    }
+
+    /// The same client with the token that stands in the first line of a file, if one is named.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the file can't be read or holds no token.
+    pub fn with_token_file(mut self, file: Option<&Path>) -> Result<Self> {
+        let Some(file) = file else { return Ok(self) };
+        let wrong = |why: &str| Error::Config(format!("--token-file {}: {why}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(&error.to_string()))?;
+        let token = text.lines().next().unwrap_or_default().trim();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong("its first line is no token"));
+        }
+        self.authorization = Some(format!("Bearer {token}"));
+        Ok(self)
     }
 
     /// Posts a JSON body and reads the JSON answer.
@@ -76,16 +99,37 @@ impl Client {
         }
     }
 
+    /// Reads the JSON answer at `path`.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.call())
+    }
+
     fn send(&self, path: &str, media: &str, body: &[u8]) -> Result<Value> {
-        let url = format!("{}{path}", self.base);
+        let mut request = self.agent.post(format!("{}{path}", self.base)).content_type(media);
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.send(body))
+    }
+
+    fn answer(
+        &self,
+        response: std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value> {
         let unreachable = |error: ureq::Error| {
             Error::Unavailable(format!(
                 "no answer from {}: {error}; is the service running there?",
                 self.base
             ))
         };
-        let mut response =
-            self.agent.post(&url).content_type(media).send(body).map_err(unreachable)?;
+        let mut response = response.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response
             .body_mut()

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
@@ -38,7 +39,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 51] = [
+pub const OPTIONS: [Opt; 57] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -208,6 +209,32 @@ pub const OPTIONS: [Opt; 51] = [
         "",
         "File that holds the password, with a SASL protocol",
     ),
+    opt(
+        "AUTH_TOKENS_FILE",
+        "auth-tokens-file",
+        "",
+        "File of tokens that requests need: name, scope (read, ingest, admin), tenant, sha256",
+    ),
+    opt(
+        "LISTEN_INSECURE",
+        "insecure",
+        "false",
+        "Let other machines in without tokens: whoever reaches the port may do everything",
+    ),
+    opt(
+        "ALLOWED_HOSTS",
+        "allowed-hosts",
+        "",
+        "Further names under which the service may be asked, separated by commas",
+    ),
+    opt("RATE_LIMIT", "rate-limit", "0", "Requests per second and token; 0 for no limit"),
+    opt(
+        "RATE_LIMIT_BURST",
+        "rate-limit-burst",
+        "100",
+        "Requests of a token at once, with a rate limit",
+    ),
+    opt("LOG_FORMAT", "log-format", "text", "Log lines as text or json"),
     opt("RUST_LOG", "log", "info", "Log level: error, warn, info, debug, or a filter"),
     opt("LOG_STYLE", "log-style", "auto", "Colours in the log: auto, always or never"),
 ];
@@ -217,6 +244,7 @@ pub const OPTIONS: [Opt; 51] = [
 #[expect(missing_docs, reason = "OPTIONS describes them")]
 pub struct Config {
     pub listen_addr: SocketAddr,
+    pub access: AccessOptions,
     pub storage_path: PathBuf,
     pub kafka_topic: String,
     pub kafka: Option<KafkaOptions>,
@@ -248,6 +276,7 @@ impl Config {
         if !["auto", "always", "never"].contains(&source.text("LOG_STYLE").as_str()) {
             return Err(source.wrong("LOG_STYLE", "auto, always or never"));
         }
+        source.choice("LOG_FORMAT", &crate::logging::Format::NAMES)?;
         let caps = Caps {
             tenants: source.number("MAX_TENANTS", 1, 100_000)?,
             agents_per_tenant: source.number("MAX_AGENTS", 1, 10_000_000)?,
@@ -300,8 +329,10 @@ impl Config {
         };
         let storage_path = source.text("MODEL_STORAGE_PATH");
         let body_mib: usize = source.number("HTTP_BODY_BUDGET_MIB", 9, 1 << 20)?;
+        let listen_addr = source.address("LISTEN_ADDR")?;
         Ok(Self {
-            listen_addr: source.address("LISTEN_ADDR")?,
+            listen_addr,
+            access: source.access(listen_addr)?,
             storage_path: PathBuf::from(storage_path),
             kafka_topic: source.topic("KAFKA_OUTCOME_TOPIC")?,
             kafka: source.kafka()?,
@@ -312,6 +343,22 @@ impl Config {
             learner,
             store,
         })
+    }
+
+    /// Whether the service may listen where it should.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when other machines could do everything and nobody said that they may.
+    pub fn check_exposure(&self) -> Result<()> {
+        let AccessOptions { tokens_file, insecure, .. } = &self.access;
+        if self.listen_addr.ip().is_loopback() || tokens_file.is_some() || *insecure {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "LISTEN_ADDR (--listen-addr) is {}, which other machines can reach: AUTH_TOKENS_FILE \
+             names the tokens they need, or --insecure (LISTEN_INSECURE=true) lets everybody in",
+            self.listen_addr
+        )))
     }
 }
 
@@ -443,6 +490,32 @@ impl Source<'_> {
         }))
     }
 
+    /// Who may ask for what.
+    fn access(&self, listen: SocketAddr) -> Result<AccessOptions> {
+        let names: Vec<String> = self
+            .text("ALLOWED_HOSTS")
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .filter(|n| !n.is_empty())
+            .collect();
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !names.iter().all(|name| name.bytes().all(is_legal)) {
+            return Err(self.wrong("ALLOWED_HOSTS", "names without a port, such as a.example.org"));
+        }
+        let written = self.text("LISTEN_ADDR");
+        let listen_name = written.rsplit_once(':').map_or("", |(name, _)| name);
+        let per_second = self.real("RATE_LIMIT", 0.0, 1e9)?;
+        let burst = f64::from(self.number::<u32>("RATE_LIMIT_BURST", 1, 1_000_000_000)?);
+        Ok(AccessOptions {
+            tokens_file: Some(self.text("AUTH_TOKENS_FILE"))
+                .filter(|file| !file.is_empty())
+                .map(PathBuf::from),
+            insecure: self.flag("LISTEN_INSECURE")?,
+            hosts: Hosts::new(listen.ip(), listen_name, names),
+            rate: (per_second > 0.0).then_some(Rate { per_second, burst }),
+        })
+    }
+
     fn address(&self, env: &str) -> Result<SocketAddr> {
         let resolved = self.text(env).to_socket_addrs().ok().and_then(|mut found| found.next());
         resolved.ok_or_else(|| self.wrong(env, "an address and a port, such as 127.0.0.1:8000"))
@@ -496,6 +569,23 @@ mod tests {
         check_wrong("MODEL_VERSIONS_MAX", "1", "a whole number from 2");
         check_wrong("INTEGRITY_CHECK", "maybe", "true or false");
         check_wrong("ENABLE_KAFKA", "maybe", "true or false");
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_with_tokens_or_when_that_is_spelled_out() {
+        let check = |pairs: &[(&str, &str)]| resolve(pairs).unwrap().check_exposure();
+        let open = ("LISTEN_ADDR", "0.0.0.0:8000");
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&[("LISTEN_ADDR", "[::1]:8000")]), Ok(()));
+        let Err(Error::Config(text)) = check(&[open]) else { panic!("it should be refused") };
+        for name in ["0.0.0.0:8000", "AUTH_TOKENS_FILE", "--insecure"] {
+            assert!(text.contains(name), "{text}");
+        }
+        assert_eq!(check(&[open, ("LISTEN_INSECURE", "true")]), Ok(()));
+        assert_eq!(check(&[open, ("AUTH_TOKENS_FILE", "/tokens")]), Ok(()));
+        check_wrong("ALLOWED_HOSTS", "a.example.org:80", "names without a port");
+        check_wrong("RATE_LIMIT", "-1", "a number from 0");
+        check_wrong("LOG_FORMAT", "xml", "text or json");
     }
 
     #[test]

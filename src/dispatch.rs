@@ -10,6 +10,7 @@ mod supervise;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ const KILLED_BY: i32 = 128;
 pub struct Plan {
     /// The service.
     pub url: String,
+    /// File with the token that it wants.
+    pub token_file: Option<PathBuf>,
     /// The request for an agent: `context`, and `task_type`, `candidates`, `tenant_id` where given.
     pub question: Value,
     /// The command and its arguments; at least one word.
@@ -86,7 +89,8 @@ pub fn run(plan: &Plan) -> Result<u8> {
         }
     };
     let outcome = outcome(plan, &decision, status, elapsed);
-    let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?;
+    let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?
+        .with_token_file(plan.token_file.as_deref())?;
     let deadline = Instant::now() + REPORT_TIMEOUT;
     // What interrupted the command was not meant for the report.
     signals.wait(Some(Instant::now()));
@@ -124,7 +128,8 @@ struct Decision {
 }
 
 fn decide(plan: &Plan) -> Result<Decision> {
-    let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?;
+    let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?
+        .with_token_file(plan.token_file.as_deref())?;
     let mut question = plan.question.clone();
     question["top_k"] = 1.into();
     let answer = client.post("/api/learning/predict/agent-selection", &question)?;

@@ -62,6 +62,6 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Says what is wrong to whoever started the program: one line, whatever names are in it. If nobody
 /// reads it, the exit code still tells.
 pub fn complain(text: &str) {
-    let line = text.replace(|character: char| character.is_control(), " ");
+    let line = crate::logging::one_line(text);
     let _ = writeln!(std::io::stderr(), "online-learning: {line}");
 }

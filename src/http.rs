@@ -16,10 +16,12 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kafka::{Producer, View};
-use crate::learner::{Inbox, LearnerOptions, Shared};
+use crate::learner::{Inbox, LearnerOptions, Now, Shared};
+use crate::logging::RequestScope;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
 use crate::store::Reader;
 
+pub mod access;
 mod decisions;
 mod lists;
 mod models;
@@ -28,6 +30,7 @@ mod predict;
 pub mod server;
 mod status;
 
+use access::{Access, Caller, Need, Scope};
 use predict::Questions;
 use server::{Request, Response};
 
@@ -47,6 +50,7 @@ pub struct Kafka {
 
 /// What handlers share. Every thread of the server calls [`App::handle`].
 pub struct App {
+    access: Arc<Access>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     reader: Reader,
@@ -66,12 +70,14 @@ impl App {
     /// The handlers of a service; with Kafka, outcomes go to its topic. `stop_rx` is disconnected when it stops.
     pub fn new(
         config: &Config,
+        access: Arc<Access>,
         inbox: Arc<Inbox>,
         shared: Arc<Shared>,
         kafka: Option<Kafka>,
         stop_rx: Receiver<()>,
     ) -> Self {
         Self {
+            access,
             inbox,
             shared,
             reader: Reader::new(&config.storage_path),
@@ -94,8 +100,31 @@ impl App {
 
     /// Answers one request.
     pub fn handle(&self, request: &mut Request<'_>) -> Response {
+        let started = Now::read();
+        let id = match access::sane_request_id(request.header("x-request-id")) {
+            Some(id) => id.to_owned(),
+            None => new_id(started.unix_ms),
+        };
+        let _scope = RequestScope::begin(&id);
+        let mut caller = Caller::default();
+        let response = self.answer(request, started.instant, &mut caller);
+        log::debug!(
+            "request=answered route={} status={} token={} ms={:.3}",
+            Route::of(request.path()).map_or("-", |route| route.label()),
+            response.status,
+            caller.name(),
+            started.instant.elapsed().as_secs_f64() * 1_000.0
+        );
+        access::finished(response, &id)
+    }
+
+    fn answer(&self, request: &mut Request<'_>, now: Instant, caller: &mut Caller) -> Response {
         if self.stopping.load(Ordering::SeqCst) {
             return unavailable("the service is stopping").closing();
+        }
+        let checked = self.access.check_browser(request.header("host"), request.header("origin"));
+        if let Err(denied) = checked {
+            return denied.into();
         }
         let response = match Route::of(request.path()) {
             None => {
@@ -105,7 +134,14 @@ impl App {
                 let allowed = route.method();
                 let method = if request.method() == "HEAD" { "GET" } else { request.method() };
                 if method == allowed {
-                    self.route(&route, request).unwrap_or_else(|failure| failure.0)
+                    let authorization = request.header("authorization");
+                    match self.access.authorize(authorization, route.need(request.query()), now) {
+                        Ok(found) => {
+                            *caller = found;
+                            self.route(&route, request, caller).unwrap_or_else(|failure| failure.0)
+                        }
+                        Err(denied) => denied.into(),
+                    }
                 } else {
                     let detail = format!("{} takes {allowed}", shown(request.path()));
                     let allow = if allowed == "GET" { "GET, HEAD" } else { allowed };
@@ -116,20 +152,20 @@ impl App {
         if self.stopping.load(Ordering::SeqCst) { response.closing() } else { response }
     }
 
-    fn route(&self, route: &Route, request: &mut Request<'_>) -> Answer {
+    fn route(&self, route: &Route, request: &mut Request<'_>, caller: &Caller) -> Answer {
         match route {
-            Route::PredictAgentSelection => self.predict_agent_selection(request),
+            Route::PredictAgentSelection => self.predict_agent_selection(request, caller),
             Route::Metrics => self.metrics(),
-            Route::AgentsPerformance => self.agents_performance(request),
+            Route::AgentsPerformance => self.agents_performance(request, caller),
             Route::Status => Ok(self.status()),
             Route::SaveModels => self.save_models(request),
             Route::Model(model_type) => self.model(model_type),
             Route::Versions(model_type) => self.versions(model_type, request),
             Route::Activate(model_type, id) => self.activate(model_type, id, request),
-            Route::Outcomes => self.outcomes(request),
+            Route::Outcomes => self.outcomes(request, caller),
             Route::Events => self.learning_events(request),
-            Route::Decisions => self.decisions(request),
-            Route::Decision(id) => self.decision(id, request),
+            Route::Decisions => self.decisions(request, caller),
+            Route::Decision(id) => self.decision(id, request, caller),
             Route::DeadLetters => self.dead_letters(request),
             Route::ReplayDeadLetters => self.replay_dead_letters(request),
             Route::Livez => Ok(json_response(200, &json!({"status": "ok"}))),
@@ -157,6 +193,12 @@ impl From<Error> for Failure {
                 Response::problem(500, "the service failed; its log says why")
             }
         })
+    }
+}
+
+impl From<access::Denied> for Failure {
+    fn from(denied: access::Denied) -> Self {
+        Self(denied.into())
     }
 }
 
@@ -262,6 +304,53 @@ impl Route {
         Some(route)
     }
 
+    /// What a caller needs, where there are tokens. Each route says so itself: a new one can't be
+    /// forgotten.
+    fn need(&self, query: Option<&str>) -> Need {
+        match self {
+            Self::Livez => Need::Nothing,
+            // What the verbose one tells is for those who run the service.
+            Self::Readyz if query.is_none() => Need::Nothing,
+            Self::Readyz
+            | Self::Health
+            | Self::Status
+            | Self::PredictAgentSelection
+            | Self::AgentsPerformance
+            | Self::Decisions
+            | Self::Decision(_) => Need::Scope(Scope::Read),
+            Self::Outcomes => Need::Scope(Scope::Ingest),
+            Self::Metrics | Self::Model(_) | Self::Versions(_) | Self::Events => {
+                Need::AllTenants(Scope::Read)
+            }
+            Self::SaveModels | Self::Activate(..) | Self::DeadLetters | Self::ReplayDeadLetters => {
+                Need::AllTenants(Scope::Admin)
+            }
+        }
+    }
+
+    /// The path without what came from outside.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::PredictAgentSelection => "/api/learning/predict/agent-selection",
+            Self::Metrics => "/api/learning/metrics",
+            Self::AgentsPerformance => "/api/learning/agents/performance",
+            Self::Status => "/api/learning/status",
+            Self::SaveModels => "/api/learning/models/save",
+            Self::Model(_) => "/api/learning/models/{model_type}",
+            Self::Versions(_) => "/api/learning/models/{model_type}/versions",
+            Self::Activate(..) => "/api/learning/models/{model_type}/versions/{id}/activate",
+            Self::Outcomes => "/api/learning/outcomes",
+            Self::Events => "/api/learning/events",
+            Self::Decisions => "/api/learning/decisions",
+            Self::Decision(_) => "/api/learning/decisions/{id}",
+            Self::DeadLetters => "/api/learning/dead-letters",
+            Self::ReplayDeadLetters => "/api/learning/dead-letters/replay",
+            Self::Livez => "/livez",
+            Self::Readyz => "/readyz",
+            Self::Health => "/health",
+        }
+    }
+
     fn method(&self) -> &'static str {
         match self {
             Self::PredictAgentSelection
@@ -306,8 +395,9 @@ impl Query {
         }
     }
 
-    fn tenant(&self) -> Result<&str> {
-        Ok(self.name("tenant_id")?.unwrap_or(DEFAULT_TENANT))
+    /// The tenant to answer for.
+    fn tenant<'a>(&'a self, caller: &'a Caller) -> std::result::Result<&'a str, Failure> {
+        Ok(caller.tenant_or(self.name("tenant_id")?)?.unwrap_or(DEFAULT_TENANT))
     }
 
     fn flag(&self, name: &str) -> Result<bool> {

@@ -148,12 +148,12 @@ fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Sends to the service at `url`.
+/// Sends to the service at `url`, with the token in `token_file` where one is named.
 ///
 /// # Errors
 /// When the file can't be read or the service does not take it.
-pub fn into_service(url: &str, file: &Path) -> Result<Summary> {
-    let client = Client::new(url)?;
+pub fn into_service(url: &str, token_file: Option<&Path>, file: &Path) -> Result<Summary> {
+    let client = Client::new(url)?.with_token_file(token_file)?;
     let mut source = Source::open(file)?;
     let mut summary = Summary::default();
     while let Some(part) = source.next_part()? {

@@ -17,6 +17,7 @@ pub mod http;
 pub mod import;
 pub mod kafka;
 pub mod learner;
+pub mod logging;
 pub mod model;
 pub mod outcome;
 pub mod replay;

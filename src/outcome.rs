@@ -21,7 +21,7 @@ mod raw;
 
 use raw::{Raw, Scalar};
 
-pub use annotate::annotated;
+pub use annotate::{annotated, named_tenant, with_tenant};
 pub use raw::non_finite_as_null;
 
 /// Largest record that is looked at, in bytes.

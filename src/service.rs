@@ -1,6 +1,7 @@
 //! The only file that spawns threads (the HTTP server has its own): wires the parts, waits for a
 //! reason to stop, stops them in order, joins them.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rand::RngExt;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::http::access::Access;
 use crate::http::{self, App, server};
 use crate::kafka::{self, KafkaOptions, Producer, View};
 use crate::learner::{
@@ -300,23 +302,13 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     raise_descriptor_limit();
     let started = Instant::now();
     // Before anybody can see that the service runs and stop it.
-    let signals = watch_signals()?;
-    let limits = server::Limits {
-        connections_max: config.http_connections_max,
-        in_flight_body_bytes_max: config.http_body_bytes_max,
-        ..server::Limits::default()
-    };
-    let address = config.listen_addr;
+    let (signals, hangups) = watch_signals()?;
+    let at_terminal = std::io::stdin().is_terminal();
+    config.check_exposure()?;
+    let access = Arc::new(Access::open(&config.access)?);
     // First, so that a port in use leaves the storage alone.
-    let server = server::Server::bind(address, limits).map_err(|error| {
-        Error::Fatal(format!(
-            "can't listen on {address}: {error}; LISTEN_ADDR names another address"
-        ))
-    })?;
+    let server = bind(config, &access)?;
     let address = server.local_addr();
-    if !address.ip().is_loopback() {
-        log::warn!("listen={address} reachable=from_other_machines access_control=none");
-    }
     let updater = RealTimeModelUpdater::start_with_queue(
         &config.storage_path,
         config.store,
@@ -331,7 +323,8 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         .map(|options| Topic::start(options, &config.storage_path, &updater, &stop_rx))
         .transpose()?;
     let ends = topic.as_ref().map(Topic::ends);
-    let app = Arc::new(App::new(config, updater.inbox(), updater.shared(), ends, stop_rx));
+    let (inbox, shared) = (updater.inbox(), updater.shared());
+    let app = Arc::new(App::new(config, access.clone(), inbox, shared, ends, stop_rx));
     let handler = app.clone();
     let http = server
         .spawn(move |request| handler.handle(request))
@@ -368,7 +361,9 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
 
     let never = crossbeam_channel::never();
     let topic_ended = topic.as_ref().map_or(&never, |topic| &topic.ended);
-    let reason = wait_for_reason(&signals, &updater.ended, topic_ended, &health);
+    let mut on_hangup = || hung_up(&access, at_terminal);
+    let reason =
+        wait_for_reason(&signals, &hangups, &mut on_hangup, &updater.ended, topic_ended, &health);
     log::info!("service=stopping reason=\"{reason}\"");
     notify(&[sd_notify::NotifyState::Stopping]);
     app.stop();
@@ -400,6 +395,29 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         }
         (stopped, _) => stopped,
     }
+}
+
+/// Takes the port, and says who can reach it.
+fn bind(config: &Config, access: &Access) -> Result<server::Server> {
+    let limits = server::Limits {
+        connections_max: config.http_connections_max,
+        in_flight_body_bytes_max: config.http_body_bytes_max,
+        ..server::Limits::default()
+    };
+    let address = config.listen_addr;
+    let server = server::Server::bind(address, limits).map_err(|error| {
+        Error::Fatal(format!(
+            "can't listen on {address}: {error}; LISTEN_ADDR names another address"
+        ))
+    })?;
+    let address = server.local_addr();
+    if !address.ip().is_loopback() {
+        match access.tokens() {
+            0 => log::warn!("listen={address} reachable=from_other_machines access_control=none"),
+            tokens => log::info!("listen={address} reachable=from_other_machines tokens={tokens}"),
+        }
+    }
+    Ok(server)
 }
 
 /// Waits for requests under way, as long as that is good.
@@ -536,8 +554,22 @@ impl std::fmt::Display for Reason {
     }
 }
 
+/// What SIGHUP asks for: the tokens are read again. Without any, a service that was started at a
+/// terminal has lost it. Returns whether to stop.
+fn hung_up(access: &Access, at_terminal: bool) -> bool {
+    match access.reload() {
+        Ok(Some(tokens)) => log::info!("tokens=reloaded count={tokens}"),
+        Ok(None) if at_terminal => return true,
+        Ok(None) => log::info!("tokens=none reload=nothing"),
+        Err(error) => log::error!("tokens=unchanged error=\"{error}\""),
+    }
+    false
+}
+
 fn wait_for_reason(
     signals: &Receiver<()>,
+    hangups: &Receiver<()>,
+    on_hangup: &mut dyn FnMut() -> bool,
     ended: &Receiver<()>,
     topic_ended: &Receiver<Result<()>>,
     health: &Health,
@@ -548,6 +580,7 @@ fn wait_for_reason(
     loop {
         crossbeam_channel::select! {
             recv(signals) -> _ => return Reason::Signal,
+            recv(hangups) -> _ => if on_hangup() { return Reason::Signal },
             recv(ended) -> _ => return Reason::LearnerEnded,
             recv(topic_ended) -> ended => {
                 if let Ok(Err(error)) = ended {
@@ -656,22 +689,31 @@ fn probe(
 }
 
 /// The first SIGTERM or SIGINT asks for an orderly stop, a second one ends the process at once.
-fn watch_signals() -> Result<Receiver<()>> {
+/// SIGHUP comes through the second receiver.
+fn watch_signals() -> Result<(Receiver<()>, Receiver<()>)> {
     let (signal_tx, signal_rx) = unbounded();
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+    // However often it comes meanwhile: one more look is enough.
+    let (hangup_tx, hangup_rx) = bounded(1);
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Error::Fatal(format!("can't watch signals: {error}")))?;
     // Never joined: it waits for a second signal as long as the process lives.
     spawn("signals", move || {
-        for (count, _) in signals.forever().enumerate() {
-            if count > 0 {
+        let mut asked = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                let _ = hangup_tx.try_send(());
+                continue;
+            }
+            if asked {
                 log::warn!("service=killed reason=\"second signal\"");
                 signal_hook::low_level::exit(1);
             }
+            asked = true;
             // Main may be past waiting.
             let _ = signal_tx.send(());
         }
     })?;
-    Ok(signal_rx)
+    Ok((signal_rx, hangup_rx))
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {

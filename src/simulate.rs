@@ -6,6 +6,7 @@
 //! the best agent is printed as it rises.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -27,6 +28,8 @@ const OTHERS: [f64; 3] = [0.65, 0.55, 0.45];
 pub struct Plan {
     /// The service.
     pub url: String,
+    /// File with the token that it wants.
+    pub token_file: Option<PathBuf>,
     /// Tasks in all.
     pub tasks: u32,
     /// Tasks per printed line.
@@ -40,7 +43,7 @@ pub struct Plan {
 /// # Errors
 /// When the service does not answer as it should, or nobody reads.
 pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
-    let client = Client::new(&plan.url)?;
+    let client = Client::new(&plan.url)?.with_token_file(plan.token_file.as_deref())?;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
     let shift = rng.random_range(0..AGENTS.len());
     let chance = |agent: usize, task: usize| {

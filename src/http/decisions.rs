@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::access::Caller;
 use super::server::Request;
 use super::{Answer, App, Query, json_response, page};
 use crate::error::{Error, Result};
@@ -9,9 +10,9 @@ use crate::model::Question;
 use crate::store::RecordedDecision;
 
 impl App {
-    pub(super) fn decisions(&self, request: &Request<'_>) -> Answer {
+    pub(super) fn decisions(&self, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
-        let (tenant, limit) = (query.tenant()?, query.limit()?);
+        let (tenant, limit) = (query.tenant(caller)?, query.limit()?);
         let before = match query.name("before")? {
             None => None,
             Some(id) => Some(self.known_decision(tenant, id)?.0.number),
@@ -21,9 +22,9 @@ impl App {
         Ok(page("decisions", decisions, limit, |last: &Value| last["decision_id"].clone()))
     }
 
-    pub(super) fn decision(&self, id: &str, request: &Request<'_>) -> Answer {
+    pub(super) fn decision(&self, id: &str, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
-        let (decision, answer) = self.known_decision(query.tenant()?, id)?;
+        let (decision, answer) = self.known_decision(query.tenant(caller)?, id)?;
         let mut body = decision.to_json();
         body["answer"] = serde_json::from_str(&answer).unwrap_or(Value::Null);
         body["explain"] = self.explain(&decision);

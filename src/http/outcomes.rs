@@ -7,6 +7,7 @@ use crossbeam_channel::{TryRecvError, bounded};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::access::{Caller, Denied};
 use super::server::{Request, Response};
 use super::{
     Answer, App, Failure, JSON, Kafka, Query, json_body, json_object, json_response, media_type,
@@ -16,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::kafka;
 use crate::learner::{AppendReply, Event, Now, Record};
 use crate::outcome::{
-    Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, non_finite_as_null,
+    Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, named_tenant, non_finite_as_null,
+    with_tenant,
 };
 use crate::store::DeadLetter;
 
@@ -45,7 +47,7 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl App {
-    pub(super) fn outcomes(&self, request: &mut Request<'_>) -> Answer {
+    pub(super) fn outcomes(&self, request: &mut Request<'_>, caller: &Caller) -> Answer {
         let wait = Query::of(request).flag("wait")?;
         let mut media = media_type(request);
         if media.is_empty() && !request.has_body() {
@@ -61,10 +63,13 @@ impl App {
         let body: Arc<Shared> = Arc::new(Shared(body));
         let now_ms = Now::read().unix_ms;
         let reply = if media == ND_JSON {
-            let lines = lines(body.as_ref().as_ref());
-            self.submit(lines.map(|range| record(Payload::new(body.clone(), range), now_ms)))?
+            let text: &[u8] = body.as_ref().as_ref();
+            // All of them first: the whole body is taken or nothing.
+            lines(text).try_for_each(|range| check_tenant(&text[range], caller))?;
+            let payloads = lines(text).map(|range| Payload::new(body.clone(), range));
+            self.submit(payloads.map(|payload| record(payload, now_ms, caller)))?
         } else {
-            let records = json_records(&body, now_ms)?;
+            let records = json_records(&body, now_ms, caller)?;
             self.submit(records.into_iter())?
         };
         let learned = wait && self.wait_until_learned();
@@ -215,14 +220,19 @@ fn lines(body: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
 }
 
 /// The records of a JSON body: one event, or an array of them.
-fn json_records(body: &Arc<Shared>, now_ms: i64) -> std::result::Result<Vec<Record>, Failure> {
+fn json_records(
+    body: &Arc<Shared>,
+    now_ms: i64,
+    caller: &Caller,
+) -> std::result::Result<Vec<Record>, Failure> {
     let bytes: &[u8] = body.as_ref().as_ref();
     let not_json = |error: &dyn std::fmt::Display| {
         Failure(Response::problem(400, format!("the body is not JSON: {error}")))
     };
     let text = std::str::from_utf8(bytes).map_err(|error| not_json(&error))?;
     if !text.trim_ascii_start().starts_with('[') {
-        let record = record(Payload::new(body.clone(), 0..bytes.len()), now_ms);
+        check_tenant(bytes, caller)?;
+        let record = record(Payload::new(body.clone(), 0..bytes.len()), now_ms, caller);
         if let Err(Refusal { code: RefusalCode::NotJson, detail }) = &record.content {
             let hint = format!("{detail} (several events: an array, or {ND_JSON})");
             return Err(Failure(Response::problem(400, hint)));
@@ -230,7 +240,9 @@ fn json_records(body: &Arc<Shared>, now_ms: i64) -> std::result::Result<Vec<Reco
         return Ok(vec![record]);
     }
     let (buffer, text): (Buffer, _) = match serde_json::from_str::<Vec<&RawValue>>(text) {
-        Ok(items) => return array_records(&items, text, &(body.clone() as Buffer), now_ms),
+        Ok(items) => {
+            return array_records(&items, text, &(body.clone() as Buffer), now_ms, caller);
+        }
         Err(error) => match non_finite_as_null(text) {
             Some(repaired) => {
                 let repaired: Arc<String> = Arc::new(repaired);
@@ -240,7 +252,7 @@ fn json_records(body: &Arc<Shared>, now_ms: i64) -> std::result::Result<Vec<Reco
         },
     };
     let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|error| not_json(&error))?;
-    array_records(&items, &text, &buffer, now_ms)
+    array_records(&items, &text, &buffer, now_ms, caller)
 }
 
 fn array_records(
@@ -248,6 +260,7 @@ fn array_records(
     text: &str,
     buffer: &Buffer,
     now_ms: i64,
+    caller: &Caller,
 ) -> std::result::Result<Vec<Record>, Failure> {
     if items.len() > ARRAY_MAX {
         let detail = format!(
@@ -259,12 +272,32 @@ fn array_records(
     let records = items.iter().map(|item| {
         // The items are slices of the text, so their addresses tell where they stand in it.
         let start = item.get().as_ptr() as usize - text.as_ptr() as usize;
-        record(Payload::new(buffer.clone(), start..start + item.get().len()), now_ms)
+        let payload = Payload::new(buffer.clone(), start..start + item.get().len());
+        check_tenant(payload.bytes(), caller)?;
+        Ok(record(payload, now_ms, caller))
     });
-    Ok(records.collect())
+    records.collect()
 }
 
-fn record(payload: Payload, now_ms: i64) -> Record {
+/// Refuses an event of another tenant than the caller's.
+fn check_tenant(event: &[u8], caller: &Caller) -> std::result::Result<(), Denied> {
+    match caller.tenant() {
+        Some(_) => caller.tenant_or(named_tenant(event).as_deref()).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Reads an event; one that names no tenant is the caller's. That is written into it, because a
+/// dead letter comes back without its caller.
+fn record(payload: Payload, now_ms: i64, caller: &Caller) -> Record {
+    let payload = match caller.tenant() {
+        Some(tenant) if named_tenant(payload.bytes()).is_none() => {
+            let owned = with_tenant(payload.bytes(), tenant);
+            let size = owned.len();
+            Payload::new(Arc::new(owned), 0..size)
+        }
+        _ => payload,
+    };
     Record::read(payload, "http", now_ms, || format!("http:{}", new_id(now_ms)))
 }
 

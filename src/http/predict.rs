@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::access::Caller;
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
@@ -55,7 +56,10 @@ struct Prediction {
 }
 
 impl Prediction {
-    fn of(body: &Map<String, Value>) -> Result<Self> {
+    /// The request of a body, for the caller's tenant.
+    fn of(body: &Map<String, Value>, caller: &Caller) -> std::result::Result<Self, Failure> {
+        let named = name(body, "tenant_id")?;
+        let tenant_id = caller.tenant_or(named.as_deref())?.unwrap_or(DEFAULT_TENANT).to_owned();
         let candidates = names(body, "candidates")?;
         let exclude = names(body, "exclude")?.unwrap_or_default();
         if let Some(candidates) = &candidates
@@ -64,16 +68,17 @@ impl Prediction {
             return Err(Error::invalid(
                 "/candidates",
                 "leaves nobody: name at least one agent that is not in exclude",
-            ));
+            )
+            .into());
         }
         let context = match body.get("context") {
             None | Some(Value::Null) => Context::new(),
             Some(value @ Value::Object(_)) => context_of(value),
-            Some(other) => return Err(wrong("context", other, "an object")),
+            Some(other) => return Err(wrong("context", other, "an object").into()),
         };
         let top_k = whole(body, "top_k", 1, TOP_K_MAX)?;
         Ok(Self {
-            tenant_id: name(body, "tenant_id")?.unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
+            tenant_id,
             task_type: name(body, "task_type")?,
             context,
             top_k: top_k
@@ -330,9 +335,13 @@ impl Questions {
 }
 
 impl App {
-    pub(super) fn predict_agent_selection(&self, request: &mut Request<'_>) -> Answer {
+    pub(super) fn predict_agent_selection(
+        &self,
+        request: &mut Request<'_>,
+        caller: &Caller,
+    ) -> Answer {
         let body = json_body(request)?;
-        let prediction = Prediction::of(&json_object(body.as_deref())?)?;
+        let prediction = Prediction::of(&json_object(body.as_deref())?, caller)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
             && let Some(known) = self.shared.decisions.get(tenant, id)

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::access::Caller;
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
 use crate::error::Result;
@@ -63,9 +64,9 @@ impl App {
         counters.updates_per_minute()
     }
 
-    pub(super) fn agents_performance(&self, request: &Request<'_>) -> Answer {
+    pub(super) fn agents_performance(&self, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
-        let (tenant, task_type) = (query.tenant()?, query.name("task_type")?);
+        let (tenant, task_type) = (query.tenant(caller)?, query.name("task_type")?);
         let model = self.shared.model();
         let settings = model.settings();
         let mut rows = Vec::new();

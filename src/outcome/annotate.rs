@@ -1,13 +1,15 @@
 //! What is written into a record before it is produced to a topic: its identity, and what only the
 //! service that took it could resolve.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{Feature, Outcome, non_finite_as_null};
+use super::raw::{Raw, Scalar};
+use super::{Feature, Outcome, non_finite_as_null, open_envelope};
 
 /// The record that `outcome` was read from, with its identity as `event_id` and what was resolved
 /// as `resolved`, inside `data` of a CloudEvents envelope. Reading the result gives the same outcome
@@ -34,6 +36,49 @@ pub fn annotated(record: &[u8], identity: &str, outcome: &Outcome) -> Vec<u8> {
     annotated.extend(&fields.as_bytes()[1..]);
     annotated.extend(&text.as_bytes()[brace + 1..]);
     annotated
+}
+
+/// The tenant that a record names; `None` when it names none or is no event. One that is no string
+/// is given as it would be shown.
+pub fn named_tenant(record: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(record).ok()?;
+    let repaired;
+    let raw = if let Ok(raw) = Raw::parse(text) {
+        raw
+    } else {
+        repaired = non_finite_as_null(text)?;
+        Raw::parse(&repaired).ok()?
+    };
+    let (raw, _) = open_envelope(raw);
+    let fields = [
+        raw.resolved.unwrap_or_default().tenant_id,
+        raw.tenant_id,
+        raw.metadata.unwrap_or_default().tenant_id,
+    ];
+    fields.into_iter().find_map(|field| match field {
+        Scalar::Null => None,
+        Scalar::Text(name) => Some(name.into_owned()),
+        other => Some(other.to_string()),
+    })
+}
+
+/// The record with this tenant as `tenant_id`, which it must not name itself; as it is when it is
+/// no event.
+pub fn with_tenant(record: &[u8], tenant: &str) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(record) else { return record.to_vec() };
+    let text = match Event::of(text) {
+        Some(_) => Cow::Borrowed(text),
+        // NaN, where it is nothing worse.
+        None => match non_finite_as_null(text) {
+            Some(repaired) => Cow::Owned(repaired),
+            None => return record.to_vec(),
+        },
+    };
+    let brace = Event::of(&text).and_then(|event| text[..event.end].rfind('}'));
+    let Some(brace) = brace else { return record.to_vec() };
+    let (before, after) = text.split_at(brace);
+    let comma = if before.trim_end().ends_with('{') { "" } else { "," };
+    format!("{before}{comma}\"tenant_id\":{}{after}", Value::from(tenant)).into_bytes()
 }
 
 /// The tenant of every outcome; task type and context where they are final.
@@ -145,6 +190,39 @@ mod tests {
         outcome.resolved = true;
         let with_decision = annotated(record.as_bytes(), &identity, &outcome);
         assert_eq!(read(&with_decision), (outcome, identity), "{record}");
+    }
+
+    #[test]
+    fn a_record_without_a_tenant_can_be_given_one_and_one_with_it_names_it() {
+        for record in [
+            r#"{"agent_name":"a","status":"success"}"#,
+            r#"{"agent_name":"a","status":"success","tenant_id":null,"metadata":{"tenant_id":null} }"#,
+            r#"{"agent_name":"a","status":"success","metadata":{"x":NaN}}"#,
+            include_str!("../../tests/fixtures/shape_a.json"),
+            include_str!("../../tests/fixtures/shape_c_cloudevents.json"),
+        ] {
+            assert_eq!(named_tenant(record.as_bytes()), None, "{record}");
+            let owned = with_tenant(record.as_bytes(), "r\"ed");
+            assert_eq!(named_tenant(&owned).as_deref(), Some("r\"ed"), "{record}");
+            assert_eq!(read(&owned).0.tenant, "r\"ed", "{record}");
+            let (outcome, plain) = (read(&owned).0, read(record.as_bytes()).0);
+            assert_eq!((outcome.agent, outcome.context), (plain.agent, plain.context));
+        }
+        assert_eq!(with_tenant(b" { } ", "t"), b" { \"tenant_id\":\"t\"} ");
+        for no_event in ["", "{", "[]", "7", "\u{0}"] {
+            assert_eq!(named_tenant(no_event.as_bytes()), None);
+            assert_eq!(with_tenant(no_event.as_bytes(), "t"), no_event.as_bytes());
+        }
+        assert_eq!(named_tenant(b"\xff{}"), None);
+        for (record, tenant) in [
+            (r#"{"tenant_id":"a","metadata":{"tenant_id":"b"}}"#, "a"),
+            (r#"{"metadata":{"tenant_id":"b"}}"#, "b"),
+            (r#"{"tenant_id":"a","resolved":{"tenant_id":"r"}}"#, "r"),
+            (r#"{"tenant_id":7}"#, "7"),
+            (r#"{"specversion":"1.0","tenant_id":"x","data":{"tenant_id":"a"}}"#, "a"),
+        ] {
+            assert_eq!(named_tenant(record.as_bytes()).as_deref(), Some(tenant), "{record}");
+        }
     }
 
     #[test]

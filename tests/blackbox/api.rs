@@ -729,7 +729,7 @@ fn announced(service: &Service, path: &str, length: usize) -> (u16, String) {
     stream.set_read_timeout(Some(SOON)).expect("it is not zero");
     let media = if path == OUTCOMES { ND_JSON } else { JSON };
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {media}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media}\r\n\
          Content-Length: {length}\r\n\r\n{{"
     );
     stream.write_all(head.as_bytes()).expect("it is read");

@@ -516,7 +516,7 @@ fn a_body_of_100_gb_is_refused_before_it_is_read() {
     for path in [OUTCOMES, PREDICT] {
         let mut wire = Wire::open(service.address).expect("it listens");
         wire.send(format!(
-            "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: 100000000000\r\n\r\n{{"
         ))
         .expect("it is taken");
@@ -540,7 +540,7 @@ fn three_hundred_slow_clients_delay_nobody() {
                 "POST /api/learning/outcomes HTTP/1.1\r\nhost: te".to_owned()
             } else {
                 format!(
-                    "POST {OUTCOMES} HTTP/1.1\r\nhost: test\r\ncontent-type: {NDJSON}\r\n\
+                    "POST {OUTCOMES} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {NDJSON}\r\n\
                      content-length: 8000000\r\n\r\n{{\"agent_name\":"
                 )
             };
@@ -578,7 +578,7 @@ fn eleven_hundred_connections_at_the_same_time_are_each_answered_twice() {
         (0..1_100).map(|_| Wire::open(service.address).expect("it listens")).collect();
     for round in 0..2 {
         for wire in &mut wires {
-            wire.send("GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").expect("it is taken");
+            wire.send("GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is taken");
         }
         for (number, wire) in wires.iter_mut().enumerate() {
             let answer = wire.answer();
@@ -608,14 +608,16 @@ fn running_out_of_descriptors_is_survived_and_recovered_from() {
     let body = lines(10..20);
     early
         .send(format!(
-            "POST {OUTCOMES}?wait=true HTTP/1.1\r\nhost: test\r\ncontent-type: {NDJSON}\r\n\
+            "POST {OUTCOMES}?wait=true HTTP/1.1\r\nhost: localhost\r\ncontent-type: {NDJSON}\r\n\
              content-length: {}\r\n\r\n{body}",
             body.len()
         ))
         .expect("it is taken");
     let answer = early.answer().expect("it is answered");
     assert_eq!(answer.status, 200, "{answer:?}");
-    early.send("POST /api/learning/models/save HTTP/1.1\r\nhost: test\r\n\r\n").expect("taken");
+    early
+        .send("POST /api/learning/models/save HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .expect("taken");
     let answer = early.answer().expect("it is answered");
     assert!([200, 503].contains(&answer.status), "{answer:?}");
 
@@ -745,7 +747,8 @@ fn payloads_and_secrets_stay_out_of_the_log_and_the_journal() {
     service.get("/api/learning/status?token=SECRET-14");
     service.get("/SECRET-15");
     let mut wire = Wire::open(service.address).expect("it listens");
-    wire.send("GET /livez HTTP/1.1\r\nhost: test\r\nauthorization: SECRET-16\r\n\r\n").expect("ok");
+    wire.send("GET /livez HTTP/1.1\r\nhost: localhost\r\nauthorization: SECRET-16\r\n\r\n")
+        .expect("ok");
     assert_eq!(wire.answer().expect("it is answered").status, 200);
     let mut wire = Wire::open(service.address).expect("it listens");
     wire.send("SECRET-17 \u{1}\r\nSECRET-18\r\n\r\n").expect("it is taken");
@@ -795,7 +798,7 @@ fn a_client_that_goes_away_in_the_middle_of_its_request_changes_nothing() {
         let body = lines(0..1);
         let mut wire = Wire::open(service.address).expect("it listens");
         wire.send(format!(
-            "POST {OUTCOMES} HTTP/1.1\r\nhost: test\r\ncontent-type: {NDJSON}\r\n\
+            "POST {OUTCOMES} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {NDJSON}\r\n\
              content-length: {}\r\n\r\n{}",
             body.len(),
             &body[..length]

@@ -301,7 +301,7 @@ impl Wire {
 
     /// Sends a whole GET request, which leaves the connection open.
     pub(crate) fn get(&mut self, path: &str) -> std::io::Result<Answer> {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"))?;
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))?;
         self.answer()
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the built program from outside: over HTTP, signals, files and exit codes.
 
+mod access;
 mod api;
 mod broker;
 mod cli;
