@@ -39,7 +39,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 57] = [
+pub const OPTIONS: [Opt; 58] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -235,6 +235,12 @@ pub const OPTIONS: [Opt; 57] = [
         "Requests of a token at once, with a rate limit",
     ),
     opt("LOG_FORMAT", "log-format", "text", "Log lines as text or json"),
+    opt(
+        "METRICS_AGENTS_MAX",
+        "metrics-agents-max",
+        "50",
+        "Agents that /metrics shows one by one; the others are one",
+    ),
     opt("RUST_LOG", "log", "info", "Log level: error, warn, info, debug, or a filter"),
     opt("LOG_STYLE", "log-style", "auto", "Colours in the log: auto, always or never"),
 ];
@@ -252,6 +258,7 @@ pub struct Config {
     pub decision_wait: Duration,
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
+    pub metrics_agents_max: usize,
     pub learner: LearnerOptions,
     pub store: StoreOptions,
 }
@@ -340,6 +347,7 @@ impl Config {
             decision_wait: Duration::from_secs(source.number("DECISION_WAIT", 0, 31_536_000)?),
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,
+            metrics_agents_max: source.number("METRICS_AGENTS_MAX", 0, 10_000)?,
             learner,
             store,
         })

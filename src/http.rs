@@ -4,6 +4,7 @@
 //! changes something goes through the learner's queue. Lists are read from the database by a few
 //! read-only connections.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ mod lists;
 mod models;
 mod outcomes;
 mod predict;
+mod prometheus;
 pub mod server;
 mod status;
 
@@ -59,6 +61,11 @@ pub struct App {
     kafka_topic: String,
     kafka: Option<Kafka>,
     started: Instant,
+    /// The same as Unix time, ms.
+    started_ms: i64,
+    storage_path: PathBuf,
+    /// Agents that `/metrics` shows one by one.
+    metrics_agents_max: usize,
     stopping: AtomicBool,
     /// Disconnected at the stop.
     stop_rx: Receiver<()>,
@@ -86,6 +93,9 @@ impl App {
             kafka_topic: config.kafka_topic.clone(),
             kafka,
             started: Instant::now(),
+            started_ms: Now::read().unix_ms,
+            storage_path: config.storage_path.clone(),
+            metrics_agents_max: config.metrics_agents_max,
             stopping: AtomicBool::new(false),
             stop_rx,
             questions: Questions::default(),
@@ -110,7 +120,7 @@ impl App {
         let response = self.answer(request, started.instant, &mut caller);
         log::debug!(
             "request=answered route={} status={} token={} ms={:.3}",
-            Route::of(request.path()).map_or("-", |route| route.label()),
+            Route::of(request.path()).map_or(Route::NOWHERE, |route| route.pattern()),
             response.status,
             caller.name(),
             started.instant.elapsed().as_secs_f64() * 1_000.0
@@ -126,7 +136,9 @@ impl App {
         if let Err(denied) = checked {
             return denied.into();
         }
-        let response = match Route::of(request.path()) {
+        let route = Route::of(request.path());
+        let pattern = route.as_ref().map_or(Route::NOWHERE, Route::pattern);
+        let response = match route {
             None => {
                 Response::problem(404, format!("there is nothing at {}", shown(request.path())))
             }
@@ -149,6 +161,7 @@ impl App {
                 }
             }
         };
+        self.shared.instruments.http_requests(pattern, response.status).inc();
         if self.stopping.load(Ordering::SeqCst) { response.closing() } else { response }
     }
 
@@ -156,6 +169,7 @@ impl App {
         match route {
             Route::PredictAgentSelection => self.predict_agent_selection(request, caller),
             Route::Metrics => self.metrics(),
+            Route::Prometheus => self.prometheus(),
             Route::AgentsPerformance => self.agents_performance(request, caller),
             Route::Status => Ok(self.status()),
             Route::SaveModels => self.save_models(request),
@@ -269,14 +283,65 @@ enum Route {
     Livez,
     Readyz,
     Health,
+    Prometheus,
 }
 
 impl Route {
+    /// Stands for every path that names nothing.
+    const NOWHERE: &str = "other";
+    /// What [`Route::pattern`] may say.
+    const PATTERNS: [&str; 19] = [
+        "/api/learning/predict/agent-selection",
+        "/api/learning/metrics",
+        "/api/learning/agents/performance",
+        "/api/learning/status",
+        "/api/learning/models/save",
+        "/api/learning/models/{model_type}",
+        "/api/learning/models/{model_type}/versions",
+        "/api/learning/models/{model_type}/versions/{id}/activate",
+        "/api/learning/outcomes",
+        "/api/learning/events",
+        "/api/learning/decisions",
+        "/api/learning/decisions/{id}",
+        "/api/learning/dead-letters",
+        "/api/learning/dead-letters/replay",
+        "/livez",
+        "/readyz",
+        "/health",
+        "/metrics",
+        Self::NOWHERE,
+    ];
+
+    /// The path with names in the place of what varies, of which there are few.
+    fn pattern(&self) -> &'static str {
+        match self {
+            Self::PredictAgentSelection => "/api/learning/predict/agent-selection",
+            Self::Metrics => "/api/learning/metrics",
+            Self::AgentsPerformance => "/api/learning/agents/performance",
+            Self::Status => "/api/learning/status",
+            Self::SaveModels => "/api/learning/models/save",
+            Self::Model(_) => "/api/learning/models/{model_type}",
+            Self::Versions(_) => "/api/learning/models/{model_type}/versions",
+            Self::Activate(..) => "/api/learning/models/{model_type}/versions/{id}/activate",
+            Self::Outcomes => "/api/learning/outcomes",
+            Self::Events => "/api/learning/events",
+            Self::Decisions => "/api/learning/decisions",
+            Self::Decision(_) => "/api/learning/decisions/{id}",
+            Self::DeadLetters => "/api/learning/dead-letters",
+            Self::ReplayDeadLetters => "/api/learning/dead-letters/replay",
+            Self::Livez => "/livez",
+            Self::Readyz => "/readyz",
+            Self::Health => "/health",
+            Self::Prometheus => "/metrics",
+        }
+    }
+
     fn of(path: &str) -> Option<Self> {
         let route = match path {
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/health" => Self::Health,
+            "/metrics" => Self::Prometheus,
             _ => {
                 let rest = path.strip_prefix("/api/learning/")?;
                 let segments: Vec<&str> = rest.split('/').collect();
@@ -319,35 +384,14 @@ impl Route {
             | Self::Decisions
             | Self::Decision(_) => Need::Scope(Scope::Read),
             Self::Outcomes => Need::Scope(Scope::Ingest),
-            Self::Metrics | Self::Model(_) | Self::Versions(_) | Self::Events => {
-                Need::AllTenants(Scope::Read)
-            }
+            Self::Metrics
+            | Self::Prometheus
+            | Self::Model(_)
+            | Self::Versions(_)
+            | Self::Events => Need::AllTenants(Scope::Read),
             Self::SaveModels | Self::Activate(..) | Self::DeadLetters | Self::ReplayDeadLetters => {
                 Need::AllTenants(Scope::Admin)
             }
-        }
-    }
-
-    /// The path without what came from outside.
-    fn label(&self) -> &'static str {
-        match self {
-            Self::PredictAgentSelection => "/api/learning/predict/agent-selection",
-            Self::Metrics => "/api/learning/metrics",
-            Self::AgentsPerformance => "/api/learning/agents/performance",
-            Self::Status => "/api/learning/status",
-            Self::SaveModels => "/api/learning/models/save",
-            Self::Model(_) => "/api/learning/models/{model_type}",
-            Self::Versions(_) => "/api/learning/models/{model_type}/versions",
-            Self::Activate(..) => "/api/learning/models/{model_type}/versions/{id}/activate",
-            Self::Outcomes => "/api/learning/outcomes",
-            Self::Events => "/api/learning/events",
-            Self::Decisions => "/api/learning/decisions",
-            Self::Decision(_) => "/api/learning/decisions/{id}",
-            Self::DeadLetters => "/api/learning/dead-letters",
-            Self::ReplayDeadLetters => "/api/learning/dead-letters/replay",
-            Self::Livez => "/livez",
-            Self::Readyz => "/readyz",
-            Self::Health => "/health",
         }
     }
 
@@ -488,6 +532,11 @@ mod tests {
         assert_eq!(Route::of(&path("agent_selection-3")), activate("agent_selection-3"));
         assert_eq!(Route::of(&path("a%2Fb+c")), activate("a/b+c"));
         assert_eq!(Route::of("/api/learning/models/save"), Some(Route::SaveModels));
+        for pattern in Route::PATTERNS {
+            let path = pattern.replace("{model_type}", "agent_selection").replace("{id}", "1");
+            let seen = Route::of(&path).map_or(Route::NOWHERE, |route| route.pattern());
+            assert_eq!(seen, pattern);
+        }
         for nothing in ["/", "/api/learning", "/api/learning/status/", "/api/learning/models/a/b"] {
             assert_eq!(Route::of(nothing), None, "{nothing}");
         }

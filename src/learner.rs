@@ -23,13 +23,16 @@ use crossbeam_channel::Sender;
 
 use crate::decisions::{Decisions, Waiting};
 use crate::error::{Error, Result};
+use crate::instruments::Instruments;
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
     IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, format_time,
 };
 use crate::store::{
-    Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, Store,
+    Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, SourceCounters,
+    Store,
 };
+use crate::watch::{Forecast, Watch};
 
 mod inbox;
 mod recovery;
@@ -45,6 +48,10 @@ pub const MODEL_TYPES: [&str; 1] = ["agent_selection"];
 
 /// The source of records that come from the topic.
 pub const TOPIC: &str = "kafka";
+/// The source of records that clients send.
+pub const HTTP: &str = "http";
+/// Every source of records.
+pub const SOURCES: [&str; 5] = [HTTP, TOPIC, "import", "replay", "library"];
 
 /// Outcomes after which a group is settled although more are waiting.
 pub const GROUP_OUTCOMES_MAX: usize = 8_192;
@@ -189,12 +196,20 @@ pub struct Shared {
     trouble: Mutex<Option<String>>,
     active_version: Mutex<Option<String>>,
     heartbeats: AtomicU64,
+    watch: Mutex<Watch>,
     /// The last answered selections.
     pub decisions: Decisions,
+    /// What is measured where it happens.
+    pub instruments: Instruments,
 }
 
 impl Shared {
-    fn new(model: AgentPerformanceModel, counters: Counters, decisions: Decisions) -> Self {
+    fn new(
+        model: AgentPerformanceModel,
+        counters: Counters,
+        decisions: Decisions,
+        watch: Watch,
+    ) -> Self {
         Self {
             model: RwLock::new(Arc::new(model)),
             counters: RwLock::new(Arc::new(counters)),
@@ -202,6 +217,8 @@ impl Shared {
             active_version: Mutex::new(None),
             heartbeats: AtomicU64::new(0),
             decisions,
+            watch: Mutex::new(watch),
+            instruments: Instruments::default(),
         }
     }
 
@@ -228,6 +245,11 @@ impl Shared {
     /// A number that grows while the learner's thread makes progress.
     pub fn heartbeats(&self) -> u64 {
         self.heartbeats.load(Ordering::Relaxed)
+    }
+
+    /// Looks at what is watched; the learner waits meanwhile.
+    pub fn with_watch<T>(&self, look: impl FnOnce(&Watch) -> T) -> T {
+        look(&self.watch.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Called by the learner's thread in every round.
@@ -278,6 +300,8 @@ pub struct LearnerOptions {
     pub checkpoint_learning_time: Duration,
     /// Answered selections that may wait to be recorded; further ones are not.
     pub decisions_waiting_max: usize,
+    /// Threshold of the test for a change of an agent's mean reward; no test when `None`.
+    pub drift_threshold: Option<f64>,
 }
 
 impl Default for LearnerOptions {
@@ -290,6 +314,7 @@ impl Default for LearnerOptions {
             checkpoint_outcomes: 100_000,
             checkpoint_learning_time: Duration::from_millis(500),
             decisions_waiting_max: 16_384,
+            drift_threshold: Some(25.0),
         }
     }
 }
@@ -358,7 +383,9 @@ impl Learner {
         };
         let decisions = Decisions::new(waiting_max, counters.decisions_unrecorded);
         decisions.restore(store.decisions()?);
-        let shared = Arc::new(Shared::new(recovered.model.clone(), counters.clone(), decisions));
+        let watch = Watch::new(&recovered.model, options.drift_threshold);
+        let shared =
+            Arc::new(Shared::new(recovered.model.clone(), counters.clone(), decisions, watch));
         let tenants = recovered.model.tenants().map(|(name, _)| name.to_owned());
         let pending_tenants = recovered.pending.iter().map(|outcome| outcome.tenant.clone());
         let saving = Saving::open(&store, saver, recovered.restart_sequence, now)?;
@@ -409,6 +436,7 @@ impl Learner {
                 let admissions = self.admissions(&request.outcomes);
                 let known = admissions.iter().filter(|seen| **seen == Admission::Known).count();
                 self.counters.duplicates += known as u64;
+                self.counters.source(HTTP).duplicates += known as u64;
                 // Whoever asked may have gone.
                 let _ = request.reply.send(Ok(admissions));
             }
@@ -633,18 +661,21 @@ impl Learner {
     fn sort(&self, group: Vec<AppendRequest>, counters: &mut Counters, now: Now) -> Sorted {
         let created_at = format_time(now.unix_ms);
         let mut sorted = Sorted::default();
+        let mut sources = Vec::new();
         for request in group {
             let mut reply = AppendReply::default();
             sorted.positions.extend(request.positions);
             sorted.replayed.extend(request.replayed);
             for (index, record) in request.records.into_iter().enumerate() {
                 let Record { content, payload, identity, source, position, replay_of } = record;
+                let counted = counters_of(&mut sources, source);
                 let admitted = content.and_then(|outcome| {
                     self.admit(&outcome.tenant, &sorted.tenants).map(|()| outcome)
                 });
                 match admitted {
                     Err(refusal) => {
                         Counters::count(&mut counters.rejected, refusal.code.as_str());
+                        Counters::count(&mut counted.rejected, refusal.code.as_str());
                         reply.rejected_total += 1;
                         reply.rejected.push((index, refusal.clone()));
                         // One that is fed back stays where it was.
@@ -668,10 +699,12 @@ impl Learner {
                         {
                             reply.duplicates += 1;
                             counters.duplicates += 1;
+                            counted.duplicates += 1;
                             continue;
                         }
                         reply.accepted += 1;
                         counters.accepted += 1;
+                        counted.accepted += 1;
                         for field in &outcome.dropped {
                             Counters::count(&mut counters.dropped_fields, field);
                         }
@@ -690,6 +723,9 @@ impl Learner {
                 }
             }
             sorted.replies.push((request.reply, reply));
+        }
+        for (source, counted) in sources {
+            counters.source(source).add(&counted);
         }
         sorted
     }
@@ -739,6 +775,7 @@ impl Learner {
             let mut counters = self.current_counters(now);
             let mut metrics = self.metrics.clone();
             let mut events = Vec::new();
+            let mut forecasts = Vec::new();
             let mut taken = 0;
             let created_at = format_time(now.unix_ms);
             let active = self.saving.active_version();
@@ -755,6 +792,7 @@ impl Learner {
                         (model.foretell(outcome), outcome.reward())
                     {
                         counters.foresight.add(expected, reward);
+                        forecasts.push(Forecast { expected, reward });
                     }
                 }
                 taken += size;
@@ -782,6 +820,8 @@ impl Learner {
                 Ok(()) => {
                     self.model = model;
                     self.metrics = metrics;
+                    self.measure(&events, started, now);
+                    self.watch_learned(taken, forecasts);
                     self.pending.drain(..taken);
                     self.pending_since = (!self.pending.is_empty()).then_some(now.instant);
                     self.retry_at = None;
@@ -810,6 +850,24 @@ impl Learner {
             }
         }
         Ok(())
+    }
+
+    /// Micro-batches of one transaction share the time that it took beside the learning.
+    #[expect(clippy::cast_precision_loss, reason = "at most 16,384 batches")]
+    fn measure(&self, events: &[LearningEvent], started: Instant, now: Now) {
+        let instruments = &self.shared.instruments;
+        let learning: f64 = events.iter().map(|event| event.duration_ms / 1_000.0).sum();
+        let rest = (started.elapsed().as_secs_f64() - learning).max(0.0) / events.len() as f64;
+        for event in events {
+            instruments.batch_seconds.observe(event.duration_ms / 1_000.0 + rest);
+        }
+        let oldest = self.pending_since.unwrap_or(now.instant);
+        instruments.learning_delay_seconds.observe(oldest.elapsed().as_secs_f64());
+    }
+
+    fn watch_learned(&self, taken: usize, forecasts: Vec<Forecast>) {
+        let mut watch = self.shared.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.learned(self.pending.range(..taken), forecasts);
     }
 
     /// A version of less than what was accepted would lose the rest when it is activated.
@@ -867,6 +925,19 @@ fn count_decisions(decisions: &[Waiting], counters: &mut Counters) {
         counters.decision_bytes += waiting.bytes() as u64;
         counters.decisions_explored += u64::from(waiting.choice.explored);
     }
+}
+
+/// What a group brought from `source`. A group has one or two sources.
+fn counters_of<'a>(
+    sources: &'a mut Vec<(&'static str, SourceCounters)>,
+    source: &'static str,
+) -> &'a mut SourceCounters {
+    let known = sources.iter().position(|(name, _)| *name == source);
+    let index = known.unwrap_or_else(|| {
+        sources.push((source, SourceCounters::default()));
+        sources.len() - 1
+    });
+    &mut sources[index].1
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -15,14 +15,17 @@ pub mod error;
 pub mod evaluate;
 pub mod http;
 pub mod import;
+pub mod instruments;
 pub mod kafka;
 pub mod learner;
 pub mod logging;
 pub mod model;
 pub mod outcome;
+pub mod process;
 pub mod replay;
 pub mod service;
 pub mod simulate;
 pub mod store;
+pub mod watch;
 
 pub use error::{Error, Result};

@@ -529,6 +529,21 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
+    /// Every reason.
+    pub const ALL: [Self; 11] = [
+        Self::TooLarge,
+        Self::NotUtf8,
+        Self::NotJson,
+        Self::NotAnObject,
+        Self::MissingAgentName,
+        Self::InvalidAgentName,
+        Self::MissingStatus,
+        Self::UnknownStatus,
+        Self::InvalidTenantId,
+        Self::TenantLimit,
+        Self::Tombstone,
+    ];
+
     /// The code in answers, counters and dead letters.
     pub fn as_str(self) -> &'static str {
         match self {

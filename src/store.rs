@@ -26,14 +26,16 @@ mod decisions;
 mod files;
 mod journal;
 mod reader;
+mod space;
 mod versions;
 
-pub use counters::Counters;
+pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
 pub use decisions::{Candidate, JoinedOutcome, RecordedDecision};
 pub use files::{learned_sequence, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
+pub use space::Space;
 pub use versions::{ModelVersion, RestartPoint, VersionStatus};
 
 use dead_letters::DeadLetterSizes;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::kafka;
-use crate::learner::{AppendReply, Event, Now, Record};
+use crate::learner::{AppendReply, Event, HTTP, Now, Record};
 use crate::outcome::{
     Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, named_tenant, non_finite_as_null,
     with_tenant,
@@ -298,7 +298,7 @@ fn record(payload: Payload, now_ms: i64, caller: &Caller) -> Record {
         }
         _ => payload,
     };
-    Record::read(payload, "http", now_ms, || format!("http:{}", new_id(now_ms)))
+    Record::read(payload, HTTP, now_ms, || format!("http:{}", new_id(now_ms)))
 }
 
 /// A dead letter on its way back in, under the identity of its first arrival.

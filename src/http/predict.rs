@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -341,7 +342,14 @@ impl App {
         caller: &Caller,
     ) -> Answer {
         let body = json_body(request)?;
-        let prediction = Prediction::of(&json_object(body.as_deref())?, caller)?;
+        let began = Instant::now();
+        let answer = self.predict(body.as_deref(), caller);
+        self.shared.instruments.prediction_seconds.observe(began.elapsed().as_secs_f64());
+        answer
+    }
+
+    fn predict(&self, body: Option<&[u8]>, caller: &Caller) -> Answer {
+        let prediction = Prediction::of(&json_object(body)?, caller)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
             && let Some(known) = self.shared.decisions.get(tenant, id)

@@ -32,6 +32,8 @@ pub struct Counters {
     pub rejected: BTreeMap<String, u64>,
     /// Optional fields that made no sense, by name.
     pub dropped_fields: BTreeMap<String, u64>,
+    /// The same three by where records came from. (Directories of older programs begin at 0.)
+    pub sources: BTreeMap<String, SourceCounters>,
 
     /// Micro-batches recorded.
     pub successful_updates: u64,
@@ -69,7 +71,48 @@ pub struct Counters {
     pub running_ms: u64,
 }
 
+/// What came from one source.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceCounters {
+    /// Outcomes journaled.
+    pub accepted: u64,
+    /// Records that were already known.
+    pub duplicates: u64,
+    /// Records refused, by reason code.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+impl SourceCounters {
+    /// Records that came, whatever became of them.
+    pub fn received(&self) -> u64 {
+        self.accepted + self.duplicates + self.rejected.values().sum::<u64>()
+    }
+
+    /// Counts what `other` counted, too.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        for (reason, count) in &other.rejected {
+            *self.rejected.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
 impl Counters {
+    /// What came from `source`, to count on.
+    pub fn source(&mut self, source: &str) -> &mut SourceCounters {
+        if !self.sources.contains_key(source) {
+            self.sources.insert(source.to_owned(), SourceCounters::default());
+        }
+        self.sources.get_mut(source).expect("it was just inserted")
+    }
+
+    /// Records that came, whatever became of them.
+    pub fn received(&self) -> u64 {
+        self.accepted + self.duplicates + self.rejected_total()
+    }
+
     /// Micro-batches tried.
     pub fn total_updates(&self) -> u64 {
         self.successful_updates + self.failed_updates

@@ -12,4 +12,5 @@ mod harness;
 mod kafka;
 mod kafka_live;
 mod lifecycle;
+mod metrics;
 mod readme;

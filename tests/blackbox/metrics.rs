@@ -1,0 +1,293 @@
+//! `/metrics`, and what in `data/` relies on its names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use crate::harness::{Service, Setup};
+
+/// A scrape: the type of each family, and each series with its value.
+struct Scrape {
+    text: String,
+    families: BTreeMap<String, String>,
+    series: BTreeMap<String, f64>,
+}
+
+impl Scrape {
+    #[track_caller]
+    fn of(service: &Service) -> Self {
+        let answer = service.get("/metrics");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        Self::parse(answer.body)
+    }
+
+    /// Every line is help, type or a sample of the family before; no series comes twice.
+    #[track_caller]
+    fn parse(text: String) -> Self {
+        let (mut families, mut series) = (BTreeMap::new(), BTreeMap::new());
+        let mut helped = BTreeSet::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(helped.contains(name), "{line}");
+                assert_eq!(families.insert(name.to_owned(), kind.to_owned()), None, "{line}");
+            } else {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                let value = match value {
+                    "NaN" => f64::NAN,
+                    "+Inf" => f64::INFINITY,
+                    value => value.parse().unwrap_or_else(|error| panic!("{error}: {line}")),
+                };
+                assert!(series.insert(name.to_owned(), value).is_none(), "{line} comes twice");
+            }
+        }
+        Self { text, families, series }
+    }
+
+    #[track_caller]
+    fn value(&self, series: &str) -> f64 {
+        *self.series.get(series).unwrap_or_else(|| panic!("no {series} in {}", self.text))
+    }
+
+    /// The names of all samples.
+    fn names(&self) -> BTreeSet<&str> {
+        self.series.keys().map(|series| series.split('{').next().unwrap()).collect()
+    }
+}
+
+/// What stands in a text and looks like one of our metrics.
+fn metrics_named(text: &str) -> BTreeSet<&str> {
+    text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+        .filter(|word| word.starts_with("online_learning_") || word.starts_with("process_"))
+        .collect()
+}
+
+#[test]
+fn every_family_is_there_from_the_first_scrape_in_base_units() {
+    let directory = tempdir().unwrap();
+    let service = Setup::new(directory.path()).start();
+    let scrape = Scrape::of(&service);
+    let ours: Vec<&String> =
+        scrape.families.keys().filter(|name| name.starts_with("online_learning_")).collect();
+    assert!(ours.len() >= 30, "{}: {ours:?}", ours.len());
+    let units = ["_seconds", "_bytes", "_ratio", "_total", "_records", "_info"];
+    for (name, kind) in &scrape.families {
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+        assert!(!["_ms", "_millis", "_kb", "_percent"].iter().any(|unit| name.ends_with(unit)));
+        let has_sample = scrape.names().iter().any(|sample| sample.starts_with(name.as_str()));
+        assert!(has_sample, "{name} has no sample");
+    }
+    assert!(units.iter().all(|unit| scrape.families.keys().any(|name| name.ends_with(unit))));
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "process_threads",
+        "process_start_time_seconds",
+    ] {
+        // So far it may have used less than a tick of the clock.
+        let used = scrape.value(name);
+        assert!(used > 0.0 || (used == 0.0 && name == "process_cpu_seconds_total"), "{name}");
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let info = format!("online_learning_build_info{{strategy=\"thompson\",version=\"{version}\"}}");
+    assert_eq!(scrape.value(&info), 1.0);
+    // The same families when it has learned, been asked, refused and saved.
+    use_it(&service);
+    let later = Scrape::of(&service);
+    assert_eq!(later.families, scrape.families);
+    service.stop();
+}
+
+fn use_it(service: &Service) {
+    let lines: Vec<String> = (0..40)
+        .map(|index| {
+            let status = if index % 4 == 0 { "failure" } else { "success" };
+            json!({"event_id": format!("e{index}"), "agent_name": "a", "status": status,
+                   "latency_ms": 250})
+            .to_string()
+        })
+        .collect();
+    service.learn(&lines.join("\n"));
+    // Once more: all known. And two that nobody can understand.
+    service.learn(&lines.join("\n"));
+    service.learn("{\"agent_name\": \"a\"}\nnonsense\n");
+    for _ in 0..7 {
+        let answer = service.post_json("/api/learning/predict/agent-selection", &json!({}));
+        assert_eq!(answer.status, 200);
+    }
+    assert_eq!(service.post("/api/learning/models/save", "", "").status, 200);
+    assert_eq!(service.get("/no/such/path").status, 404);
+    assert_eq!(service.get("/api/learning/models/nothing").status, 404);
+}
+
+#[test]
+fn what_happens_is_counted_where_it_belongs() {
+    let directory = tempdir().unwrap();
+    let setup = Setup::new(directory.path());
+    let service = setup.start();
+    use_it(&service);
+    let check = |scrape: &Scrape, expected: &[(&str, f64)]| {
+        for (name, value) in expected {
+            assert_eq!(scrape.value(&format!("online_learning_{name}")), *value, "{name}");
+        }
+    };
+    let scrape = Scrape::of(&service);
+    let kept = [
+        ("events_received_total{source=\"http\"}", 82.0),
+        ("events_accepted_total{source=\"http\"}", 40.0),
+        ("events_duplicate_total{source=\"http\"}", 40.0),
+        ("events_received_total{source=\"kafka\"}", 0.0),
+        ("events_learned_total", 40.0),
+        ("batches_total{result=\"success\"}", 4.0),
+        ("batches_total{result=\"failure\"}", 0.0),
+        ("saves_total{result=\"success\"}", 1.0),
+        ("agent_executions{agent=\"a\",tenant=\"default\"}", 40.0),
+        ("agent_success_ratio{agent=\"a\",tenant=\"default\"}", 0.75),
+        ("agent_latency_seconds{agent=\"a\",tenant=\"default\"}", 0.25),
+        ("model_score", 0.75),
+        ("agents", 1.0),
+    ];
+    check(&scrape, &kept);
+    for reason in ["missing_status", "not_json"] {
+        let series = format!("events_rejected_total{{reason=\"{reason}\",source=\"http\"}}");
+        check(&scrape, &[(&series, 1.0)]);
+    }
+    check(
+        &scrape,
+        &[
+            ("prediction_duration_seconds_count", 7.0),
+            ("batch_duration_seconds_count", 4.0),
+            ("http_requests_total{route=\"other\",status=\"4xx\"}", 1.0),
+            (
+                "http_requests_total{route=\"/api/learning/models/{model_type}\",status=\"4xx\"}",
+                1.0,
+            ),
+            ("http_requests_total{route=\"/api/learning/outcomes\",status=\"2xx\"}", 3.0),
+            ("learning_delay_seconds_count", 1.0),
+            ("kafka_enabled", 0.0),
+        ],
+    );
+    let brier = scrape.value("online_learning_model_brier_score");
+    // Always expecting one half scores 0.25, always expecting success 0.25 here, too.
+    assert!((0.1..0.35).contains(&brier), "{brier}");
+    assert!(scrape.value("online_learning_database_bytes") > 0.0);
+    assert!(scrape.value("online_learning_storage_free_bytes") > 0.0);
+    let (saved, started) = (
+        scrape.value("online_learning_last_save_timestamp_seconds"),
+        scrape.value("process_start_time_seconds"),
+    );
+    assert!((0.0..600.0).contains(&(saved - started)), "{saved} {started}");
+    service.stop();
+
+    // Service counters go on over a restart.
+    let again = setup.start();
+    check(&Scrape::of(&again), &kept[..6]);
+    again.stop();
+}
+
+#[test]
+fn however_many_agents_there_are_few_are_shown_and_the_rest_is_one() {
+    let directory = tempdir().unwrap();
+    let service = Setup::new(directory.path()).with("METRICS_AGENTS_MAX", 5).start();
+    let lines: String = (0..40_u32)
+        .flat_map(|agent| {
+            let name =
+                if agent == 39 { "other \"\n\\".to_owned() } else { format!("agent{agent}") };
+            std::iter::repeat_n(
+                json!({"agent_name": name, "status": "success"}).to_string(),
+                agent as usize + 1,
+            )
+        })
+        .map(|line| line + "\n")
+        .collect();
+    service.learn(&lines);
+    let scrape = Scrape::of(&service);
+    let of = |name: &str| {
+        let prefix = format!("online_learning_{name}{{");
+        scrape
+            .series
+            .iter()
+            .filter(move |(series, _)| series.starts_with(&prefix))
+            .collect::<Vec<_>>()
+    };
+    for name in ["agent_executions", "agent_success_ratio", "agent_latency_seconds"] {
+        assert_eq!(of(name).len(), 6, "{name}: {:?}", of(name));
+    }
+    let total: f64 = of("agent_executions").iter().map(|(_, value)| **value).sum();
+    assert_eq!(total, f64::from((1..=40).sum::<u32>()));
+    let rest = scrape.value("online_learning_agent_executions{agent=\"other\",tenant=\"\"}");
+    assert_eq!(rest, f64::from((1..=35).sum::<u32>()));
+    let odd = "online_learning_agent_executions{agent=\"other \\\"\\n\\\\\",tenant=\"default\"}";
+    assert_eq!(scrape.value(odd), 40.0, "names are escaped");
+    service.stop();
+}
+
+#[test]
+fn rules_and_dashboard_name_only_what_is_there() {
+    let directory = tempdir().unwrap();
+    let service = Setup::new(directory.path()).start();
+    let scrape = Scrape::of(&service);
+    let there = scrape.names();
+    let rules = include_str!("../../data/alert_rules.yml");
+    let dashboard = include_str!("../../data/grafana_dashboard.json");
+    let parsed: Value = serde_json::from_str(dashboard).expect("the dashboard is JSON");
+    let panels = parsed["panels"].as_array().expect("it has panels");
+    let expressions: Vec<&str> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().expect("each panel has targets"))
+        .map(|target| target["expr"].as_str().expect("each target has an expression"))
+        .collect();
+    assert!(expressions.len() >= panels.len() && panels.len() >= 20, "{}", panels.len());
+    for (file, text) in [("rules", rules), ("dashboard", &expressions.join("\n"))] {
+        let named = metrics_named(text);
+        assert!(named.len() >= 10, "{file}: {named:?}");
+        for name in named {
+            assert!(there.contains(name), "the {file} name {name}, which is not there");
+        }
+    }
+    service.stop();
+}
+
+/// Prometheus' own checks of a scrape and of the rules.
+#[test]
+fn promtool_has_nothing_to_say() {
+    let is_there = Command::new("promtool").arg("--version").output().is_ok();
+    if !is_there {
+        #[expect(clippy::print_stderr, reason = "a test that proves nothing has to say so")]
+        {
+            eprintln!("skipped: promtool is not there");
+        }
+        return;
+    }
+    let directory = tempdir().unwrap();
+    let service = Setup::new(directory.path()).start();
+    let first = Scrape::of(&service).text;
+    use_it(&service);
+    for text in [first, Scrape::of(&service).text] {
+        let mut promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    }
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/data/alert_rules.yml");
+    let output = Command::new("promtool").args(["check", "rules", rules]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    service.stop();
+}
