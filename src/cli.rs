@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
-use crate::{dispatch, emit, import, replay, service, simulate};
+use crate::outcome::DEFAULT_TENANT;
+use crate::{dispatch, emit, import, off_policy, replay, service, simulate};
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
@@ -85,6 +86,7 @@ pub fn command() -> clap::Command {
         .subcommand(predict_command())
         .subcommand(dispatch_command())
         .subcommand(replay_command())
+        .subcommand(evaluate_command())
         .subcommand(
             clap::Command::new("simulate")
                 .about("Play a stream of tasks against a running service and watch it learn")
@@ -147,6 +149,40 @@ fn replay_command() -> clap::Command {
                 .value_hint(ValueHint::FilePath)
                 .value_parser(value_parser!(PathBuf)),
         )
+}
+
+fn evaluate_command() -> clap::Command {
+    clap::Command::new("evaluate")
+        .about("What would another policy have earned on the logged decisions?")
+        .arg(text("policy", "POLICY", "greedy, thompson, agent:NAME or version:ID").required(true))
+        .arg(text(
+            "since",
+            "TIME",
+            "Only decisions made then or later, such as 2026-11-23T10:00:00Z",
+        ))
+        .arg(text("tenant", "TENANT", "Whose decisions").default_value(DEFAULT_TENANT))
+        .arg(text("url", "URL", "Ask the service there, instead of reading the storage beside it"))
+        .arg(
+            text("format", "FORMAT", "How to print the report")
+                .default_value("table")
+                .value_parser(["table", "json"]),
+        )
+        .args(OPTIONS.iter().map(setting))
+}
+
+/// What the arguments of `evaluate` ask for.
+fn evaluated(matches: &ArgMatches) -> Result<off_policy::Plan> {
+    let fields = [("policy", "policy"), ("since", "since"), ("tenant", "tenant_id")];
+    let body = fields.into_iter().filter_map(|(flag, field)| {
+        Some((field.to_owned(), matches.get_one::<String>(flag)?.as_str().into()))
+    });
+    off_policy::Plan::of(&body.collect()).map_err(|error| match error {
+        Error::Invalid { pointer, detail } => {
+            let flag = pointer.trim_start_matches('/').trim_end_matches("_id");
+            Error::Config(format!("--{flag} {detail}"))
+        }
+        other => other,
+    })
 }
 
 fn replayed(matches: &ArgMatches) -> replay::Plan {
@@ -299,6 +335,9 @@ pub enum Command {
     Dispatch(dispatch::Plan),
     /// Play recorded streams through the model.
     Replay(replay::Plan),
+    /// Evaluate a policy: in the storage or, given its address, by a service; whether to print the
+    /// raw report.
+    Evaluate(Settings, Option<String>, off_policy::Plan, bool),
     /// Play a stream of tasks.
     Simulate(simulate::Plan),
     /// Print completions.
@@ -368,6 +407,12 @@ impl Command {
                 seed: sub.get_one("seed").copied().unwrap_or(1),
             }),
             Some(("replay", sub)) => Self::Replay(replayed(sub)),
+            Some(("evaluate", sub)) => Self::Evaluate(
+                Settings::of(sub),
+                sub.get_one("url").cloned(),
+                evaluated(sub)?,
+                string(sub, "format") == "json",
+            ),
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
@@ -379,9 +424,10 @@ impl Command {
     /// The settings of the commands that have them.
     pub fn settings(&self) -> Option<&Settings> {
         match self {
-            Self::Serve(settings, _) | Self::Import(settings, _) | Self::Emit(settings, _) => {
-                Some(settings)
-            }
+            Self::Serve(settings, _)
+            | Self::Import(settings, _)
+            | Self::Emit(settings, _)
+            | Self::Evaluate(settings, ..) => Some(settings),
             _ => None,
         }
     }
@@ -415,6 +461,14 @@ impl Command {
             }
             Self::Dispatch(plan) => return dispatch::run(&plan),
             Self::Replay(plan) => replay::play(&plan, out)?,
+            Self::Evaluate(settings, url, plan, raw) => {
+                let report = match url {
+                    Some(url) => off_policy::by_service(&url, &plan)?,
+                    None => off_policy::in_directory(&settings.config()?, &plan)?,
+                };
+                if raw { writeln!(out, "{report}") } else { off_policy::print(&report, out) }
+                    .map_err(gone)?;
+            }
             Self::Simulate(plan) => simulate::play(&plan, out)?,
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.

@@ -70,6 +70,17 @@ pub struct Choice {
     pub details: Option<String>,
 }
 
+/// One of those who competed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Its name.
+    pub agent: String,
+    /// Its expected success then, `0..=1`.
+    pub expected_success: f64,
+    /// The probability of ranking it first then, `0..=1`.
+    pub propensity: f64,
+}
+
 /// The agent that was ranked first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct First {

@@ -15,6 +15,7 @@ use crate::model::{AgentPerformanceModel, Question, Settings, rank};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, context_of};
 
 mod foresight;
+pub mod off_policy;
 
 pub use foresight::{BINS, Bin, Foresight};
 

@@ -5,8 +5,8 @@
 //! read-only connections.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -24,6 +24,7 @@ use crate::store::Reader;
 
 pub mod access;
 mod decisions;
+mod evaluate;
 mod lists;
 mod models;
 mod outcomes;
@@ -71,6 +72,8 @@ pub struct App {
     stop_rx: Receiver<()>,
     questions: Questions,
     digests: models::Digests,
+    /// Held while a policy is evaluated.
+    evaluating: Mutex<()>,
 }
 
 impl App {
@@ -100,6 +103,7 @@ impl App {
             stop_rx,
             questions: Questions::default(),
             digests: models::Digests::default(),
+            evaluating: Mutex::new(()),
         }
     }
 
@@ -178,6 +182,7 @@ impl App {
             Route::Activate(model_type, id) => self.activate(model_type, id, request),
             Route::Outcomes => self.outcomes(request, caller),
             Route::Events => self.learning_events(request),
+            Route::Evaluate => self.evaluate(request),
             Route::Decisions => self.decisions(request, caller),
             Route::Decision(id) => self.decision(id, request, caller),
             Route::DeadLetters => self.dead_letters(request),
@@ -276,6 +281,7 @@ enum Route {
     Activate(String, String),
     Outcomes,
     Events,
+    Evaluate,
     Decisions,
     Decision(String),
     DeadLetters,
@@ -290,7 +296,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 19] = [
+    const PATTERNS: [&str; 20] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
@@ -301,6 +307,7 @@ impl Route {
         "/api/learning/models/{model_type}/versions/{id}/activate",
         "/api/learning/outcomes",
         "/api/learning/events",
+        "/api/learning/evaluate",
         "/api/learning/decisions",
         "/api/learning/decisions/{id}",
         "/api/learning/dead-letters",
@@ -325,6 +332,7 @@ impl Route {
             Self::Activate(..) => "/api/learning/models/{model_type}/versions/{id}/activate",
             Self::Outcomes => "/api/learning/outcomes",
             Self::Events => "/api/learning/events",
+            Self::Evaluate => "/api/learning/evaluate",
             Self::Decisions => "/api/learning/decisions",
             Self::Decision(_) => "/api/learning/decisions/{id}",
             Self::DeadLetters => "/api/learning/dead-letters",
@@ -358,6 +366,7 @@ impl Route {
                     }
                     ["outcomes"] => Self::Outcomes,
                     ["events"] => Self::Events,
+                    ["evaluate"] => Self::Evaluate,
                     ["decisions"] => Self::Decisions,
                     ["decisions", id] => Self::Decision(decoded(id)?),
                     ["dead-letters"] => Self::DeadLetters,
@@ -388,6 +397,7 @@ impl Route {
             | Self::Prometheus
             | Self::Model(_)
             | Self::Versions(_)
+            | Self::Evaluate
             | Self::Events => Need::AllTenants(Scope::Read),
             Self::SaveModels | Self::Activate(..) | Self::DeadLetters | Self::ReplayDeadLetters => {
                 Need::AllTenants(Scope::Admin)
@@ -401,6 +411,7 @@ impl Route {
             | Self::SaveModels
             | Self::Activate(..)
             | Self::Outcomes
+            | Self::Evaluate
             | Self::ReplayDeadLetters => "POST",
             _ => "GET",
         }

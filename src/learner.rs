@@ -283,6 +283,15 @@ impl Shared {
     }
 }
 
+/// The model as a learner of this store would restore it: with everything that is recorded as
+/// learned.
+///
+/// # Errors
+/// As [`Learner::open`].
+pub fn restored(store: &Store, settings: Settings) -> Result<AgentPerformanceModel> {
+    recovery::recover(store, &store.counters()?, settings).map(|recovered| recovered.model)
+}
+
 /// How the learner works.
 #[derive(Debug, Clone, Copy)]
 pub struct LearnerOptions {

@@ -20,6 +20,7 @@ pub mod kafka;
 pub mod learner;
 pub mod logging;
 pub mod model;
+pub mod off_policy;
 pub mod outcome;
 pub mod process;
 pub mod replay;

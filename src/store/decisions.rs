@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value, json};
 
 use super::{Store, StoreOptions, execute, from_sql, query, reaction, to_sql};
-use crate::decisions::{Decision, REMEMBERED_MAX, RequestHash, Waiting};
+use crate::decisions::{Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
 use crate::error::Result;
 use crate::outcome::{Context, Feature, Outcome, context_of, format_time};
 
@@ -97,17 +97,6 @@ pub struct RecordedDecision {
     pub details: Map<String, Value>,
     /// What came of it.
     pub outcome: Option<JoinedOutcome>,
-}
-
-/// One of those who competed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    /// Its name.
-    pub agent: String,
-    /// Its expected success then, `0..=1`.
-    pub expected_success: f64,
-    /// The probability of ranking it first then, `0..=1`.
-    pub propensity: f64,
 }
 
 /// What came of a decision.
@@ -459,6 +448,27 @@ pub(super) fn list(
              ORDER BY number DESC LIMIT ?3"
         ),
         params![tenant, before.map(to_sql), limit],
+        read,
+    )
+}
+
+/// A tenant's decisions with a number above `after`, made at `since_ms` or later, whose outcome was
+/// joined and journaled up to `last_sequence`, in order.
+pub(super) fn with_outcome(
+    connection: &Connection,
+    tenant: &str,
+    after: u64,
+    since_ms: i64,
+    last_sequence: u64,
+    limit: u32,
+) -> Result<Vec<RecordedDecision>> {
+    query(
+        connection,
+        &format!(
+            "{SELECT} WHERE number > ?1 AND {OF_TENANT} = ?2 AND created_ms >= ?3
+                 AND outcome_sequence <= ?4 ORDER BY number LIMIT ?5"
+        ),
+        params![to_sql(after), tenant, since_ms, to_sql(last_sequence), limit],
         read,
     )
 }

@@ -111,6 +111,11 @@ impl Reader {
         Self { database: directory.join(DATABASE_FILE), idle }
     }
 
+    /// Where the database and the model files are.
+    pub fn directory(&self) -> &Path {
+        self.database.parent().unwrap_or(Path::new("."))
+    }
+
     fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let place = self
             .idle
@@ -245,6 +250,24 @@ impl Reader {
     /// [`Error::Unavailable`] when the database can't be read now.
     pub fn decision(&self, tenant: &str, id: &str) -> Result<Option<(RecordedDecision, String)>> {
         self.with(|connection| decisions::by_id(connection, tenant, id))
+    }
+
+    /// A tenant's decisions with a number above `after`, made at `since_ms` or later, whose outcome
+    /// was journaled up to `last_sequence`, in order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn decisions_with_outcome(
+        &self,
+        tenant: &str,
+        after: u64,
+        since_ms: i64,
+        last_sequence: u64,
+        limit: u32,
+    ) -> Result<Vec<RecordedDecision>> {
+        self.with(|connection| {
+            decisions::with_outcome(connection, tenant, after, since_ms, last_sequence, limit)
+        })
     }
 
     /// How many decisions made before `before_ms` still have no outcome.

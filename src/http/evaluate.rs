@@ -1,0 +1,25 @@
+//! `POST /api/learning/evaluate`: what would another policy have earned?
+
+use std::sync::TryLockError;
+
+use super::server::Request;
+use super::{Answer, App, json_body, json_object, json_response};
+use crate::error::Error;
+use crate::off_policy::{self, Plan};
+
+impl App {
+    pub(super) fn evaluate(&self, request: &mut Request<'_>) -> Answer {
+        let plan = Plan::of(&json_object(json_body(request)?.as_deref())?)?;
+        // It reads the whole log: one at a time, so that predictions keep their processors.
+        let _alone = match self.evaluating.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let text = "another evaluation is under way: try again later";
+                return Err(Error::Unavailable(text.to_owned()).into());
+            }
+        };
+        let report = off_policy::evaluate(&plan, &self.reader, &self.shared.model())?;
+        Ok(json_response(200, &report.to_json()))
+    }
+}

@@ -1,0 +1,229 @@
+//! What another policy would have earned: over HTTP, and on the directory beside the service.
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Answer, Service, Setup, program};
+
+const PREDICT: &str = "/api/learning/predict/agent-selection";
+const EVALUATE: &str = "/api/learning/evaluate";
+
+/// The next number of a fixed stream, below 1.
+fn next(state: &mut u64) -> f64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    f64::from(u32::try_from(*state >> 33).expect("31 bits are left")) / f64::from(1_u32 << 31)
+}
+
+/// Asks and reports `count` times: amy succeeds in 70 %, bob in 60 %, cat in 50 %.
+fn live(service: &Service, count: u64, fields: &Value) {
+    let mut state = count;
+    for seed in 0..count {
+        let mut request = json!({
+            "task_type": "t", "candidates": ["amy", "bob", "cat"], "seed": seed,
+            "context": {"large": seed % 3 == 0},
+        });
+        for (field, value) in fields.as_object().expect("it is an object") {
+            request[field] = value.clone();
+        }
+        let answer = service.post_json(PREDICT, &request).json();
+        let agent =
+            answer["recommendations"][0]["agent_name"].as_str().expect("there is a candidate");
+        let chance = match agent {
+            "amy" => 0.7,
+            "bob" => 0.6,
+            _ => 0.5,
+        };
+        let status = if next(&mut state) < chance { "success" } else { "failure" };
+        let event = json!({"agent_name": agent, "status": status, "decision_id": answer["decision_id"],
+                   "tenant_id": fields.get("tenant_id")});
+        // The last of ten waits until all are learned, so that the model goes on.
+        let path = if seed % 10 == 9 {
+            "/api/learning/outcomes?wait=true"
+        } else {
+            "/api/learning/outcomes"
+        };
+        assert!(service.post_json(path, &event).status < 300);
+    }
+    service.learn("");
+}
+
+fn evaluate(service: &Service, request: &Value) -> Answer {
+    service.post_json(EVALUATE, request)
+}
+
+#[track_caller]
+fn report(service: &Service, policy: &str) -> Value {
+    let answer = evaluate(service, &json!({"policy": policy}));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+/// Runs `evaluate`, on the directory or at the address that `settings` name.
+fn run(arguments: &[&str], directory: &Path) -> Output {
+    let mut command = program();
+    command.arg("evaluate").args(arguments).env("MODEL_STORAGE_PATH", directory);
+    command.output().expect("the program can be run")
+}
+
+#[track_caller]
+fn printed(arguments: &[&str], directory: &Path) -> Value {
+    let output = run(arguments, directory);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+}
+
+#[test]
+fn every_policy_is_evaluated_alike_over_http_and_beside_the_service() {
+    let directory = TempDir::new().unwrap();
+    let setup = Setup::new(directory.path());
+    let service = setup.start();
+    live(&service, 200, &json!({}));
+    let saved = service.post("/api/learning/models/save", "application/json", "").json();
+    live(&service, 100, &json!({}));
+    // One whose outcome is accepted and not learned yet does not count.
+    let answer = service.post_json(PREDICT, &json!({"candidates": ["amy"]})).json();
+    let event =
+        json!({"agent_name": "amy", "status": "success", "decision_id": answer["decision_id"]});
+    assert_eq!(service.post_json("/api/learning/outcomes", &event).status, 202);
+
+    let version = format!("version:{}", saved["version_id"].as_str().unwrap());
+    for policy in ["greedy", "thompson", "agent:bob", version.as_str()] {
+        let seen = report(&service, policy);
+        assert_eq!((&seen["policy"], &seen["tenant_id"]), (&json!(policy), &json!("default")));
+        let count = |field: &str| seen[field].as_u64().unwrap();
+        assert_eq!(count("decisions") + count("left_out"), 300, "{seen}");
+        let sample = seen["effective_sample_size"].as_f64().unwrap();
+        assert!(sample > 1.0 && sample <= 300.0, "{seen}");
+        let mut names: Vec<&str> =
+            seen["estimates"].as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["dm", "dr", "ips", "snips"]);
+        for estimate in seen["estimates"].as_object().unwrap().values().chain([&seen["logged"]]) {
+            let (low, high) = (&estimate["interval"][0], &estimate["interval"][1]);
+            let (low, high) = (low.as_f64().unwrap(), high.as_f64().unwrap());
+            let value = estimate["value"].as_f64().unwrap();
+            assert!(low <= value && value <= high && low > -1.0 && high < 2.0, "{seen}");
+        }
+        match policy {
+            "agent:bob" => assert_eq!(count("in_sample"), 0),
+            "greedy" | "thompson" => assert_eq!(count("in_sample"), count("decisions")),
+            _ => assert!((1..=200).contains(&count("in_sample")), "{seen}"),
+        }
+
+        let url = service.url("");
+        let beside = ["--policy", policy, "--format", "json"];
+        assert_eq!(printed(&beside, directory.path()), seen, "on the directory");
+        let over_http = ["--policy", policy, "--format", "json", "--url", &url];
+        assert_eq!(printed(&over_http, Path::new("/nowhere")), seen, "over HTTP");
+    }
+    let table = run(&["--policy", "thompson"], directory.path());
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.starts_with("thompson: ") && table.contains("doubly robust"), "{table}");
+
+    let before = report(&service, "agent:amy");
+    service.learn("");
+    service.stop();
+    let after = printed(&["--policy", "agent:amy", "--format", "json"], directory.path());
+    assert_eq!(after["decisions"], before["decisions"].as_u64().unwrap() + 1, "at rest, too");
+    let service = setup.start();
+    assert_eq!(report(&service, "agent:amy"), after, "looking at it has changed nothing");
+}
+
+#[test]
+fn since_and_tenant_narrow_the_log() {
+    let directory = TempDir::new().unwrap();
+    let service = Setup::new(directory.path()).start();
+    live(&service, 30, &json!({}));
+    live(&service, 20, &json!({"tenant_id": "red"}));
+    let of = |request: Value| {
+        let answer = evaluate(&service, &request);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let seen = answer.json();
+        seen["decisions"].as_u64().unwrap() + seen["left_out"].as_u64().unwrap()
+    };
+    assert_eq!(of(json!({"policy": "greedy"})), 30);
+    assert_eq!(of(json!({"policy": "greedy", "tenant_id": "red"})), 20);
+    let page = service.get("/api/learning/decisions?limit=10").json();
+    let tenth = page["decisions"][9]["timestamp"].as_str().unwrap();
+    let newest = of(json!({"policy": "thompson", "since": tenth}));
+    assert!((10..30).contains(&newest), "{newest}");
+    assert_eq!(of(json!({"policy": "thompson", "since": "2026-01-01"})), 30);
+}
+
+#[test]
+fn a_log_that_cannot_support_an_answer_says_why() {
+    #[track_caller]
+    fn check(service: &Service, request: &Value, pointer: &str, why: &str) {
+        let answer = evaluate(service, request);
+        assert_eq!(answer.status, 422, "{request}: {answer:?}");
+        let problem = answer.json();
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(why), "{request}: {detail}");
+    }
+    let directory = TempDir::new().unwrap();
+    let service = Setup::new(directory.path()).start();
+    check(&service, &json!({}), "/policy", "is missing");
+    check(&service, &json!({"policy": 7}), "/policy", "a string");
+    for policy in ["best", "", "agent:", "version:", "Greedy", "agent"] {
+        check(&service, &json!({"policy": policy}), "/policy", "agent:NAME or version:ID");
+    }
+    check(&service, &json!({"policy": "greedy", "since": "soon"}), "/since", "is \"soon\"");
+    check(&service, &json!({"policy": "greedy", "tenant_id": ""}), "/tenant_id", "1 to 256");
+    check(&service, &json!({"policy": "greedy"}), "/policy", "no recorded decision");
+
+    // Decisions without an outcome, and one without a choice, are no reward of 0.
+    service.post_json(PREDICT, &json!({"candidates": ["amy"]}));
+    service.post_json(PREDICT, &json!({}));
+    service.learn("");
+    check(&service, &json!({"policy": "agent:amy"}), "/policy", "no recorded decision");
+
+    // Without a draw, amy is always first.
+    let known = [("amy", "success"), ("bob", "failure")].map(|(agent, status)| {
+        format!("{{\"agent_name\": \"{agent}\", \"task_type\": \"t\", \"status\": \"{status}\"}}\n")
+    });
+    service.learn(&known.concat().repeat(50));
+    live(&service, 40, &json!({"candidates": ["amy", "bob"], "explore": false}));
+    check(&service, &json!({"policy": "agent:zoe"}), "/policy", "competed in none");
+    check(&service, &json!({"policy": "version:agent_selection-9"}), "/policy", "is unknown");
+    check(
+        &service,
+        &json!({"policy": "greedy", "since": "2999-01-01T00:00:00Z"}),
+        "/policy",
+        "since 2999",
+    );
+    check(&service, &json!({"policy": "agent:bob"}), "/policy", "was not possible");
+    assert_eq!(report(&service, "agent:amy")["decisions"], 40);
+    service.post_json(PREDICT, &json!({"candidates": ["solo"], "decision_id": "solo"}));
+    let event = json!({"agent_name": "solo", "status": "success", "decision_id": "solo"});
+    service.learn(&event.to_string());
+    check(&service, &json!({"policy": "agent:solo"}), "/policy", "two are needed");
+    assert_eq!(service.get(EVALUATE).status, 405);
+}
+
+#[test]
+fn the_command_fails_with_a_reason() {
+    #[track_caller]
+    fn check(arguments: &[&str], directory: &Path, code: i32, why: &str) {
+        let output = run(arguments, directory);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    let directory = TempDir::new().unwrap();
+    check(&["--policy", "greedy"], directory.path(), 1, "can't read the database");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is made");
+    check(&["--policy", "best"], directory.path(), 2, "--policy is \"best\"");
+    check(&["--policy", "greedy", "--since", "x"], directory.path(), 2, "--since is \"x\"");
+    check(&[], directory.path(), 2, "--policy");
+    let service = Setup::new(directory.path()).start();
+    check(&["--policy", "greedy"], directory.path(), 1, "no recorded decision");
+    let url = service.url("");
+    check(&["--policy", "greedy", "--url", &url], directory.path(), 1, "no recorded decision");
+    service.kill();
+    check(&["--policy", "greedy", "--url", &url], directory.path(), 1, "is the service running");
+    check(&["--policy", "greedy"], directory.path(), 1, "no recorded decision");
+}
