@@ -282,7 +282,8 @@ fn the_oldest_decisions_go() {
 fn after_a_kill_every_acknowledged_outcome_is_joined_with_its_recorded_decision() {
     let directory = TempDir::new().unwrap();
     let setup = Setup::new(directory.path()).with("MODEL_BATCH_SIZE", 7);
-    let service = setup.start();
+    let mut service = setup.start();
+    let mut kept = Vec::new();
     let (sender, acknowledged) = mpsc::channel();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -308,24 +309,24 @@ fn after_a_kill_every_acknowledged_outcome_is_joined_with_its_recorded_decision(
             });
         }
         drop(sender);
-        let mut kept = Vec::new();
         kept.extend(acknowledged.iter().take(1_000));
         service.signal("KILL");
         kept.extend(acknowledged);
-
-        let service = setup.start();
-        for (id, agent) in &kept {
-            let row = service.get(&format!("{DECISIONS}/{id}"));
-            assert_eq!(row.status, 200, "{id}: its outcome was acknowledged after it");
-            let row = row.json();
-            assert_eq!((&row["chosen"], &row["outcome"]["status"]), (agent, &json!("success")));
-        }
-        let with_outcome = metric(&service, "with_outcome").as_u64().unwrap();
-        // Of each thread one may have been durable that was not acknowledged any more.
-        assert!((kept.len() as u64..=kept.len() as u64 + 4).contains(&with_outcome));
-        let (listed, _) = listed(&service, "?limit=1000");
-        assert_eq!(listed.len(), 1_000);
     });
+    service.wait();
+
+    let service = setup.start();
+    for (id, agent) in &kept {
+        let row = service.get(&format!("{DECISIONS}/{id}"));
+        assert_eq!(row.status, 200, "{id}: its outcome was acknowledged after it");
+        let row = row.json();
+        assert_eq!((&row["chosen"], &row["outcome"]["status"]), (agent, &json!("success")));
+    }
+    let with_outcome = metric(&service, "with_outcome").as_u64().unwrap();
+    // Of each thread one may have been durable that was not acknowledged any more.
+    assert!((kept.len() as u64..=kept.len() as u64 + 4).contains(&with_outcome));
+    let (listed, _) = listed(&service, "?limit=1000");
+    assert_eq!(listed.len(), 1_000);
 }
 
 #[test]
