@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 use clap_complete::Shell;
 use serde_json::{Map, Value, json};
@@ -13,12 +14,15 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
+use crate::logging::one_line;
 use crate::outcome::DEFAULT_TENANT;
-use crate::{dispatch, emit, import, off_policy, replay, service, simulate};
+use crate::{dispatch, doctor, emit, import, off_policy, replay, service, simulate};
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
                            configuration or the arguments are wrong.";
+const DOCTOR_EXIT_STATUS: &str = "Exit status: 0 when nothing fails, 4 when something does; \
+                                  warnings change nothing in it.";
 const DISPATCH_EXIT_STATUS: &str = "Exit status: the command's own; 128 and the signal's number \
                                     when a signal killed it, 124 when it was stopped by \
                                     --timeout, 127 when it was not found, 126 when it can't be \
@@ -107,6 +111,8 @@ pub fn command() -> clap::Command {
                         .value_parser(value_parser!(u64)),
                 ),
         )
+        .subcommand(doctor_command())
+        .subcommand(config_command())
         .subcommand(
             clap::Command::new("completions")
                 .about("Print completions for a shell")
@@ -183,6 +189,38 @@ fn evaluated(matches: &ArgMatches) -> Result<off_policy::Plan> {
         }
         other => other,
     })
+}
+
+fn doctor_command() -> clap::Command {
+    clap::Command::new("doctor")
+        .about("Look for what is wrong, and say what to do; also beside a running service")
+        .after_help(DOCTOR_EXIT_STATUS)
+        .arg(json_flag())
+        .arg(token_file())
+        .args(OPTIONS.iter().map(setting))
+}
+
+fn config_command() -> clap::Command {
+    let settings = || OPTIONS.iter().map(setting);
+    let effective = Arg::new("effective")
+        .long("effective")
+        .help("Every setting, defaults included")
+        .action(ArgAction::SetTrue);
+    clap::Command::new("config")
+        .about("Check or print the configuration")
+        .subcommand_required(true)
+        .subcommand(
+            clap::Command::new("check")
+                .about("Say whether the service would start with it")
+                .args(settings()),
+        )
+        .subcommand(
+            clap::Command::new("print")
+                .about("Print what is set, and where each value comes from")
+                .arg(effective)
+                .arg(json_flag())
+                .args(settings()),
+        )
 }
 
 fn replayed(matches: &ArgMatches) -> replay::Plan {
@@ -301,6 +339,10 @@ fn url() -> Arg {
         .default_value(URL)
 }
 
+fn json_flag() -> Arg {
+    Arg::new("json").long("json").help("Print JSON").action(ArgAction::SetTrue)
+}
+
 fn token_file() -> Arg {
     text("token-file", "FILE", "File with the token that the service wants")
         .env("ONLINE_LEARNING_TOKEN_FILE")
@@ -340,25 +382,65 @@ pub enum Command {
     Evaluate(Settings, Option<String>, off_policy::Plan, bool),
     /// Play a stream of tasks.
     Simulate(simulate::Plan),
+    /// Look for what is wrong.
+    Doctor(Settings, doctor::Plan),
+    /// Check the configuration.
+    ConfigCheck(Settings),
+    /// Print the configuration.
+    ConfigPrint {
+        /// What is given.
+        settings: Settings,
+        /// Defaults, too.
+        effective: bool,
+        /// As JSON.
+        json: bool,
+    },
     /// Print completions.
     Completions(Shell),
 }
 
 /// Settings as flags and environment give them, by environment variable.
 #[derive(Debug, Default)]
-pub struct Settings(BTreeMap<&'static str, String>);
+pub struct Settings(BTreeMap<&'static str, (String, Origin)>);
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Flag,
+    Environment,
+}
 
 impl Settings {
     fn of(matches: &ArgMatches) -> Self {
         let given = OPTIONS.iter().filter_map(|option| {
-            matches.get_one::<String>(option.env).map(|value| (option.env, value.clone()))
+            let origin = match matches.value_source(option.env) {
+                Some(ValueSource::CommandLine) => Origin::Flag,
+                _ => Origin::Environment,
+            };
+            matches.get_one::<String>(option.env).map(|value| (option.env, (value.clone(), origin)))
         });
         Self(given.collect())
     }
 
     /// What was given for a variable.
     pub fn get(&self, env: &str) -> Option<String> {
-        self.0.get(env).cloned()
+        self.0.get(env).map(|(value, _)| value.clone())
+    }
+
+    /// Every setting as it holds, or only what is set: its name, its value with what is secret in it
+    /// hidden, and where that comes from.
+    fn shown(&self, effective: bool) -> impl Iterator<Item = (&'static str, String, String)> + '_ {
+        OPTIONS.iter().filter_map(move |option| {
+            // An empty one counts as not set.
+            let given = self.0.get(option.env).filter(|(value, _)| !value.is_empty());
+            let (value, origin) = match given {
+                Some((value, Origin::Flag)) => (value.as_str(), format!("--{}", option.flag)),
+                Some((value, Origin::Environment)) => (value.as_str(), "environment".to_owned()),
+                None if effective => (option.default, "default".to_owned()),
+                None => return None,
+            };
+            Some((option.env, without_secrets(option.env, value), origin))
+        })
     }
 
     fn config(&self) -> Result<Config> {
@@ -413,6 +495,19 @@ impl Command {
                 evaluated(sub)?,
                 string(sub, "format") == "json",
             ),
+            Some(("doctor", sub)) => {
+                let plan = doctor::Plan { token_file: token(sub), json: sub.get_flag("json") };
+                Self::Doctor(Settings::of(sub), plan)
+            }
+            Some(("config", sub)) => match sub.subcommand() {
+                Some(("print", sub)) => Self::ConfigPrint {
+                    settings: Settings::of(sub),
+                    effective: sub.get_flag("effective"),
+                    json: sub.get_flag("json"),
+                },
+                Some((_, sub)) => Self::ConfigCheck(Settings::of(sub)),
+                None => Self::ConfigCheck(Settings::default()),
+            },
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
@@ -427,7 +522,8 @@ impl Command {
             Self::Serve(settings, _)
             | Self::Import(settings, _)
             | Self::Emit(settings, _)
-            | Self::Evaluate(settings, ..) => Some(settings),
+            | Self::Evaluate(settings, ..)
+            | Self::Doctor(settings, _) => Some(settings),
             _ => None,
         }
     }
@@ -470,6 +566,14 @@ impl Command {
                     .map_err(gone)?;
             }
             Self::Simulate(plan) => simulate::play(&plan, out)?,
+            Self::Doctor(settings, plan) => return doctor::run(settings.config(), &plan, out),
+            Self::ConfigCheck(settings) => {
+                doctor::check_configuration(&settings.config()?)?;
+                writeln!(out, "the configuration is good").map_err(gone)?;
+            }
+            Self::ConfigPrint { settings, effective, json } => {
+                print_settings(&settings, effective, json, out).map_err(gone)?;
+            }
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.
                 let mut script = Vec::new();
@@ -478,6 +582,40 @@ impl Command {
             }
         }
         Ok(0)
+    }
+}
+
+fn print_settings(
+    settings: &Settings,
+    effective: bool,
+    json: bool,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    if json {
+        let rows: Map<String, Value> = settings
+            .shown(effective)
+            .map(|(env, value, origin)| (env.to_owned(), json!({"value": value, "from": origin})))
+            .collect();
+        return writeln!(out, "{:#}", Value::Object(rows));
+    }
+    for (env, value, origin) in settings.shown(effective) {
+        writeln!(out, "{env:<26} {:<24} {origin}", one_line(&value))?;
+    }
+    Ok(())
+}
+
+/// The value of a setting without what is secret in it: passwords in addresses, their queries.
+fn without_secrets(env: &str, value: &str) -> String {
+    let is_secret = ["PASSWORD", "SECRET", "TOKEN"].iter().any(|word| env.contains(word));
+    if is_secret && !env.ends_with("_FILE") {
+        return "(hidden)".to_owned();
+    }
+    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?(hidden)"));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://(hidden)@{host}{path}{query}"),
+        None => format!("{scheme}://{authority}{path}{query}"),
     }
 }
 
@@ -565,6 +703,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_secret_in_a_value_is_not_shown() {
+        let shown = |value| without_secrets("ALERT_WEBHOOK_URL", value);
+        assert_eq!(shown("https://u:p@host/x?key=1"), "https://(hidden)@host/x?(hidden)");
+        assert_eq!(shown("http://host:80/x"), "http://host:80/x");
+        assert_eq!(without_secrets("KAFKA_SASL_PASSWORD_FILE", "/p"), "/p");
+        assert_eq!(without_secrets("SOME_TOKEN", "t"), "(hidden)");
     }
 
     #[test]

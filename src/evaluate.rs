@@ -344,6 +344,54 @@ impl Stream {
     }
 }
 
+/// How well the later half of recorded outcomes was foreseen, each before it was learned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LaterHalf {
+    /// Outcomes with a reward in the later half.
+    pub samples: u64,
+    /// Mean squared distance between expected and seen reward; 0 with no samples.
+    pub brier: f64,
+    /// The same of the mean reward of these outcomes, which no forecast knows.
+    pub brier_of_mean: f64,
+    /// As [`Calibration::error`].
+    pub calibration_error: f64,
+}
+
+/// Learns outcomes in their order with a new model, and scores what it expects of the later half.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+pub fn later_half(outcomes: &[Outcome], settings: Settings) -> LaterHalf {
+    let mut model = AgentPerformanceModel::new(settings);
+    let mut calibration = Calibration::default();
+    let (mut samples, mut brier, mut sum, mut squares) = (0_u64, 0.0, 0.0, 0.0);
+    for (number, outcome) in outcomes.iter().enumerate() {
+        if number >= outcomes.len() / 2
+            && let Some(seen) = outcome.reward()
+        {
+            let question = Question {
+                tenant: &outcome.tenant,
+                task_type: outcome.task_type.as_deref(),
+                context: &outcome.context,
+                candidates: Some(std::slice::from_ref(&outcome.agent)),
+                exclude: &[],
+            };
+            if let Some(standing) = model.standings(&question).first() {
+                let expected = standing.expected_success();
+                brier += (expected - seen).powi(2);
+                calibration.add(expected, seen);
+                (samples, sum, squares) = (samples + 1, sum + seen, squares + seen * seen);
+            }
+        }
+        model.update(outcome);
+    }
+    let mean = |sum: f64| if samples > 0 { sum / samples as f64 } else { 0.0 };
+    LaterHalf {
+        samples,
+        brier: mean(brier),
+        brier_of_mean: mean(squares) - mean(sum).powi(2),
+        calibration_error: calibration.error(),
+    }
+}
+
 /// The mean of `Beta(1 + successes, 1 + failures)` of the agent on this task type.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 fn counts_say(model: &AgentPerformanceModel, question: &Question<'_>, agent: &str) -> f64 {
@@ -362,6 +410,7 @@ fn counts_say(model: &AgentPerformanceModel, question: &Question<'_>, agent: &st
 mod tests {
     use super::*;
     use crate::model::Strategy;
+    use crate::outcome::Status;
 
     const TABLE: &str = "id,task_type,ctx_size,ctx_lang,a,b\n\
                          x,s,1,go,0,1\ny,s,2.5,,0,1\nz,t,3,3,1,1\n";
@@ -426,5 +475,27 @@ mod tests {
         // In the last bin 0.05 is all there is room for.
         let error = calibration.error();
         assert!((error - 0.095).abs() < 1e-9, "{error}");
+    }
+
+    #[test]
+    fn foresight_scores_what_was_expected_before_it_was_learned() {
+        // Every second outcome is a success, whoever the agent: nothing is to be known but the mean.
+        let outcome = |number: usize| {
+            let status = if number.is_multiple_of(2) { Status::Success } else { Status::Failure };
+            Outcome::new("a", status).on_task("t")
+        };
+        let outcomes: Vec<Outcome> = (0..400).map(outcome).collect();
+        let seen = later_half(&outcomes, Settings::default());
+        assert_eq!((seen.samples, seen.brier_of_mean), (200, 0.25));
+        // A mean of n alternating outcomes is within 1/n of a half, and forgetting adds little.
+        assert!((0.2..0.27).contains(&seen.brier), "{seen:?}");
+        // An agent that turns from success to failure is not foreseen at first.
+        let turned: Vec<Outcome> = (0..40)
+            .map(|n| Outcome::new("a", if n < 20 { Status::Success } else { Status::Failure }))
+            .collect();
+        let seen = later_half(&turned, Settings::default());
+        assert!(seen.brier > 0.2 && seen.brier_of_mean == 0.0 && seen.calibration_error > 0.3);
+        let nothing = later_half(&[], Settings::default());
+        assert_eq!((nothing.samples, nothing.brier, nothing.calibration_error), (0, 0.0, 0.0));
     }
 }

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 
 mod consumer;
 mod dead_letters;
+mod inspect;
 mod positions;
 mod producer;
 mod submit;
@@ -35,6 +36,7 @@ mod view;
 
 pub use consumer::Consumer;
 pub use dead_letters::forward_dead_letters;
+pub use inspect::{TopicState, inspect};
 pub use producer::{Outgoing, Producer, Sent};
 pub use submit::submit;
 pub use view::{Connection, PartitionStatus, Status, View};

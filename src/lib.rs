@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod decisions;
 pub mod dispatch;
+pub mod doctor;
 pub mod emit;
 pub mod error;
 pub mod evaluate;

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 mod counters;
 mod dead_letters;
 mod decisions;
+mod examine;
 mod files;
 mod journal;
 mod reader;
@@ -32,6 +33,7 @@ mod versions;
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
 pub use decisions::{JoinedOutcome, RecordedDecision};
+pub use examine::Sizes;
 pub use files::{learned_sequence, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
@@ -198,8 +200,7 @@ pub struct Store {
     options: StoreOptions,
     identities: IdentityWindow,
     dead_letter_sizes: DeadLetterSizes,
-    /// Held, never read: the lock ends with the process, however it ends. A store that only looks
-    /// has none.
+    /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
     _lock: Option<File>,
 }
 
@@ -233,44 +234,6 @@ impl Store {
         };
         store.forget_unfinished_saves()?;
         Ok(store)
-    }
-
-    /// Opens the state directory as it stands now, beside the process that may be using it. Whatever
-    /// is written there later is not seen, and nothing can be written.
-    ///
-    /// # Errors
-    /// [`Error::Fatal`] when there is no database or it can't be read, [`Error::Corrupt`] when it is
-    /// that of another program.
-    pub fn open_read_only(directory: &Path, options: StoreOptions) -> Result<Self> {
-        let database = directory.join(DATABASE_FILE);
-        let shown = database.display();
-        let failed = |error: &dyn std::fmt::Display| {
-            Error::Fatal(format!("can't read the database {shown}: {error}"))
-        };
-        let connection = open_read_only(&database).map_err(|error| failed(&error))?;
-        let pragma = |name: &str| -> rusqlite::Result<i32> {
-            connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
-        };
-        let version = pragma("user_version").map_err(|error| failed(&error))?;
-        let application = pragma("application_id").map_err(|error| failed(&error))?;
-        if application != APPLICATION_ID || version > SCHEMA_VERSION {
-            return Err(Error::Corrupt(format!(
-                "the database {shown} is that of another program, or of a newer one"
-            )));
-        }
-        if version < SCHEMA_VERSION {
-            return Err(failed(&"it was written by an older program; start the service once"));
-        }
-        // One view of it for all statements.
-        connection.execute_batch("BEGIN").map_err(|error| failed(&error))?;
-        Ok(Self {
-            identities: IdentityWindow::load(&connection, 0)?,
-            dead_letter_sizes: DeadLetterSizes::default(),
-            connection,
-            directory: directory.to_owned(),
-            options,
-            _lock: None,
-        })
     }
 
     /// The counters as last committed.

@@ -436,3 +436,30 @@ fn the_commands_can_send_a_token() {
     assert_eq!((code, said.contains("--token-file")), (Some(2), true), "{said}");
     service.stop();
 }
+
+#[test]
+fn the_journal_gets_priorities_and_other_files_do_not() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = directory();
+    let file = directory.path().join("log");
+    let log = fs::File::create(&file).expect("it can be made");
+    let seen = log.metadata().expect("it is open");
+    for (inode, starts) in [(seen.ino(), "<6>"), (seen.ino() + 1, "20")] {
+        log.set_len(0).expect("it is a file");
+        let mut child = Setup::new(&directory.path().join("state"))
+            .with("JOURNAL_STREAM", format!("{}:{inode}", seen.dev()))
+            .command(free_address())
+            .stderr(fs::File::options().append(true).open(&file).expect("it is there"))
+            .spawn()
+            .expect("the program can be run");
+        let said = eventually("it logs", || {
+            let said = fs::read_to_string(&file).expect("it can be read");
+            said.contains("service=started").then_some(said)
+        });
+        child.kill().expect("it is our child");
+        child.wait().expect("it is our child");
+        for line in said.lines() {
+            assert!(line.starts_with(starts), "{said}");
+        }
+    }
+}

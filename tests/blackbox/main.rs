@@ -7,6 +7,7 @@ mod cli;
 mod crash;
 mod decisions;
 mod dispatch;
+mod doctor;
 mod evaluate;
 mod faults;
 mod harness;
