@@ -16,7 +16,9 @@ use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
 use crate::logging::one_line;
 use crate::outcome::DEFAULT_TENANT;
-use crate::{dispatch, doctor, emit, import, off_policy, replay, service, simulate};
+use crate::{
+    backup, dispatch, doctor, emit, import, off_policy, replay, service, simulate, transfer, verify,
+};
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
@@ -112,6 +114,7 @@ pub fn command() -> clap::Command {
                 ),
         )
         .subcommand(doctor_command())
+        .subcommands(day_two_commands())
         .subcommand(config_command())
         .subcommand(
             clap::Command::new("completions")
@@ -198,6 +201,63 @@ fn doctor_command() -> clap::Command {
         .arg(json_flag())
         .arg(token_file())
         .args(OPTIONS.iter().map(setting))
+}
+
+fn file(help: &'static str) -> Arg {
+    Arg::new("file")
+        .value_name("FILE")
+        .help(help)
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(PathBuf))
+        .required(true)
+}
+
+/// What is done to a directory of a service that has been running for a while.
+fn day_two_commands() -> [clap::Command; 6] {
+    let settings = || OPTIONS.iter().map(setting);
+    [
+        clap::Command::new("backup")
+            .about("Write the whole state to one file, also beside a running service, and check it")
+            .arg(file("File to write; it must not be there yet"))
+            .args(settings()),
+        clap::Command::new("restore")
+            .about("Fill an empty state directory from a backup")
+            .arg(file("Backup to read"))
+            .arg(
+                Arg::new("check")
+                    .long("check")
+                    .help("Only say whether it could be restored")
+                    .action(ArgAction::SetTrue),
+            )
+            .args(settings()),
+        clap::Command::new("export")
+            .about("Print the model of a saved version, as JSON with its digest")
+            .arg(
+                Arg::new("version")
+                    .value_name("VERSION")
+                    .help("Such as agent_selection-3")
+                    .required(true),
+            )
+            .args(settings()),
+        clap::Command::new("import-model")
+            .about("Make an exported model the active version")
+            .arg(file("What export printed"))
+            .arg(
+                Arg::new("url")
+                    .long("url")
+                    .value_name("URL")
+                    .help("Send it to the service there, instead of opening the storage"),
+            )
+            .arg(token_file())
+            .args(settings()),
+        clap::Command::new("verify")
+            .about("Learn the journal again and compare the model with it, also beside a service")
+            .args(settings()),
+        clap::Command::new("man")
+            .about("Write a manual page per command into a directory")
+            .hide(true)
+            .arg(file("Directory to write to")),
+    ]
 }
 
 fn config_command() -> clap::Command {
@@ -395,6 +455,20 @@ pub enum Command {
         /// As JSON.
         json: bool,
     },
+    /// Write a backup.
+    Backup(Settings, PathBuf),
+    /// Restore a backup, or only check it.
+    Restore(Settings, PathBuf, bool),
+    /// Print the model of a version.
+    Export(Settings, String),
+    /// Import a model into the storage.
+    ImportModel(Settings, PathBuf),
+    /// Import a model through a service, with a file that holds its token.
+    ImportModelTo(String, Option<PathBuf>, PathBuf),
+    /// Compare the model with the journal.
+    Verify(Settings),
+    /// Write manual pages.
+    Man(PathBuf),
     /// Print completions.
     Completions(Shell),
 }
@@ -457,6 +531,8 @@ impl Command {
         let string = |matches: &ArgMatches, name: &str| {
             matches.get_one::<String>(name).cloned().unwrap_or_default()
         };
+        let path =
+            |matches: &ArgMatches| matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
         let token = |matches: &ArgMatches| matches.get_one::<PathBuf>("token-file").cloned();
         Ok(match matches.subcommand() {
             Some(("import", sub)) => {
@@ -508,6 +584,17 @@ impl Command {
                 Some((_, sub)) => Self::ConfigCheck(Settings::of(sub)),
                 None => Self::ConfigCheck(Settings::default()),
             },
+            Some(("backup", sub)) => Self::Backup(Settings::of(sub), path(sub)),
+            Some(("restore", sub)) => {
+                Self::Restore(Settings::of(sub), path(sub), sub.get_flag("check"))
+            }
+            Some(("export", sub)) => Self::Export(Settings::of(sub), string(sub, "version")),
+            Some(("import-model", sub)) => match sub.get_one::<String>("url") {
+                Some(url) => Self::ImportModelTo(url.clone(), token(sub), path(sub)),
+                None => Self::ImportModel(Settings::of(sub), path(sub)),
+            },
+            Some(("verify", sub)) => Self::Verify(Settings::of(sub)),
+            Some(("man", sub)) => Self::Man(path(sub)),
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
@@ -523,7 +610,12 @@ impl Command {
             | Self::Import(settings, _)
             | Self::Emit(settings, _)
             | Self::Evaluate(settings, ..)
-            | Self::Doctor(settings, _) => Some(settings),
+            | Self::Doctor(settings, _)
+            | Self::Backup(settings, _)
+            | Self::Restore(settings, ..)
+            | Self::Export(settings, _)
+            | Self::ImportModel(settings, _)
+            | Self::Verify(settings) => Some(settings),
             _ => None,
         }
     }
@@ -573,6 +665,25 @@ impl Command {
             }
             Self::ConfigPrint { settings, effective, json } => {
                 print_settings(&settings, effective, json, out).map_err(gone)?;
+            }
+            Self::Backup(settings, file) => backup::back_up(&settings.config()?, &file, out)?,
+            Self::Restore(settings, file, only_check) => {
+                backup::restore(&settings.config()?, &file, only_check, out)?;
+            }
+            Self::Export(settings, version) => {
+                transfer::export(&settings.config()?, &version, out)?;
+            }
+            Self::ImportModel(settings, file) => {
+                transfer::into_storage(&settings.config()?, &file, out)?;
+            }
+            Self::ImportModelTo(url, token_file, file) => {
+                transfer::into_service(&url, token_file.as_deref(), &file, out)?;
+            }
+            Self::Verify(settings) => verify::verify(&settings.config()?, out)?,
+            Self::Man(directory) => {
+                clap_mangen::generate_to(command(), &directory).map_err(|error| {
+                    Error::Fatal(format!("can't write to {}: {error}", directory.display()))
+                })?;
             }
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.

@@ -99,6 +99,14 @@ impl Client {
         }
     }
 
+    /// Posts a JSON text as it is and reads the JSON answer.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub fn post_bytes(&self, path: &str, json: &[u8]) -> Result<Value> {
+        self.send(path, "application/json", json)
+    }
+
     /// Reads the JSON answer at `path`.
     ///
     /// # Errors

@@ -329,7 +329,8 @@ fn storage(config: &Config, is_running: bool, report: &mut Report) -> Option<Sto
         }
     }
     let damaged = "restore a backup, or move the directory away to start empty";
-    let store = match Store::open_read_only(directory, config.store) {
+    let opened = Store::open_read_only(directory, config.store).and_then(Store::as_of_now);
+    let store = match opened {
         Ok(store) => store,
         Err(Error::NotFound(why)) if !is_running => {
             report.add("database", State::Skip, format!("{why}: the first start makes it"), "");
@@ -521,8 +522,8 @@ fn last_outcomes(store: &Store, counters: &Counters) -> Result<Vec<Outcome>> {
     if let Some(oldest) = store.oldest_sequence()? {
         let last = counters.learned_sequence;
         let after = last.saturating_sub(FORESEEN_MAX).max(oldest.saturating_sub(1));
-        store.replay(after, last, |_, entry| {
-            if let Entry::Outcome(outcome) = entry {
+        store.replay(after, counters.last_sequence, |sequence, entry| {
+            if let (Entry::Outcome(outcome), true) = (entry, sequence <= last) {
                 outcomes.push(outcome);
             }
             Ok(())

@@ -180,6 +180,7 @@ impl App {
             Route::Model(model_type) => self.model(model_type),
             Route::Versions(model_type) => self.versions(model_type, request),
             Route::Activate(model_type, id) => self.activate(model_type, id, request),
+            Route::ImportModel => self.import_model(request),
             Route::Outcomes => self.outcomes(request, caller),
             Route::Events => self.learning_events(request),
             Route::Evaluate => self.evaluate(request),
@@ -279,6 +280,7 @@ enum Route {
     Model(String),
     Versions(String),
     Activate(String, String),
+    ImportModel,
     Outcomes,
     Events,
     Evaluate,
@@ -296,7 +298,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 20] = [
+    const PATTERNS: [&str; 21] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
@@ -305,6 +307,7 @@ impl Route {
         "/api/learning/models/{model_type}",
         "/api/learning/models/{model_type}/versions",
         "/api/learning/models/{model_type}/versions/{id}/activate",
+        "/api/learning/models/import",
         "/api/learning/outcomes",
         "/api/learning/events",
         "/api/learning/evaluate",
@@ -330,6 +333,7 @@ impl Route {
             Self::Model(_) => "/api/learning/models/{model_type}",
             Self::Versions(_) => "/api/learning/models/{model_type}/versions",
             Self::Activate(..) => "/api/learning/models/{model_type}/versions/{id}/activate",
+            Self::ImportModel => "/api/learning/models/import",
             Self::Outcomes => "/api/learning/outcomes",
             Self::Events => "/api/learning/events",
             Self::Evaluate => "/api/learning/evaluate",
@@ -359,6 +363,7 @@ impl Route {
                     ["agents", "performance"] => Self::AgentsPerformance,
                     ["status"] => Self::Status,
                     ["models", "save"] => Self::SaveModels,
+                    ["models", "import"] => Self::ImportModel,
                     ["models", model] => Self::Model(decoded(model)?),
                     ["models", model, "versions"] => Self::Versions(decoded(model)?),
                     ["models", model, "versions", id, "activate"] => {
@@ -399,9 +404,11 @@ impl Route {
             | Self::Versions(_)
             | Self::Evaluate
             | Self::Events => Need::AllTenants(Scope::Read),
-            Self::SaveModels | Self::Activate(..) | Self::DeadLetters | Self::ReplayDeadLetters => {
-                Need::AllTenants(Scope::Admin)
-            }
+            Self::SaveModels
+            | Self::Activate(..)
+            | Self::ImportModel
+            | Self::DeadLetters
+            | Self::ReplayDeadLetters => Need::AllTenants(Scope::Admin),
         }
     }
 
@@ -410,6 +417,7 @@ impl Route {
             Self::PredictAgentSelection
             | Self::SaveModels
             | Self::Activate(..)
+            | Self::ImportModel
             | Self::Outcomes
             | Self::Evaluate
             | Self::ReplayDeadLetters => "POST",

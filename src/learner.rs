@@ -39,6 +39,7 @@ mod recovery;
 mod saving;
 
 pub use inbox::{Inbox, REJECTED_NAMED_MAX, SUBMIT_RECORDS_MAX};
+pub use recovery::load as load_model;
 pub use saving::{SaveJob, Saved, SavedVersion, Saver};
 
 use saving::Saving;
@@ -99,6 +100,13 @@ pub enum Event {
         /// Which.
         version_id: String,
         /// For the new version that this makes.
+        reply: Sender<Result<SavedVersion>>,
+    },
+    /// Make a model from elsewhere the active version.
+    ImportModel {
+        /// The model.
+        model: Box<AgentPerformanceModel>,
+        /// For the version that this makes.
         reply: Sender<Result<SavedVersion>>,
     },
     /// An import has ended: for the record.
@@ -461,7 +469,9 @@ impl Learner {
                 self.settle(now)?;
             }
             // One after the other: the newest version is the active one.
-            event @ (Event::Save(_) | Event::Activate { .. }) if self.saving.is_busy() => {
+            event @ (Event::Save(_) | Event::Activate { .. } | Event::ImportModel { .. })
+                if self.saving.is_busy() =>
+            {
                 self.saving.defer(event);
             }
             Event::Save(reply) => {
@@ -481,6 +491,15 @@ impl Learner {
                 }
                 // Whoever asked may have gone.
                 let _ = reply.send(activated);
+            }
+            Event::ImportModel { model, reply } => {
+                self.close_batch(now)?;
+                let imported = self.import_model(*model, now);
+                if let Err(fatal @ Error::Fatal(_)) = &imported {
+                    return Err(fatal.clone());
+                }
+                // Whoever asked may have gone.
+                let _ = reply.send(imported);
             }
             Event::Imported { accepted, duration, reply } => {
                 self.close_batch(now)?;

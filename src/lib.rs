@@ -5,6 +5,7 @@
 //! survives ([`store`]), the pipeline ([`learner`]), the API ([`http`]), the threads
 //! ([`service`]), and the commands ([`cli`]).
 
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -28,6 +29,8 @@ pub mod replay;
 pub mod service;
 pub mod simulate;
 pub mod store;
+pub mod transfer;
+pub mod verify;
 pub mod watch;
 
 pub use error::{Error, Result};

@@ -314,7 +314,7 @@ fn saved_model(
 /// As [`evaluate`], and when the directory can't be read.
 pub fn in_directory(config: &Config, plan: &Plan) -> Result<Value> {
     let directory: &Path = &config.storage_path;
-    let store = Store::open_read_only(directory, config.store)?;
+    let store = Store::open_read_only(directory, config.store)?.as_of_now()?;
     let model = learner::restored(&store, config.learner.settings)?;
     evaluate(plan, &Reader::new(directory), &model).map(|report| report.to_json())
 }

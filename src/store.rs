@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+mod backup;
 mod counters;
 mod dead_letters;
 mod decisions;
@@ -30,11 +31,12 @@ mod reader;
 mod space;
 mod versions;
 
+pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
 pub use decisions::{JoinedOutcome, RecordedDecision};
 pub use examine::Sizes;
-pub use files::{learned_sequence, read_model, write_model};
+pub use files::{learned_sequence, parse_model, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
 pub use space::Space;

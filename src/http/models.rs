@@ -5,12 +5,18 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::server::Request;
-use super::{Answer, App, Query, json_body, json_object, json_response, page};
+use super::{
+    Answer, App, Failure, JSON, Query, json_body, json_object, json_response, media_type, page,
+    unsupported_media_type,
+};
 use crate::error::{Error, Result};
 use crate::learner::{Event, MODEL_TYPES, SavedVersion};
 use crate::model::AgentPerformanceModel;
 use crate::outcome::format_time;
-use crate::store::ModelVersion;
+use crate::store::{ModelVersion, parse_model};
+
+/// Largest model that comes over HTTP, in bytes. A larger one is imported into the directory.
+const MODEL_BYTES_MAX: usize = 24 * 1024 * 1024;
 
 /// The digest of the newest snapshot, once it was asked for.
 #[derive(Default)]
@@ -95,6 +101,19 @@ impl App {
         let version_id = id.to_owned();
         let made = self.inbox.ask(|reply| Event::Activate { version_id, reply })?;
         Ok(json_response(200, &version_json(&format!("{id} is active again as"), &made)))
+    }
+
+    pub(super) fn import_model(&self, request: &mut Request<'_>) -> Answer {
+        let media = media_type(request);
+        if media != JSON {
+            return Err(unsupported_media_type(&media, JSON));
+        }
+        let body = request.read_body(MODEL_BYTES_MAX).map_err(|error| Failure(error.into()))?;
+        let (model, _) = parse_model(&body, self.options.settings)?;
+        drop(body);
+        let model = Box::new(model);
+        let made = self.inbox.ask(|reply| Event::ImportModel { model, reply })?;
+        Ok(json_response(200, &version_json("imported as", &made)))
     }
 
     fn known_version(&self, id: &str) -> Result<ModelVersion> {

@@ -71,7 +71,7 @@ fn restart_model(store: &Store, settings: Settings) -> Result<AgentPerformanceMo
 /// # Errors
 /// [`Error::Corrupt`] when the file can't be trusted, [`Error::Unavailable`] when the journal can't
 /// be read now.
-pub(super) fn load(
+pub fn load(
     store: &Store,
     file: &str,
     digest: &str,

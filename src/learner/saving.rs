@@ -139,7 +139,10 @@ impl Saving {
             return;
         }
         let busy = Error::Unavailable("too many saves and activations are waiting".to_owned());
-        if let Event::Save(reply) | Event::Activate { reply, .. } = event {
+        if let Event::Save(reply)
+        | Event::Activate { reply, .. }
+        | Event::ImportModel { reply, .. } = event
+        {
             // Whoever asked may have gone.
             let _ = reply.send(Err(busy));
         }
@@ -269,12 +272,7 @@ impl Learner {
                 )));
             }
         };
-        let mut counters = self.current_counters(now);
-        counters.last_sequence += 1;
-        counters.learned_sequence = counters.last_sequence;
-        counters.last_version_number += 1;
-        counters.last_learning_event += 1;
-        counters.last_save_ms = now.unix_ms;
+        let counters = self.counters_of_activation(now);
         let model = super::recovery::load(
             &self.store,
             &asked.model_file_path,
@@ -287,21 +285,71 @@ impl Learner {
         })?;
 
         let parent = ModelVersion::id_of(MODEL_TYPES[0], asked.version_number);
-        let mut rows = self.version_rows(
-            counters.last_version_number,
-            &asked.model_file_path,
-            Some(&parent),
-            &model,
-            now,
-        );
+        let activation =
+            Activation { version_id: asked.id, model_file_path: asked.model_file_path, digest };
+        let made =
+            self.go_on_from("activation", &activation, Some(&parent), model, counters, now)?;
+        log::info!("version={} activated=from version={version_id}", made.version_id);
+        Ok(made)
+    }
+
+    /// Goes on from a model that comes from elsewhere: it becomes a version, which is activated at
+    /// once. The micro-batch before it must be closed.
+    pub(super) fn import_model(
+        &mut self,
+        model: AgentPerformanceModel,
+        now: Now,
+    ) -> Result<SavedVersion> {
+        self.all_is_learned()?;
+        let counters = self.counters_of_activation(now);
+        let number = counters.last_version_number;
+        let name = format!("version-{number:06}.json");
+        // It has learned nothing of our journal.
+        let digest = write_model(self.store.directory(), &name, &model.at_sequence(0))?;
+        let settings = self.options.settings;
+        let sequence = counters.last_sequence;
+        let model = super::recovery::load(&self.store, &name, &digest, sequence, settings)?;
+        let activation = Activation {
+            version_id: ModelVersion::id_of(MODEL_TYPES[0], number),
+            model_file_path: name,
+            digest,
+        };
+        let made = self.go_on_from("import", &activation, None, model, counters, now)?;
+        log::info!("version={} imported=model samples={}", made.version_id, made.training_samples);
+        Ok(made)
+    }
+
+    /// The counters after an activation that happens now.
+    fn counters_of_activation(&mut self, now: Now) -> Counters {
+        let mut counters = self.current_counters(now);
+        counters.last_sequence += 1;
+        counters.learned_sequence = counters.last_sequence;
+        counters.last_version_number += 1;
+        counters.last_learning_event += 1;
+        counters.last_save_ms = now.unix_ms;
+        counters
+    }
+
+    /// Records an activation with the version that it makes, and goes on from its model.
+    fn go_on_from(
+        &mut self,
+        event_type: &str,
+        activation: &Activation,
+        parent: Option<&str>,
+        model: AgentPerformanceModel,
+        counters: Counters,
+        now: Now,
+    ) -> Result<SavedVersion> {
+        let number = counters.last_version_number;
+        let mut rows = self.version_rows(number, &activation.model_file_path, parent, &model, now);
         for row in &mut rows {
-            row.digest = Some(digest.clone());
+            row.digest = Some(activation.digest.clone());
         }
         let metrics = metrics_json(&model);
         let event = LearningEvent {
             id: LearningEvent::id_of(counters.last_learning_event),
             model_version_id: Some(rows[0].id.clone()),
-            event_type: "activation".to_owned(),
+            event_type: event_type.to_owned(),
             batch_size: 0,
             samples_processed: 0,
             metrics_before: self.metrics.clone(),
@@ -310,11 +358,7 @@ impl Learner {
             duration_ms: now.instant.elapsed().as_secs_f64() * 1_000.0,
             created_at: format_time(now.unix_ms),
         };
-        let activation =
-            Activation { version_id: asked.id, model_file_path: asked.model_file_path, digest };
-        self.store.activate(&activation, &rows, event, &counters, now.unix_ms)?;
-
-        log::info!("version={} activated=from version={version_id}", rows[0].id);
+        self.store.activate(activation, &rows, event, &counters, now.unix_ms)?;
         self.counters = counters;
         self.model = model;
         self.metrics = metrics;

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::{
-    APPLICATION_ID, DATABASE_FILE, DeadLetterSizes, IdentityWindow, SCHEMA_VERSION, Store,
-    StoreOptions, from_sql, is_corruption, log_of, open_read_only, query, reaction,
+    APPLICATION_ID, DATABASE_FILE, DeadLetterSizes, IdentityWindow, ModelVersion, SCHEMA_VERSION,
+    Store, StoreOptions, from_sql, is_corruption, log_of, open_read_only, query, reaction,
+    versions,
 };
 use crate::error::{Error, Result};
 
@@ -19,8 +20,8 @@ pub struct Sizes {
 }
 
 impl Store {
-    /// Opens the state directory as it stands now, also beside a running service: what is written
-    /// there later is not seen. Nothing can be written through it, and it knows no identities.
+    /// Opens the state directory to read from it, also beside a running service. Nothing can be
+    /// written through it, and it knows no identities.
     ///
     /// # Errors
     /// [`Error::NotFound`] without a database, [`Error::Corrupt`] when it is damaged, foreign or of
@@ -64,8 +65,6 @@ impl Store {
                 }
                 other => other,
             })?;
-        // One view of it for all statements.
-        connection.execute_batch("BEGIN").map_err(|error| reaction(&error))?;
         Ok(Self {
             identities: IdentityWindow::load(&connection, 0)?,
             dead_letter_sizes,
@@ -74,6 +73,27 @@ impl Store {
             options,
             _lock: None,
         })
+    }
+
+    /// The same, with every answer from now on as of this moment, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn as_of_now(self) -> Result<Self> {
+        // It ends with the connection, and has changed nothing.
+        self.connection.execute_batch("BEGIN").map_err(|error| reaction(&error))?;
+        self.counters()?;
+        Ok(self)
+    }
+
+    /// Every version of a model type that is known, archived ones too, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn all_versions(&self, model_type: &str) -> Result<Vec<ModelVersion>> {
+        let mut versions = versions::list(&self.connection, model_type, None, u32::MAX)?;
+        versions.reverse();
+        Ok(versions)
     }
 
     /// What SQLite's `quick_check` finds wrong with the database; `None` when it is sound.

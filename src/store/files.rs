@@ -140,6 +140,33 @@ pub fn read_model(
     AgentPerformanceModel::from_state(state, sequence, settings)
 }
 
+/// The model in the bytes of a file, as learned from no journal entry of ours, and its digest. White
+/// space at the end is let pass.
+///
+/// # Errors
+/// [`Error::Invalid`] when they are no saved model, of another format or damaged.
+pub fn parse_model(bytes: &[u8], settings: Settings) -> Result<(AgentPerformanceModel, String)> {
+    let wrong = |what: &dyn std::fmt::Display| Error::invalid("", format!("the model {what}"));
+    let bytes = bytes.trim_ascii();
+    let head = &bytes[..bytes.len().min(usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX))];
+    let (_, end) = parse_header(head).map_err(|error| wrong(&error))?;
+    let start = end + BEFORE_STATE.len();
+    let after = AFTER_DIGEST.trim_end();
+    let tail = BEFORE_DIGEST.len() + usize::try_from(DIGEST_BYTES).unwrap_or(0) + after.len();
+    let state_end = bytes.len().checked_sub(tail).filter(|state_end| *state_end >= start);
+    let (state, rest) = match state_end {
+        Some(state_end) => (&bytes[start..state_end], &bytes[state_end..]),
+        None => return Err(wrong(&"is cut short")),
+    };
+    let digest = hex(&Sha256::digest(state));
+    if rest != format!("{BEFORE_DIGEST}{digest}{after}").as_bytes() {
+        return Err(wrong(&format!("is not as it was written: its state has the digest {digest}")));
+    }
+    let model =
+        AgentPerformanceModel::from_state(state, 0, settings).map_err(|error| wrong(&error))?;
+    Ok((model, digest))
+}
+
 /// Up to which journal entry the model of `directory/name` had learned.
 ///
 /// # Errors
@@ -156,6 +183,10 @@ pub fn learned_sequence(directory: &Path, name: &str) -> Result<u64> {
 fn read_header(file: &File) -> io::Result<(Header, usize)> {
     let mut head = Vec::new();
     file.take(HEADER_BYTES_MAX).read_to_end(&mut head)?;
+    parse_header(&head)
+}
+
+fn parse_header(head: &[u8]) -> io::Result<(Header, usize)> {
     let end = head.windows(BEFORE_STATE.len()).position(|window| window == BEFORE_STATE);
     let end = end.ok_or_else(|| io::Error::other("is no saved model"))?;
     // The format first: another one may have another header.

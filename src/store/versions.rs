@@ -274,14 +274,14 @@ enum ModelFileKind {
 }
 
 /// The name of a model's file, also of one that is not yet written whole.
-struct ModelFileName {
+pub(super) struct ModelFileName {
     kind: ModelFileKind,
     /// Of the version, or the journal entry up to which a checkpoint holds.
     number: u64,
 }
 
 impl ModelFileName {
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         let name = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(".json")?;
         let (kind, number) = match name.split_once('-')? {
             ("version", number) => (ModelFileKind::Version, number),

@@ -5,6 +5,7 @@ mod api;
 mod broker;
 mod cli;
 mod crash;
+mod day2;
 mod decisions;
 mod dispatch;
 mod doctor;
