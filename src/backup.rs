@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::learner::restored;
 use crate::store::{Backup, Store, StoreOptions, restore_backup};
 
-/// Writes a backup of the configured directory, beside a running service or without one, and checks
-/// it as [`check`] does.
+/// Writes a backup of the configured directory, beside a running service or without one, and restores
+/// it once to see that it can be.
 ///
 /// # Errors
-/// As [`Store::open_read_only`], [`Store::back_up`] and [`check`].
+/// As [`Store::open_read_only`], [`Store::back_up`] and [`restore_backup`].
 pub fn back_up(config: &Config, file: &Path, out: &mut impl Write) -> Result<()> {
     let store = Store::open_read_only(&config.storage_path, config.store)?;
     let Backup { bytes, sequence, files } = store.back_up(file)?;
@@ -30,7 +30,7 @@ pub fn back_up(config: &Config, file: &Path, out: &mut impl Write) -> Result<()>
 /// Restores a backup into the configured directory, which must be empty, or only checks it.
 ///
 /// # Errors
-/// As [`restore_backup`] and [`check`].
+/// As [`restore_backup`].
 pub fn restore(config: &Config, file: &Path, only_check: bool, out: &mut impl Write) -> Result<()> {
     let Backup { bytes, sequence, files } = check(config, file)?;
     if only_check {
