@@ -214,7 +214,7 @@ fn the_command_fails_with_a_reason() {
         assert!(said.contains(why), "{said}");
     }
     let directory = TempDir::new().unwrap();
-    check(&["--policy", "greedy"], directory.path(), 1, "can't read the database");
+    check(&["--policy", "greedy"], directory.path(), 1, "there is no database");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is made");
     check(&["--policy", "best"], directory.path(), 2, "--policy is \"best\"");
     check(&["--policy", "greedy", "--since", "x"], directory.path(), 2, "--since is \"x\"");
