@@ -10,7 +10,7 @@ const FAST_BUCKETS: [f64; 14] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.1, 0.5, 1.0,
 ];
-/// Seconds. An outcome may wait for its batch as long as MODEL_BATCH_TIMEOUT says.
+/// Seconds. An outcome may wait for its batch as long as `MODEL_BATCH_TIMEOUT` says.
 const DELAY_BUCKETS: [f64; 13] =
     [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0];
 /// The classes of answers, by the first digit of the status.

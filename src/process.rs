@@ -31,7 +31,7 @@ impl Usage {
         Some(Self { open_fds, max_fds, ..Self::of_stat(&stat)? })
     }
 
-    /// Reads a line of `/proc/[pid]/stat` (proc_pid_stat(5), fields 14, 15, 20, 23 and 24).
+    /// Reads a line of `/proc/[pid]/stat` (`proc_pid_stat(5)`, fields 14, 15, 20, 23 and 24).
     #[expect(clippy::cast_precision_loss, reason = "clock ticks stay far below 2^53")]
     fn of_stat(stat: &str) -> Option<Self> {
         // The name of the program, in parentheses, may hold anything.
@@ -58,6 +58,7 @@ mod tests {
     fn a_line_is_read_whatever_the_program_is_called() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 2 0 0 0 150 50 0 0 20 0 9 0 100 4096 3 18 1";
         let usage = Usage::of_stat(stat).unwrap();
+        #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
         let tick = 1.0 / rustix::param::clock_ticks_per_second() as f64;
         assert_eq!((usage.cpu_seconds, usage.threads), (200.0 * tick, 9));
         assert_eq!(usage.virtual_bytes, 4_096);

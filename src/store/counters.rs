@@ -101,6 +101,7 @@ impl SourceCounters {
 
 impl Counters {
     /// What came from `source`, to count on.
+    #[expect(clippy::missing_panics_doc, reason = "it never does")]
     pub fn source(&mut self, source: &str) -> &mut SourceCounters {
         if !self.sources.contains_key(source) {
             self.sources.insert(source.to_owned(), SourceCounters::default());
