@@ -49,7 +49,7 @@ impl Forecast {
     }
 }
 
-/// The last [`FORECASTS_MAX`] forecasts.
+/// The last 1,000 forecasts.
 #[derive(Debug, Clone, Default)]
 pub struct Forecasts(VecDeque<Forecast>);
 
