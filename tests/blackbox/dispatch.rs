@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::harness::{Service, Setup, eventually, free_address, program};
+use super::harness::{SOON, Service, Setup, eventually, free_address, program};
 
 fn start() -> (TempDir, Service) {
     let directory = tempfile::tempdir().expect("there is room for a directory");
@@ -48,11 +49,38 @@ fn run(command: &mut Command) -> Run {
     }
 }
 
+/// Lines that a program prints, waited for with a deadline.
+struct Lines(Receiver<String>);
+
+impl Lines {
+    fn of(output: impl Read + Send + 'static) -> Self {
+        let (lines_tx, lines_rx) = channel();
+        std::thread::spawn(move || {
+            // Until the end of the output, or of the test.
+            BufReader::new(output)
+                .lines()
+                .map_while(Result::ok)
+                .all(|line| lines_tx.send(line).is_ok())
+        });
+        Self(lines_rx)
+    }
+
+    /// The next one; empty at the end.
+    #[track_caller]
+    fn next(&self) -> String {
+        match self.0.recv_timeout(SOON) {
+            Ok(line) => line.trim_end().to_owned(),
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {SOON:?}"),
+        }
+    }
+}
+
 /// A run whose input and output the test holds.
 struct Running {
     child: Child,
-    stdout: BufReader<std::process::ChildStdout>,
-    stderr: BufReader<std::process::ChildStderr>,
+    stdout: Lines,
+    stderr: Lines,
 }
 
 impl Running {
@@ -63,22 +91,20 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be run");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let stdout = Lines::of(child.stdout.take().expect("it is piped"));
+        let stderr = Lines::of(child.stderr.take().expect("it is piped"));
         Self { child, stdout, stderr }
     }
 
     /// The next line of the output.
+    #[track_caller]
     fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("it can be read");
-        line.trim_end().to_owned()
+        self.stdout.next()
     }
 
+    #[track_caller]
     fn complaint(&mut self) -> String {
-        let mut line = String::new();
-        self.stderr.read_line(&mut line).expect("it can be read");
-        line.trim_end().to_owned()
+        self.stderr.next()
     }
 
     fn signal(&self, name: &str) {
@@ -344,9 +370,8 @@ fn what_was_not_reported_is_said_and_can_be_fed_later() {
     assert!(running.complaint().contains("can't report yet"));
     running.signal("TERM");
     assert_eq!(running.code(), Some(0), "the command's own result");
-    let mut rest = String::new();
-    running.stderr.read_to_string(&mut rest).expect("it is UTF-8");
-    assert_eq!(rest.lines().count(), 1, "{rest}");
+    let rest = running.complaint();
+    assert_eq!(running.complaint(), "", "one line more");
     assert!(rest.contains("the outcome was not reported"), "{rest}");
     let start = rest.find('{').expect("the outcome is in the line");
     let outcome: Value = serde_json::from_str(&rest[start..]).expect("it is JSON");
