@@ -98,11 +98,16 @@ impl RealTimeModelUpdater {
         Self::start_with_queue(directory, store, options, Self::QUEUE_CAPACITY)
     }
 
-    /// As [`RealTimeModelUpdater::start`], with a queue for `capacity` events.
+    /// As [`RealTimeModelUpdater::start`], in the directory and with the limits of a configuration.
     ///
     /// # Errors
     /// As [`RealTimeModelUpdater::start`].
-    pub fn start_with_queue(
+    pub fn start_configured(config: &Config) -> Result<Self> {
+        let Config { storage_path, store, learner, queue_capacity, .. } = config;
+        Self::start_with_queue(storage_path, *store, *learner, *queue_capacity)
+    }
+
+    fn start_with_queue(
         directory: &std::path::Path,
         store: StoreOptions,
         options: LearnerOptions,
@@ -309,12 +314,7 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     // First, so that a port in use leaves the storage alone.
     let server = bind(config, &access)?;
     let address = server.local_addr();
-    let updater = RealTimeModelUpdater::start_with_queue(
-        &config.storage_path,
-        config.store,
-        config.learner,
-        config.queue_capacity,
-    )?;
+    let updater = RealTimeModelUpdater::start_configured(config)?;
     // Closed at the stop: wakes requests that wait.
     let (stop_tx, stop_rx) = bounded::<()>(0);
     let topic = config

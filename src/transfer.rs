@@ -45,12 +45,7 @@ pub fn export(config: &Config, version_id: &str, out: &mut impl Write) -> Result
 /// [`Error::Invalid`] when the file is no model, what [`RealTimeModelUpdater::start`] fails with.
 pub fn into_storage(config: &Config, file: &Path, out: &mut impl Write) -> Result<()> {
     let (model, _) = parse_model(&read(file)?, config.learner.settings)?;
-    let updater = RealTimeModelUpdater::start_with_queue(
-        &config.storage_path,
-        config.store,
-        config.learner,
-        config.queue_capacity,
-    )?;
+    let updater = RealTimeModelUpdater::start_configured(config)?;
     let model = Box::new(model);
     let made = updater.inbox().ask(|reply| Event::ImportModel { model, reply });
     updater.stop()?;

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::model::{AgentPerformanceModel, Question};
+use crate::model::AgentPerformanceModel;
 use crate::outcome::Outcome;
 
 /// Forecasts kept.
@@ -21,32 +21,14 @@ const DRIFT_OUTCOMES_MIN: usize = 30;
 /// Change of the mean reward that is of no interest.
 const DRIFT_TOLERANCE: f64 = 0.05;
 
-/// A forecast of a reward, made before the outcome was learned, and what came.
+/// A forecast of a reward, made before the outcome was learned, and what came: progressive validation
+/// (Blum, Kalai and Langford, COLT 1999).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Forecast {
     /// Expected reward, `0..=1`.
     pub expected: f64,
     /// The reward, `0..=1`.
     pub reward: f64,
-}
-
-impl Forecast {
-    /// What the model expects of this outcome; `None` for one without a reward. Progressive
-    /// validation: each outcome tests the model before it trains it (Blum, Kalai and Langford, COLT
-    /// 1999).
-    pub fn of(model: &AgentPerformanceModel, outcome: &Outcome) -> Option<Self> {
-        let reward = outcome.reward()?;
-        let candidates = [outcome.agent.clone()];
-        let question = Question {
-            tenant: &outcome.tenant,
-            task_type: outcome.task_type.as_deref(),
-            context: &outcome.context,
-            candidates: Some(&candidates),
-            exclude: &[],
-        };
-        let standing = model.standings(&question).pop()?;
-        Some(Self { expected: standing.expected_success(), reward })
-    }
 }
 
 /// The last 1,000 forecasts.
@@ -344,19 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn forecasts_are_made_before_the_outcome_is_learned_and_scored_after() {
-        let mut model = AgentPerformanceModel::new(Settings {
-            strategy: crate::model::Strategy::Beta,
-            ..Settings::default()
-        });
-        let outcome = Outcome::new("a", Status::Success);
-        let first = Forecast::of(&model, &outcome).unwrap();
-        assert_eq!(first, Forecast { expected: 0.5, reward: 1.0 });
-        model.update(&outcome);
-        let second = Forecast::of(&model, &outcome).unwrap();
-        assert!((second.expected - 2.0 / 3.0).abs() < 1e-12, "{second:?}");
-        assert_eq!(Forecast::of(&model, &Outcome::new("a", Status::Cancelled)), None);
-
+    fn forecasts_are_scored_by_what_came() {
         let mut forecasts = Forecasts::default();
         assert_eq!((forecasts.brier(), forecasts.accuracy()), (None, None));
         forecasts.push(Forecast { expected: 0.8, reward: 1.0 });

@@ -101,12 +101,8 @@ impl SourceCounters {
 
 impl Counters {
     /// What came from `source`, to count on.
-    #[expect(clippy::missing_panics_doc, reason = "it never does")]
     pub fn source(&mut self, source: &str) -> &mut SourceCounters {
-        if !self.sources.contains_key(source) {
-            self.sources.insert(source.to_owned(), SourceCounters::default());
-        }
-        self.sources.get_mut(source).expect("it was just inserted")
+        self.sources.entry(source.to_owned()).or_default()
     }
 
     /// Records that came, whatever became of them.
