@@ -301,7 +301,8 @@ fn bench_predictions() {
             .expect("the defaults are allowed");
         let (inbox, shared) = (updater.inbox(), updater.shared());
         let access = Arc::new(Access::open(&config.access).expect("there are no tokens to read"));
-        let app = Arc::new(App::new(&config, access, inbox, shared, None, stop_rx.clone()));
+        let alerts = Arc::default();
+        let app = Arc::new(App::new(&config, access, inbox, shared, None, alerts, stop_rx.clone()));
         (updater, app)
     });
     let bare = |request: &mut Request<'_>| {

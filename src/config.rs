@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::alerts::AlertOptions;
 use crate::error::{Error, Result};
 use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::kafka::{KafkaOptions, OffsetReset, Sasl};
@@ -39,7 +40,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 58] = [
+pub const OPTIONS: [Opt; 74] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -241,6 +242,82 @@ pub const OPTIONS: [Opt; 58] = [
         "50",
         "Agents that /metrics shows one by one; the others are one",
     ),
+    opt("ALERT_INTERVAL", "alert-interval", "10", "Seconds between evaluations of the alerts"),
+    opt("ALERT_WINDOW", "alert-window", "900", "Seconds that rates in alerts are taken of"),
+    opt(
+        "ALERT_FAILED_UPDATES_MAX",
+        "alert-failed-updates-max",
+        "0.05",
+        "Share of micro-batches that may fail",
+    ),
+    opt(
+        "ALERT_IMPROVEMENT_MIN",
+        "alert-improvement-min",
+        "-0.1",
+        "Relative change of the model score that is still well",
+    ),
+    opt(
+        "ALERT_UPDATE_TIME_MAX_MS",
+        "alert-update-time-max-ms",
+        "1000",
+        "Milliseconds that a micro-batch may take on average",
+    ),
+    opt("ALERT_LAG_MAX", "alert-lag-max", "1000", "Records that may wait to be learned"),
+    opt(
+        "ALERT_NO_EVENTS_AFTER",
+        "alert-no-events-after",
+        "600",
+        "Seconds without a record while predictions are asked for; 0 turns it off",
+    ),
+    opt(
+        "ALERT_DEAD_LETTERS_MAX",
+        "alert-dead-letters-max",
+        "0.01",
+        "Share of records that may become dead letters",
+    ),
+    opt("ALERT_DISK_USED_MAX", "alert-disk-used-max", "0.95", "Share of the disk in use"),
+    opt(
+        "ALERT_AGENT_SUCCESS_MIN",
+        "alert-agent-success-min",
+        "",
+        "Mean of an agent's last 100 rewards; no such alert when empty",
+    ),
+    opt(
+        "ALERT_AGENT_LATENCY_P95_MAX_MS",
+        "alert-agent-latency-p95-max-ms",
+        "",
+        "95 % quantile of an agent's last 100 latencies; no such alert when empty",
+    ),
+    opt(
+        "ALERT_AGENT_COST_MAX",
+        "alert-agent-cost-max",
+        "",
+        "Mean of an agent's last 100 costs; no such alert when empty",
+    ),
+    opt(
+        "ALERT_DRIFT_THRESHOLD",
+        "alert-drift-threshold",
+        "25",
+        "Threshold of the Page-Hinkley test on each agent's reward; 0 turns it off",
+    ),
+    opt(
+        "ALERT_PERFECT_OUTCOMES",
+        "alert-perfect-outcomes",
+        "500",
+        "Successes of an agent in a row that are suspicious; 0 turns it off",
+    ),
+    opt(
+        "ALERT_WEBHOOK_URL",
+        "alert-webhook-url",
+        "",
+        "Where alerts are posted; nowhere when empty",
+    ),
+    opt(
+        "KAFKA_ALERT_TOPIC",
+        "kafka-alert-topic",
+        "",
+        "Topic to which alerts are sent, such as agent-alerts; none when empty",
+    ),
     opt("RUST_LOG", "log", "info", "Log level: error, warn, info, debug, or a filter"),
     opt("LOG_STYLE", "log-style", "auto", "Colours in the log: auto, always or never"),
 ];
@@ -259,6 +336,7 @@ pub struct Config {
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
     pub metrics_agents_max: usize,
+    pub alerts: AlertOptions,
     pub learner: LearnerOptions,
     pub store: StoreOptions,
 }
@@ -316,6 +394,7 @@ impl Config {
             save_interval: (save_interval > 0).then(|| Duration::from_secs(save_interval)),
             checkpoint_outcomes: source.number("CHECKPOINT_OUTCOMES", 1_000, u64::MAX)?,
             decisions_waiting_max: DECISIONS_PER_PLACE * queue_capacity,
+            drift_threshold: positive(source.real("ALERT_DRIFT_THRESHOLD", 0.0, 1e6)?),
             ..LearnerOptions::default()
         };
         let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;
@@ -338,6 +417,7 @@ impl Config {
         let body_mib: usize = source.number("HTTP_BODY_BUDGET_MIB", 9, 1 << 20)?;
         let listen_addr = source.address("LISTEN_ADDR")?;
         Ok(Self {
+            alerts: source.alerts()?,
             listen_addr,
             access: source.access(listen_addr)?,
             storage_path: PathBuf::from(storage_path),
@@ -368,6 +448,11 @@ impl Config {
             self.listen_addr
         )))
     }
+}
+
+/// 0 turns a thing off.
+fn positive(number: f64) -> Option<f64> {
+    (number > 0.0).then_some(number)
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -442,6 +527,48 @@ impl Source<'_> {
         Err(self.wrong(env, "a topic's name: 1 to 249 letters, digits, dots, dashes, underscores"))
     }
 
+    /// A number, or `None` when the variable is empty.
+    fn optional_real(&self, env: &str, min: f64, max: f64) -> Result<Option<f64>> {
+        if self.text(env).is_empty() { Ok(None) } else { self.real(env, min, max).map(Some) }
+    }
+
+    fn alerts(&self) -> Result<AlertOptions> {
+        let seconds = |env, min, max| self.real(env, min, max).map(Duration::from_secs_f64);
+        let no_events_after = positive(self.real("ALERT_NO_EVENTS_AFTER", 0.0, 1e7)?);
+        let perfect_outcomes = self.number("ALERT_PERFECT_OUTCOMES", 0, u64::MAX)?;
+        let webhook_url = Some(self.text("ALERT_WEBHOOK_URL")).filter(|url| !url.is_empty());
+        if let Some(url) = &webhook_url
+            && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+        {
+            // The address may hold a secret: it is not repeated.
+            return Err(Error::Config(
+                "ALERT_WEBHOOK_URL (--alert-webhook-url) is no address, allowed is one that begins \
+                 with http:// or https://"
+                    .to_owned(),
+            ));
+        }
+        Ok(AlertOptions {
+            interval: seconds("ALERT_INTERVAL", 0.05, 3_600.0)?,
+            window: seconds("ALERT_WINDOW", 1.0, 86_400.0)?,
+            failed_updates_max: self.real("ALERT_FAILED_UPDATES_MAX", 0.0, 1.0)?,
+            improvement_min: self.real("ALERT_IMPROVEMENT_MIN", -1.0, 0.0)?,
+            update_time_max_ms: self.real("ALERT_UPDATE_TIME_MAX_MS", 0.0, 1e7)?,
+            lag_max: self.number("ALERT_LAG_MAX", 0, u64::MAX)?,
+            no_events_after: no_events_after.map(Duration::from_secs_f64),
+            dead_letters_max: self.real("ALERT_DEAD_LETTERS_MAX", 0.0, 1.0)?,
+            disk_used_max: self.real("ALERT_DISK_USED_MAX", 0.0, 1.0)?,
+            agent_success_min: self.optional_real("ALERT_AGENT_SUCCESS_MIN", 0.0, 1.0)?,
+            agent_latency_p95_max_ms: self.optional_real(
+                "ALERT_AGENT_LATENCY_P95_MAX_MS",
+                0.0,
+                1e12,
+            )?,
+            agent_cost_max: self.optional_real("ALERT_AGENT_COST_MAX", 0.0, 1e12)?,
+            perfect_outcomes: (perfect_outcomes > 0).then_some(perfect_outcomes),
+            webhook_url,
+        })
+    }
+
     /// How Kafka is used; `None` when it is not.
     fn kafka(&self) -> Result<Option<KafkaOptions>> {
         let servers = self.text("KAFKA_BOOTSTRAP_SERVERS");
@@ -461,6 +588,13 @@ impl Source<'_> {
         let topic = self.topic("KAFKA_OUTCOME_TOPIC")?;
         if dead_letter_topic.as_ref() == Some(&topic) {
             return Err(self.wrong("KAFKA_DEAD_LETTER_TOPIC", "another topic than the outcomes'"));
+        }
+        let alert_topic = match some("KAFKA_ALERT_TOPIC") {
+            Some(_) => Some(self.topic("KAFKA_ALERT_TOPIC")?),
+            None => None,
+        };
+        if alert_topic.as_ref() == Some(&topic) {
+            return Err(self.wrong("KAFKA_ALERT_TOPIC", "another topic than the outcomes'"));
         }
         let security_protocol = self.choice(
             "KAFKA_SECURITY_PROTOCOL",
@@ -490,6 +624,7 @@ impl Source<'_> {
             },
             reset_positions: self.flag("KAFKA_RESET_POSITIONS")?,
             dead_letter_topic,
+            alert_topic,
             compression: self
                 .choice("KAFKA_COMPRESSION", &["none", "gzip", "snappy", "lz4", "zstd"])?,
             security_protocol,
@@ -552,6 +687,8 @@ mod tests {
         assert_eq!(config.learner.batch_outcomes, 10);
         assert_eq!(config.learner.batch_timeout, Duration::from_secs(30));
         assert_eq!(config.learner.save_interval, Some(Duration::from_mins(5)));
+        assert_eq!(config.alerts, AlertOptions::default());
+        assert_eq!(config.learner.drift_threshold, LearnerOptions::default().drift_threshold);
         assert_eq!(config.listen_addr.to_string(), "127.0.0.1:8000");
         assert_eq!(config.kafka_topic, "agent-outcomes");
     }
@@ -576,6 +713,8 @@ mod tests {
         check_wrong("LOG_STYLE", "purple", "auto, always or never");
         check_wrong("MODEL_VERSIONS_MAX", "1", "a whole number from 2");
         check_wrong("INTEGRITY_CHECK", "maybe", "true or false");
+        check_wrong("ALERT_IMPROVEMENT_MIN", "0.5", "a number from -1 to 0");
+        check_wrong("ALERT_AGENT_SUCCESS_MIN", "2", "a number from 0 to 1");
         check_wrong("ENABLE_KAFKA", "maybe", "true or false");
     }
 
@@ -625,6 +764,22 @@ mod tests {
         check(&[sasl], "KAFKA_SASL_USERNAME");
         check(&[sasl, ("KAFKA_SASL_USERNAME", "u")], "KAFKA_SASL_PASSWORD_FILE");
         check(&[("KAFKA_SECURITY_PROTOCOL", "tls")], "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL");
+    }
+
+    #[test]
+    fn alerts_can_be_turned_off_and_the_webhook_may_hold_a_secret() {
+        let off = [
+            ("ALERT_NO_EVENTS_AFTER", "0"),
+            ("ALERT_PERFECT_OUTCOMES", "0"),
+            ("ALERT_DRIFT_THRESHOLD", "0"),
+        ];
+        let config = resolve(&off).unwrap();
+        assert_eq!((config.alerts.no_events_after, config.alerts.perfect_outcomes), (None, None));
+        assert_eq!(config.learner.drift_threshold, None);
+        let Err(Error::Config(text)) = resolve(&[("ALERT_WEBHOOK_URL", "ftp://s3cret")]) else {
+            panic!("it should be refused")
+        };
+        assert!(text.contains("ALERT_WEBHOOK_URL") && !text.contains("s3cret"), "{text}");
     }
 
     #[test]

@@ -809,6 +809,7 @@ mod tests {
             group: "g".to_owned(),
             offset_reset: kafka::OffsetReset::Earliest,
             reset_positions: false,
+            alert_topic: None,
             dead_letter_topic: None,
             compression: "none".to_owned(),
             security_protocol: "PLAINTEXT".to_owned(),

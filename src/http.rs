@@ -14,6 +14,7 @@ use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::alerts::Board;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kafka::{Producer, View};
@@ -23,6 +24,7 @@ use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
 use crate::store::Reader;
 
 pub mod access;
+mod alerts;
 mod decisions;
 mod evaluate;
 mod lists;
@@ -67,6 +69,7 @@ pub struct App {
     storage_path: PathBuf,
     /// Agents that `/metrics` shows one by one.
     metrics_agents_max: usize,
+    board: Arc<Board>,
     stopping: AtomicBool,
     /// Disconnected at the stop.
     stop_rx: Receiver<()>,
@@ -84,6 +87,7 @@ impl App {
         inbox: Arc<Inbox>,
         shared: Arc<Shared>,
         kafka: Option<Kafka>,
+        board: Arc<Board>,
         stop_rx: Receiver<()>,
     ) -> Self {
         Self {
@@ -99,6 +103,7 @@ impl App {
             started_ms: Now::read().unix_ms,
             storage_path: config.storage_path.clone(),
             metrics_agents_max: config.metrics_agents_max,
+            board,
             stopping: AtomicBool::new(false),
             stop_rx,
             questions: Questions::default(),
@@ -188,6 +193,7 @@ impl App {
             Route::Decision(id) => self.decision(id, request, caller),
             Route::DeadLetters => self.dead_letters(request),
             Route::ReplayDeadLetters => self.replay_dead_letters(request),
+            Route::Alerts => self.alerts(request),
             Route::Livez => Ok(json_response(200, &json!({"status": "ok"}))),
             Route::Readyz => self.readyz(request),
             Route::Health => Ok(self.health()),
@@ -288,6 +294,7 @@ enum Route {
     Decision(String),
     DeadLetters,
     ReplayDeadLetters,
+    Alerts,
     Livez,
     Readyz,
     Health,
@@ -298,7 +305,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 21] = [
+    const PATTERNS: [&str; 22] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
@@ -315,6 +322,7 @@ impl Route {
         "/api/learning/decisions/{id}",
         "/api/learning/dead-letters",
         "/api/learning/dead-letters/replay",
+        "/api/learning/alerts",
         "/livez",
         "/readyz",
         "/health",
@@ -341,6 +349,7 @@ impl Route {
             Self::Decision(_) => "/api/learning/decisions/{id}",
             Self::DeadLetters => "/api/learning/dead-letters",
             Self::ReplayDeadLetters => "/api/learning/dead-letters/replay",
+            Self::Alerts => "/api/learning/alerts",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Health => "/health",
@@ -376,6 +385,7 @@ impl Route {
                     ["decisions", id] => Self::Decision(decoded(id)?),
                     ["dead-letters"] => Self::DeadLetters,
                     ["dead-letters", "replay"] => Self::ReplayDeadLetters,
+                    ["alerts"] => Self::Alerts,
                     _ => return None,
                 }
             }
@@ -403,6 +413,7 @@ impl Route {
             | Self::Model(_)
             | Self::Versions(_)
             | Self::Evaluate
+            | Self::Alerts
             | Self::Events => Need::AllTenants(Scope::Read),
             Self::SaveModels
             | Self::Activate(..)

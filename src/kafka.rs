@@ -63,6 +63,7 @@ pub struct KafkaOptions {
     pub offset_reset: OffsetReset,
     pub reset_positions: bool,
     pub dead_letter_topic: Option<String>,
+    pub alert_topic: Option<String>,
     pub compression: String,
     pub security_protocol: String,
     pub ssl_ca_location: Option<PathBuf>,

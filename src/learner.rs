@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use crate::alerts::Alert;
 use crate::decisions::{Decisions, Waiting};
 use crate::error::{Error, Result};
 use crate::instruments::Instruments;
@@ -91,6 +92,13 @@ pub enum Event {
     DeadLettersSent(u64),
     /// Answered selections wait to be recorded.
     Decisions,
+    /// Record alerts as they are now.
+    Alerts {
+        /// Those that have changed.
+        alerts: Vec<Alert>,
+        /// Answered when they are durable, or could not be recorded.
+        reply: Sender<Result<()>>,
+    },
     /// Close the open micro-batch; answered when all accepted before is learned and published.
     Flush(Sender<()>),
     /// Save a version now.
@@ -461,6 +469,14 @@ impl Learner {
             Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
             Event::Decisions => {
                 self.decisions_due.get_or_insert(now.instant + RECORD_AFTER);
+            }
+            Event::Alerts { alerts, reply } => {
+                let written = self.store.write_alerts(&alerts);
+                if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = &written {
+                    return Err(fatal.clone());
+                }
+                // Whoever asked may have gone.
+                let _ = reply.send(written);
             }
             // Everything else is about what was sent before it.
             Event::Flush(reply) => {

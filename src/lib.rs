@@ -5,6 +5,7 @@
 //! survives ([`store`]), the pipeline ([`learner`]), the API ([`http`]), the threads
 //! ([`service`]), and the commands ([`cli`]).
 
+pub mod alerts;
 pub mod backup;
 pub mod cli;
 pub mod client;
@@ -22,6 +23,8 @@ pub mod kafka;
 pub mod learner;
 pub mod logging;
 pub mod model;
+pub mod monitor;
+pub mod notify;
 pub mod off_policy;
 pub mod outcome;
 pub mod process;

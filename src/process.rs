@@ -58,9 +58,9 @@ mod tests {
     fn a_line_is_read_whatever_the_program_is_called() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 2 0 0 0 150 50 0 0 20 0 9 0 100 4096 3 18 1";
         let usage = Usage::of_stat(stat).unwrap();
-        #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
-        let tick = 1.0 / rustix::param::clock_ticks_per_second() as f64;
-        assert_eq!((usage.cpu_seconds, usage.threads), (200.0 * tick, 9));
+        let ticks_per_second = u32::try_from(rustix::param::clock_ticks_per_second()).unwrap();
+        assert!((usage.cpu_seconds - 200.0 / f64::from(ticks_per_second)).abs() < 1e-9);
+        assert_eq!(usage.threads, 9);
         assert_eq!(usage.virtual_bytes, 4_096);
         assert_eq!(usage.resident_bytes, 3 * rustix::param::page_size() as u64);
         for nonsense in

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rand::RngExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::alerts::{Alert, Board};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::access::Access;
@@ -24,6 +25,8 @@ use crate::learner::{
     SavedVersion, Saver, Shared,
 };
 use crate::model::Recommendation;
+use crate::monitor::{Channel, Monitor, Observed};
+use crate::notify::{self, Webhook};
 use crate::outcome::{Context, Outcome, Payload};
 use crate::store::{Reader, Store, StoreOptions};
 
@@ -323,8 +326,11 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         .map(|options| Topic::start(options, &config.storage_path, &updater, &stop_rx))
         .transpose()?;
     let ends = topic.as_ref().map(Topic::ends);
+    let kept_alerts = Reader::new(&config.storage_path).alerts()?;
+    let board = Arc::new(Board::new(&kept_alerts));
     let (inbox, shared) = (updater.inbox(), updater.shared());
-    let app = Arc::new(App::new(config, access.clone(), inbox, shared, ends, stop_rx));
+    let app =
+        Arc::new(App::new(config, access.clone(), inbox, shared, ends, board.clone(), stop_rx));
     let handler = app.clone();
     let http = server
         .spawn(move |request| handler.handle(request))
@@ -335,10 +341,13 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     let prober = {
         let (http, health, shared) = (http.clone(), health.clone(), updater.shared());
         let view = topic.as_ref().map(|topic| topic.view.clone());
+        let stop = probe_stop_rx.clone();
         spawn("probe", move || {
-            probe(address, &http, &shared, view.as_deref(), &health, &probe_stop_rx);
+            probe(address, &http, &shared, view.as_deref(), &health, &stop);
         })?
     };
+    let monitoring =
+        Monitoring::start(config, &updater, topic.as_ref(), &kept_alerts, board, &probe_stop_rx)?;
 
     let pid = std::process::id();
     log::info!(
@@ -378,7 +387,8 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
             updater.stop().and(topic_ended)
         }
     };
-    for thread in [Some(prober), importer].into_iter().flatten() {
+    monitoring.leave();
+    for thread in [Some(prober), Some(monitoring.monitor), importer].into_iter().flatten() {
         if thread.join().is_err() {
             log::error!("stop: a thread had panicked");
         }
@@ -531,6 +541,66 @@ impl Topic {
             log::error!("stop: the thread of the dead letters had panicked");
         }
         result
+    }
+}
+
+/// The threads that look at the service and tell what they see.
+struct Monitoring {
+    monitor: JoinHandle<()>,
+    channels: Vec<JoinHandle<()>>,
+}
+
+impl Monitoring {
+    fn start(
+        config: &Config,
+        updater: &RealTimeModelUpdater,
+        topic: Option<&Topic>,
+        kept: &[Alert],
+        board: Arc<Board>,
+        stop: &Receiver<()>,
+    ) -> Result<Self> {
+        let observed = Observed {
+            shared: updater.shared(),
+            inbox: updater.inbox(),
+            view: topic.map(|topic| topic.view.clone()),
+            directory: config.storage_path.clone(),
+        };
+        let (mut channels, mut threads) = (Vec::new(), Vec::new());
+        let mut open = |name| {
+            let (changes, changes_rx) = bounded(notify::QUEUE_MAX);
+            channels.push(Channel { name, changes });
+            (changes_rx, observed.shared.clone(), stop.clone())
+        };
+        if let Some(url) = &config.alerts.webhook_url {
+            let webhook = Webhook::new(url);
+            let (changes, shared, stop) = open("webhook");
+            threads.push(spawn("webhook", move || {
+                let send = |alert: &Alert| webhook.send(alert);
+                notify::deliver("webhook", &changes, &stop, &shared.instruments, send);
+            })?);
+        }
+        let alert_topic = config.kafka.as_ref().and_then(|kafka| kafka.alert_topic.clone());
+        if let (Some(name), Some(topic)) = (alert_topic, topic) {
+            let (producer, view) = (topic.producer.clone(), topic.view.clone());
+            let (changes, shared, stop) = open("kafka");
+            threads.push(spawn("alert-topic", move || {
+                let send = |alert: &Alert| notify::to_topic(&name, &producer, &view, alert);
+                notify::deliver("kafka", &changes, &stop, &shared.instruments, send);
+            })?);
+        }
+        let drift_threshold = config.learner.drift_threshold;
+        let alerts = config.alerts.clone();
+        let mut monitor = Monitor::new(observed, alerts, drift_threshold, kept, board, channels);
+        let stop = stop.clone();
+        let monitor = spawn("monitor", move || monitor.run(&stop))?;
+        Ok(Self { monitor, channels: threads })
+    }
+
+    /// A channel in the middle of sending may take seconds: it is not waited for.
+    fn leave(&self) {
+        for channel in self.channels.iter().filter(|channel| !channel.is_finished()) {
+            log::debug!("stop: {:?} was sending", channel.thread().name());
+        }
     }
 }
 

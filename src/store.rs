@@ -18,8 +18,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
+use crate::alerts::Alert;
 use crate::error::{Error, Result};
 
+mod alerts;
 mod backup;
 mod counters;
 mod dead_letters;
@@ -50,7 +52,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -133,6 +135,21 @@ CREATE TABLE learning_events(
 ) STRICT, WITHOUT ROWID;
 ";
 
+const MONITORING_SCHEMA: &str = "
+CREATE TABLE alerts(
+    id TEXT PRIMARY KEY,
+    rule TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('firing', 'resolved')),
+    tenant_id TEXT,
+    agent_name TEXT,
+    value REAL NOT NULL,
+    threshold REAL NOT NULL,
+    message TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    resolved_ms INTEGER
+) STRICT, WITHOUT ROWID;
+";
+
 /// What turns the schema of each version into that of the next, from version 1 on.
 const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = [
     "
@@ -142,6 +159,7 @@ ALTER TABLE source_positions ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 0;
 ",
     decisions::SCHEMA,
+    MONITORING_SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -267,6 +285,16 @@ impl Store {
         commit(transaction)
     }
 
+    /// Records alerts as they are now.
+    ///
+    /// # Errors
+    /// As [`Store::learned`].
+    pub fn write_alerts(&mut self, alerts: &[Alert]) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        alerts::write(&transaction, alerts)?;
+        commit(transaction)
+    }
+
     /// Moves the write-ahead log into the database, as the last thing before an orderly end.
     pub fn close(self) {
         let truncated = self.connection.set_db_config(KEEP_LOG, false).and_then(|_| {
@@ -377,6 +405,7 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
         transaction
             .execute_batch(&format!(
                 "{SCHEMA} {}
+                 {MONITORING_SCHEMA}
                  PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {SCHEMA_VERSION};",
                 decisions::SCHEMA

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 impl Query {
     /// The number behind the id that `?before=` names.
-    fn before(&self) -> Result<Option<u64>> {
+    pub(super) fn before(&self) -> Result<Option<u64>> {
         let Some(text) = self.get("before") else { return Ok(None) };
         let number = text.parse().map_err(|_| {
             Error::invalid("before", format!("is {text:?}, allowed is an id of this list"))

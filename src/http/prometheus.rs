@@ -13,6 +13,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::server::Response;
 use super::{Answer, App, Route};
+use crate::alerts::Rule;
 use crate::error::Error;
 use crate::learner::{Now, SOURCES};
 use crate::model::{Agent, AgentPerformanceModel};
@@ -120,6 +121,7 @@ impl App {
         add_agents(&mut families, &model, self.metrics_agents_max);
         add_storage(&mut families, &self.storage_path);
         self.add_process(&mut families);
+        self.add_alerts(&mut families);
         families.0.extend(self.shared.instruments.collect(&Route::PATTERNS));
         families.0.sort_by(|one, other| one.name().cmp(other.name()));
 
@@ -237,6 +239,14 @@ impl App {
         });
         to.gauge("online_learning_agents", "Agents known, of all tenants", size(agents));
         to.gauge("online_learning_task_types", "Task types known, of all tenants", size(tasks));
+    }
+
+    fn add_alerts(&self, to: &mut Families) {
+        let firing = Rule::ALL.into_iter().zip(self.board.firing());
+        let series = firing
+            .map(|(rule, count)| ([("rule", rule.as_str())], number(count)))
+            .collect::<Vec<_>>();
+        to.gauges("online_learning_alerts_firing", "Alerts that fire, by rule", series);
     }
 
     fn add_process(&self, to: &mut Families) {

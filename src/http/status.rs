@@ -135,6 +135,7 @@ impl App {
             "last_update": time(counters.last_update_ms),
             "last_save": time(counters.last_save_ms),
             "dead_letters_total": counters.rejected_total(),
+            "alerts_firing": self.board.firing().iter().sum::<u64>(),
             "decisions_remembered": self.shared.decisions.len(),
             "caps": caps_json(&model),
         });

@@ -7,9 +7,10 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use super::{
-    DATABASE_FILE, DeadLetter, ModelVersion, Position, RecordedDecision, StoreOptions,
+    DATABASE_FILE, DeadLetter, ModelVersion, Position, RecordedDecision, StoreOptions, alerts,
     dead_letters, decisions, execute, from_sql, open_read_only, padded_id, query, to_sql, versions,
 };
+use crate::alerts::Alert;
 use crate::error::{Error, Result};
 
 /// Connections in the pool: each request runs one short statement.
@@ -205,6 +206,14 @@ impl Reader {
     /// [`Error::Unavailable`] when the database can't be read now.
     pub fn dead_letters_after(&self, number: u64, limit: u32) -> Result<Vec<DeadLetter>> {
         self.with(|connection| dead_letters::list_after(connection, &padded_id(number), limit))
+    }
+
+    /// Alerts that fire and did, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn alerts(&self) -> Result<Vec<Alert>> {
+        self.with(alerts::list)
     }
 
     /// How far the sources have been read.

@@ -219,7 +219,7 @@ fn opening_makes_the_directory_and_everything_in_it() {
             |row| row.get(0),
         )
         .unwrap();
-    assert_eq!(strict, 9, "all tables are strict");
+    assert_eq!(strict, 10, "all tables are strict");
     let mode: String =
         store.connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     let synchronous: i64 =
@@ -457,6 +457,7 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              ALTER TABLE source_positions DROP COLUMN last_record_ms;
              DROP TABLE decisions;
              DROP TABLE early_outcomes;
+             DROP TABLE alerts;
              PRAGMA user_version = 1;",
         )
         .unwrap();
@@ -466,6 +467,33 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
     let version: i32 =
         kept.store().connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     assert_eq!(version, SCHEMA_VERSION);
+}
+
+#[test]
+fn alerts_survive_and_those_that_have_passed_make_room() {
+    use crate::alerts::{ALERTS_MAX, Alert, Rule, Subject};
+    let mut kept = Kept::new(quick());
+    let alert = |id, resolved_ms| Alert {
+        id,
+        rule: Rule::AgentSuccess,
+        subject: Some(Subject { tenant: "t".to_owned(), agent: "a \n".to_owned() }),
+        value: 0.25,
+        threshold: 0.5,
+        message: "too low".to_owned(),
+        since_ms: 7,
+        resolved_ms,
+    };
+    let service = Alert { subject: None, rule: Rule::Lag, ..alert(2, None) };
+    kept.store().write_alerts(&[alert(1, None), service.clone()]).unwrap();
+    kept.store().write_alerts(&[alert(1, Some(9))]).unwrap();
+    kept.reopen();
+    assert_eq!(kept.reader().alerts().unwrap(), [alert(1, Some(9)), service.clone()]);
+
+    let many: Vec<Alert> = (3..3 + ALERTS_MAX as u64).map(|id| alert(id, Some(9))).collect();
+    kept.store().write_alerts(&many).unwrap();
+    let left = kept.reader().alerts().unwrap();
+    assert_eq!(left[0], service, "what fires stays");
+    assert_eq!(left.len(), ALERTS_MAX + 1);
 }
 
 #[test]

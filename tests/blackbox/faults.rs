@@ -423,6 +423,33 @@ fn outcomes_that_were_accepted_before_the_disk_was_full_are_learned_once_there_i
 }
 
 #[test]
+fn a_full_disk_is_told_with_what_follows_from_it_until_there_is_space() {
+    let Some(disk) = SmallDisk::mount("8m") else { return };
+    let service = Setup::new(&disk.storage())
+        .with("MODEL_SAVE_INTERVAL", 0)
+        .with("MODEL_BATCH_SIZE", 100_000)
+        .with("MODEL_BATCH_TIMEOUT", 2)
+        .with("ALERT_INTERVAL", "0.1")
+        .with("ALERT_WINDOW", 15)
+        .start();
+    let answer = service.post(OUTCOMES, NDJSON, lines(0..70));
+    assert_eq!(answer.status, 202, "{answer:?}");
+    disk.fill();
+    let is_so = |rule: &str, status: &str| {
+        let list = service.get("/api/learning/alerts").json();
+        let alerts = list["alerts"].as_array().expect("it is a list").clone();
+        alerts.iter().any(|alert| alert["rule"] == rule && alert["status"] == status).then_some(())
+    };
+    eventually("the disk is told to be full", || is_so("disk_full", "firing"));
+    // Learning is tried twice a second; 20 tries say enough.
+    eventually("updates are told to fail", || is_so("failed_updates", "firing"));
+    disk.free();
+    eventually("the disk has space again", || is_so("disk_full", "resolved"));
+    eventually("no update fails any more", || is_so("failed_updates", "resolved"));
+    service.stop();
+}
+
+#[test]
 fn a_start_on_a_full_disk_either_serves_or_says_why_not_and_loses_nothing() {
     let Some(disk) = SmallDisk::mount("8m") else { return };
     let storage = disk.storage();

@@ -73,6 +73,35 @@ impl Cluster {
     }
 }
 
+#[test]
+fn alerts_are_sent_to_their_topic() {
+    let cluster = Cluster::new(1);
+    cluster.mock.create_topic("agent-alerts", 1, 1).expect("a topic");
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = cluster
+        .setup(&directory)
+        .with("KAFKA_ALERT_TOPIC", "agent-alerts")
+        .with("MODEL_BATCH_SIZE", 1)
+        .with("ALERT_INTERVAL", "0.1")
+        .with("ALERT_PERFECT_OUTCOMES", 200)
+        .start();
+    let said = |status: &str| json!({"agent_name": "a", "status": status}).to_string();
+    cluster.produce(1, std::iter::repeat_n(said("success"), 200));
+    let firing = cluster.read("agent-alerts", 1);
+    cluster.produce(1, [said("failure")]);
+    let both = cluster.read("agent-alerts", 2);
+    let alert = |message: &rdkafka::message::OwnedMessage| -> Value {
+        serde_json::from_slice(message.payload().expect("a value")).expect("it is JSON")
+    };
+    assert_eq!(alert(&firing[0]), alert(&both[0]));
+    for (message, status) in both.iter().zip(["firing", "resolved"]) {
+        assert_eq!(message.key(), Some(&b"agent_perfect/default/a"[..]));
+        let alert = alert(message);
+        assert_eq!((&alert["rule"], &alert["status"]), (&json!("agent_perfect"), &json!(status)));
+    }
+    service.stop();
+}
+
 fn event(number: usize) -> String {
     let status = ["success", "failure", "partial", "timeout"][number % 4];
     json!({

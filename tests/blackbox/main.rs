@@ -1,6 +1,7 @@
 //! Tests of the built program from outside: over HTTP, signals, files and exit codes.
 
 mod access;
+mod alerts;
 mod api;
 mod broker;
 mod cli;

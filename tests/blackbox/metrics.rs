@@ -1,11 +1,5 @@
 //! `/metrics`, and what in `data/` relies on its names.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a scrape that can not be read fails the test; counts are whole"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -38,14 +32,14 @@ impl Scrape {
         let mut helped = BTreeSet::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').unwrap();
+                let (name, help) = rest.split_once(' ').expect("it has both");
                 assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
+                let (name, kind) = rest.split_once(' ').expect("it has both");
                 assert!(helped.contains(name), "{line}");
                 assert_eq!(families.insert(name.to_owned(), kind.to_owned()), None, "{line}");
             } else {
-                let (name, value) = line.rsplit_once(' ').unwrap();
+                let (name, value) = line.rsplit_once(' ').expect("it has both");
                 let value = match value {
                     "NaN" => f64::NAN,
                     "+Inf" => f64::INFINITY,
@@ -62,9 +56,15 @@ impl Scrape {
         *self.series.get(series).unwrap_or_else(|| panic!("no {series} in {}", self.text))
     }
 
+    #[track_caller]
+    fn check(&self, series: &str, expected: f64) {
+        let value = self.value(series);
+        assert!((value - expected).abs() < 1e-9, "{series} is {value}, not {expected}");
+    }
+
     /// The names of all samples.
     fn names(&self) -> BTreeSet<&str> {
-        self.series.keys().map(|series| series.split('{').next().unwrap()).collect()
+        self.series.keys().map(|series| series.split('{').next().expect("it has both")).collect()
     }
 }
 
@@ -106,7 +106,7 @@ fn every_family_is_there_from_the_first_scrape_in_base_units() {
     }
     let version = env!("CARGO_PKG_VERSION");
     let info = format!("online_learning_build_info{{strategy=\"thompson\",version=\"{version}\"}}");
-    assert_eq!(scrape.value(&info), 1.0);
+    scrape.check(&info, 1.0);
     // The same families when it has learned, been asked, refused and saved.
     use_it(&service);
     let later = Scrape::of(&service);
@@ -144,7 +144,7 @@ fn what_happens_is_counted_where_it_belongs() {
     use_it(&service);
     let check = |scrape: &Scrape, expected: &[(&str, f64)]| {
         for (name, value) in expected {
-            assert_eq!(scrape.value(&format!("online_learning_{name}")), *value, "{name}");
+            scrape.check(&format!("online_learning_{name}"), *value);
         }
     };
     let scrape = Scrape::of(&service);
@@ -230,11 +230,13 @@ fn however_many_agents_there_are_few_are_shown_and_the_rest_is_one() {
         assert_eq!(of(name).len(), 6, "{name}: {:?}", of(name));
     }
     let total: f64 = of("agent_executions").iter().map(|(_, value)| **value).sum();
-    assert_eq!(total, f64::from((1..=40).sum::<u32>()));
-    let rest = scrape.value("online_learning_agent_executions{agent=\"other\",tenant=\"\"}");
-    assert_eq!(rest, f64::from((1..=35).sum::<u32>()));
+    assert!((total - f64::from((1..=40).sum::<u32>())).abs() < 1e-9, "{total}");
+    scrape.check(
+        "online_learning_agent_executions{agent=\"other\",tenant=\"\"}",
+        f64::from((1..=35).sum::<u32>()),
+    );
     let odd = "online_learning_agent_executions{agent=\"other \\\"\\n\\\\\",tenant=\"default\"}";
-    assert_eq!(scrape.value(odd), 40.0, "names are escaped");
+    scrape.check(odd, 40.0);
     service.stop();
 }
 

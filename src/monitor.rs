@@ -1,0 +1,223 @@
+//! Looks at the service every few seconds: evaluates the alerts, shows them, has them recorded, hands
+//! the changes to whoever sends them. Never waits for a receiver, and learning never waits for it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::alerts::{
+    AGENT_VALUES_MIN, AgentSeen, Alert, AlertOptions, Board, Drift, Evaluator, Seen, Totals,
+};
+use crate::error::Result;
+use crate::kafka::View;
+use crate::learner::{Event, Inbox, Now, Shared};
+use crate::model::{Agent, Recent};
+use crate::store::Space;
+use crate::watch::Watched;
+
+/// Longest wait until changes are recorded; they are tried again in the next round.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the monitor looks at.
+pub struct Observed {
+    /// The learner, as others see it.
+    pub shared: Arc<Shared>,
+    /// The queue into it.
+    pub inbox: Arc<Inbox>,
+    /// The consumer, with Kafka.
+    pub view: Option<Arc<View>>,
+    /// The state directory.
+    pub directory: PathBuf,
+}
+
+/// Where changes of alerts are sent: a name for the counters, and a bounded queue.
+pub struct Channel {
+    /// One of [`crate::instruments::CHANNELS`].
+    pub name: &'static str,
+    /// Into the thread that sends.
+    pub changes: Sender<Alert>,
+}
+
+/// The value of the monitor's thread.
+pub struct Monitor {
+    observed: Observed,
+    options: AlertOptions,
+    evaluator: Evaluator,
+    board: Arc<Board>,
+    channels: Vec<Channel>,
+    /// Changes that are not recorded yet, by id.
+    unrecorded: BTreeMap<u64, Alert>,
+}
+
+impl Monitor {
+    /// Goes on from the alerts of the run before.
+    pub fn new(
+        observed: Observed,
+        options: AlertOptions,
+        drift_threshold: Option<f64>,
+        kept: &[Alert],
+        board: Arc<Board>,
+        channels: Vec<Channel>,
+    ) -> Self {
+        let evaluator = Evaluator::new(options.clone(), drift_threshold, kept);
+        Self { observed, options, evaluator, board, channels, unrecorded: BTreeMap::new() }
+    }
+
+    /// Looks again and again, until `stop` is disconnected.
+    pub fn run(&mut self, stop: &Receiver<()>) {
+        loop {
+            self.round(Now::read());
+            if stop.recv_timeout(self.options.interval) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    fn round(&mut self, now: Now) {
+        let changed = self.evaluate(now);
+        self.board.show(&changed);
+        for alert in changed {
+            log_change(&alert);
+            for channel in &self.channels {
+                // A receiver that is slow or away costs the newest changes, and they are counted.
+                if channel.changes.try_send(alert.clone()).is_err() {
+                    let instruments = &self.observed.shared.instruments;
+                    instruments.notifications(channel.name, "dropped").inc();
+                    log::warn!("alert_channel={} dropped={}", channel.name, alert.id);
+                }
+            }
+            self.unrecorded.insert(alert.id, alert);
+        }
+        if !self.unrecorded.is_empty() && self.record().is_ok() {
+            self.unrecorded.clear();
+        }
+    }
+
+    fn record(&self) -> Result<()> {
+        let (reply_tx, reply_rx) = bounded(1);
+        let alerts = self.unrecorded.values().cloned().collect();
+        self.observed.inbox.try_send(Event::Alerts { alerts, reply: reply_tx })?;
+        let late = |_| crate::Error::Unavailable("the learner is busy".to_owned());
+        reply_rx.recv_timeout(RECORD_TIMEOUT).map_err(late)?
+    }
+
+    fn evaluate(&mut self, now: Now) -> Vec<Alert> {
+        let seen = self.see(now);
+        let Self { observed, options, evaluator, .. } = self;
+        let (model, shared) = (observed.shared.model(), &observed.shared);
+        let options = &*options;
+        let agents = model.tenants().flat_map(|(tenant, of)| {
+            of.agents().map(move |(name, agent)| {
+                shared.with_watch(|watch| {
+                    see_agent(options, (tenant, name), agent, watch.agent(tenant, name))
+                })
+            })
+        });
+        evaluator.evaluate(&seen, agents)
+    }
+
+    fn see(&self, now: Now) -> Seen {
+        let Observed { shared, view, directory, .. } = &self.observed;
+        let counters = shared.counters();
+        let lag = match view {
+            Some(view) => view.status().lag(),
+            None => counters.last_sequence - counters.learned_sequence,
+        };
+        Seen {
+            now_ms: now.unix_ms,
+            totals: Totals {
+                updates: counters.total_updates(),
+                failed_updates: counters.failed_updates,
+                update_time_us: counters.update_time_us,
+                received: counters.received(),
+                rejected: counters.rejected_total(),
+                predictions: shared.instruments.prediction_seconds.get_sample_count(),
+                saves: counters.saves,
+                failed_saves: counters.failed_saves,
+            },
+            improvement: shared.model().score().improvement_rate(),
+            lag,
+            disk_used: Space::of(directory).used(),
+        }
+    }
+}
+
+/// What nobody asks for is not worked out.
+fn see_agent<'a>(
+    options: &AlertOptions,
+    (tenant, name): (&'a str, &'a str),
+    agent: &Agent,
+    watched: Option<&Watched>,
+) -> AgentSeen<'a> {
+    let asked = |threshold: Option<f64>, values: &Recent| {
+        threshold.is_some() && values.iter().count() >= AGENT_VALUES_MIN
+    };
+    let is_success_asked = asked(options.agent_success_min, &agent.rewards);
+    let is_latency_asked = asked(options.agent_latency_p95_max_ms, &agent.latencies_ms);
+    let change = watched.and_then(|watched| watched.change);
+    AgentSeen {
+        tenant,
+        agent: name,
+        success: is_success_asked.then(|| agent.rewards.mean()).flatten(),
+        latency_p95_ms: is_latency_asked.then(|| quantile(&agent.latencies_ms, 0.95)).flatten(),
+        mean_cost: watched
+            .filter(|watched| watched.costs() >= AGENT_VALUES_MIN)
+            .and_then(Watched::mean_cost),
+        drift: Drift {
+            changes: watched.map_or(0, |watched| watched.changes),
+            since: watched.map_or(0, |watched| watched.since_change),
+            statistic: change.map_or(0.0, |change| change.statistic),
+            before: change.map_or(0.0, |change| change.before),
+            after: change.map_or(0.0, |change| change.after),
+        },
+        streak: watched.map_or(0, |watched| watched.streak),
+    }
+}
+
+/// The smallest value that at least `share` of all do not exceed; `None` with none.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "at most 100 values"
+)]
+pub fn quantile(values: &Recent, share: f64) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.iter().collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+/// One line per change. Names can't break it: they are written with escapes.
+fn log_change(alert: &Alert) {
+    let Alert { id, rule, value, threshold, message, .. } = alert;
+    let (status, rule, severity) = (alert.status(), rule.as_str(), rule.severity());
+    if !alert.is_firing() {
+        log::info!("alert={status} rule={rule} id={id} message={message:?}");
+        return;
+    }
+    let level = if severity == "critical" { log::Level::Error } else { log::Level::Warn };
+    log::log!(
+        level,
+        "alert={status} rule={rule} id={id} value={value} threshold={threshold} message={message:?}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let of = |values: &[f64], share| quantile(&Recent::from(values.to_vec()), share);
+        assert_eq!(of(&[], 0.95), None);
+        assert_eq!(of(&[7.0], 0.95), Some(7.0));
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(of(&hundred, 0.95), Some(95.0));
+        assert_eq!(of(&hundred, 0.5), Some(50.0));
+        assert_eq!(of(&hundred, 1.0), Some(100.0));
+    }
+}

@@ -1,0 +1,205 @@
+//! Sends changes of alerts to where people look: a webhook, a topic.
+//!
+//! Each channel has a thread and a bounded queue of its own. What can't be sent is tried again with
+//! growing pauses, then given up, counted and logged; it stays on the board either way.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::alerts::Alert;
+use crate::instruments::Instruments;
+use crate::kafka::{Outgoing, Producer, View};
+
+/// Changes that may wait for a channel.
+pub const QUEUE_MAX: usize = 256;
+/// The first pause; each one after is twice as long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Tries of one change: about four minutes.
+const TRIES: u32 = 8;
+/// Longest wait for a webhook's answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a change could not be sent.
+#[derive(Debug)]
+pub enum Failure {
+    /// It may work later.
+    Later(String),
+    /// It never will.
+    Never(String),
+}
+
+/// Sends what comes, one after the other, until the queue's sender is gone or `stop` is
+/// disconnected.
+pub fn deliver(
+    channel: &'static str,
+    changes: &Receiver<Alert>,
+    stop: &Receiver<()>,
+    instruments: &Instruments,
+    send: impl Fn(&Alert) -> Result<(), Failure>,
+) {
+    loop {
+        let alert = crossbeam_channel::select! {
+            recv(changes) -> alert => match alert {
+                Ok(alert) => alert,
+                Err(_) => return,
+            },
+            recv(stop) -> _ => return,
+        };
+        let mut pause = PAUSE;
+        for attempt in 1..=TRIES {
+            let error = match send(&alert) {
+                Ok(()) => {
+                    instruments.notifications(channel, "sent").inc();
+                    break;
+                }
+                Err(Failure::Later(error)) if attempt < TRIES => {
+                    log::debug!("alert_channel={channel} attempt={attempt} error=\"{error}\"");
+                    if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                    pause *= 2;
+                    continue;
+                }
+                Err(Failure::Later(error) | Failure::Never(error)) => error,
+            };
+            instruments.notifications(channel, "failed").inc();
+            log::warn!("alert_channel={channel} id={} sending=failed error={error:?}", alert.id);
+            break;
+        }
+    }
+}
+
+/// Posts alerts as JSON. The address may hold a secret and is never logged.
+pub struct Webhook {
+    agent: ureq::Agent,
+    url: String,
+}
+
+impl Webhook {
+    /// Posts to `url`, `http` or `https`.
+    pub fn new(url: &str) -> Self {
+        let tls = ureq::tls::TlsConfig::builder()
+            .provider(ureq::tls::TlsProvider::NativeTls)
+            .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+            .build();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .tls_config(tls)
+            .build();
+        Self { agent: config.into(), url: url.to_owned() }
+    }
+
+    /// Posts one change.
+    ///
+    /// # Errors
+    /// [`Failure::Never`] when the receiver refuses it for good.
+    pub fn send(&self, alert: &Alert) -> Result<(), Failure> {
+        let body = alert.json().to_string();
+        let request = self.agent.post(&self.url).content_type("application/json");
+        match request.send(body) {
+            Ok(answer) => match answer.status().as_u16() {
+                200..300 => Ok(()),
+                status @ (408 | 425 | 429 | 500..) => Err(Failure::Later(format!("HTTP {status}"))),
+                status => Err(Failure::Never(format!("HTTP {status}"))),
+            },
+            Err(ureq::Error::BadUri(_)) => Err(Failure::Never("no such address".to_owned())),
+            Err(error) => Err(Failure::Later(error.to_string().replace(&self.url, "..."))),
+        }
+    }
+}
+
+/// Writes one change to a topic, keyed by rule and agent, so that the changes of one alert stay in
+/// order.
+///
+/// # Errors
+/// [`Failure::Later`] while brokers do not take it.
+pub fn to_topic(
+    topic: &str,
+    producer: &Producer,
+    view: &View,
+    alert: &Alert,
+) -> Result<(), Failure> {
+    if let Some(why) = view.away() {
+        return Err(Failure::Later(why));
+    }
+    let subject = alert.subject.as_ref();
+    let agent = subject.map(|subject| format!("/{}/{}", subject.tenant, subject.agent));
+    let record = Outgoing {
+        key: format!("{}{}", alert.rule.as_str(), agent.unwrap_or_default()),
+        value: alert.json().to_string().into_bytes(),
+        headers: Vec::new(),
+    };
+    let sent = producer.send(topic, &[record]);
+    match (sent.failure, sent.too_large.first()) {
+        (Some(error), _) => Err(Failure::Later(error)),
+        (None, Some((_, error))) => Err(Failure::Never(error.clone())),
+        (None, None) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::thread;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::alerts::Rule;
+
+    fn alert() -> Alert {
+        Alert {
+            id: 1,
+            rule: Rule::Lag,
+            subject: None,
+            value: 2.0,
+            threshold: 1.0,
+            message: String::new(),
+            since_ms: 0,
+            resolved_ms: None,
+        }
+    }
+
+    #[test]
+    fn what_may_work_later_is_tried_again_and_what_never_will_is_not() {
+        let (changes_tx, changes) = bounded(4);
+        let (_stop_tx, stop) = bounded::<()>(0);
+        changes_tx.send(alert()).unwrap();
+        changes_tx.send(alert()).unwrap();
+        drop(changes_tx);
+        let tries = Cell::new(0);
+        let instruments = Instruments::default();
+        deliver("webhook", &changes, &stop, &instruments, |_| {
+            tries.set(tries.get() + 1);
+            match tries.get() {
+                1 => Err(Failure::Later("busy".to_owned())),
+                2 => Ok(()),
+                _ => Err(Failure::Never("no".to_owned())),
+            }
+        });
+        assert_eq!(tries.get(), 3);
+        let count = |result| instruments.notifications("webhook", result).get();
+        assert_eq!((count("sent"), count("failed")), (1, 1));
+    }
+
+    #[test]
+    fn a_pause_ends_with_the_service() {
+        let (changes_tx, changes) = bounded(1);
+        let (stop_tx, stop) = bounded::<()>(0);
+        let (tried_tx, tried) = bounded(8);
+        changes_tx.send(alert()).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                deliver("webhook", &changes, &stop, &Instruments::default(), |_| {
+                    tried_tx.send(()).unwrap();
+                    Err(Failure::Later("away".to_owned()))
+                });
+            });
+            tried.recv().unwrap();
+            drop(stop_tx);
+        });
+        assert!(tried.len() <= 1, "it gave up at once");
+    }
+}
