@@ -40,7 +40,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 74] = [
+pub const OPTIONS: [Opt; 75] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -242,6 +242,12 @@ pub const OPTIONS: [Opt; 74] = [
         "50",
         "Agents that /metrics shows one by one; the others are one",
     ),
+    opt(
+        "SAMPLE_INTERVAL",
+        "sample-interval",
+        "2",
+        "Seconds between samples for plots over time, while something is learned; 0 takes none",
+    ),
     opt("ALERT_INTERVAL", "alert-interval", "10", "Seconds between evaluations of the alerts"),
     opt("ALERT_WINDOW", "alert-window", "900", "Seconds that rates in alerts are taken of"),
     opt(
@@ -336,6 +342,7 @@ pub struct Config {
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
     pub metrics_agents_max: usize,
+    pub sample_interval: Option<Duration>,
     pub alerts: AlertOptions,
     pub learner: LearnerOptions,
     pub store: StoreOptions,
@@ -417,6 +424,8 @@ impl Config {
         let body_mib: usize = source.number("HTTP_BODY_BUDGET_MIB", 9, 1 << 20)?;
         let listen_addr = source.address("LISTEN_ADDR")?;
         Ok(Self {
+            sample_interval: positive(source.real("SAMPLE_INTERVAL", 0.0, 86_400.0)?)
+                .map(Duration::from_secs_f64),
             alerts: source.alerts()?,
             listen_addr,
             access: source.access(listen_addr)?,

@@ -29,6 +29,7 @@ use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
     IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, format_time,
 };
+use crate::samples::Sample;
 use crate::store::{
     Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, SourceCounters,
     Store,
@@ -99,6 +100,8 @@ pub enum Event {
         /// Answered when they are durable, or could not be recorded.
         reply: Sender<Result<()>>,
     },
+    /// Record a sample, for plots over time.
+    Sample(Box<Sample>),
     /// Close the open micro-batch; answered when all accepted before is learned and published.
     Flush(Sender<()>),
     /// Save a version now.
@@ -478,6 +481,12 @@ impl Learner {
                 // Whoever asked may have gone.
                 let _ = reply.send(written);
             }
+            Event::Sample(sample) => match self.store.write_sample(&sample) {
+                Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) => return Err(fatal),
+                // A plot has a point less.
+                Err(error) => log::debug!("sample=lost error=\"{error}\""),
+                Ok(()) => {}
+            },
             // Everything else is about what was sent before it.
             Event::Flush(reply) => {
                 self.flushes.push(reply);

@@ -29,6 +29,7 @@ pub mod off_policy;
 pub mod outcome;
 pub mod process;
 pub mod replay;
+pub mod samples;
 pub mod service;
 pub mod simulate;
 pub mod store;

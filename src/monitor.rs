@@ -1,10 +1,10 @@
 //! Looks at the service every few seconds: evaluates the alerts, shows them, has them recorded, hands
-//! the changes to whoever sends them. Never waits for a receiver, and learning never waits for it.
+//! the changes to whoever sends them, and takes samples for plots over time. Never waits for a receiver, and learning never waits for it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::kafka::View;
 use crate::learner::{Event, Inbox, Now, Shared};
 use crate::model::{Agent, Recent};
+use crate::samples::Sample;
 use crate::store::Space;
-use crate::watch::Watched;
+use crate::watch::{Watch, Watched};
 
 /// Longest wait until changes are recorded; they are tried again in the next round.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +51,31 @@ pub struct Monitor {
     channels: Vec<Channel>,
     /// Changes that are not recorded yet, by id.
     unrecorded: BTreeMap<u64, Alert>,
+    sampler: Option<Sampler>,
+}
+
+/// Takes samples while something is learned.
+pub struct Sampler {
+    /// Time between two.
+    pub interval: Duration,
+    /// Sequence number of the last journal entry that the newest had learned; 0 without any.
+    pub model_version: u64,
+}
+
+impl Sampler {
+    fn round(&mut self, observed: &Observed, now: Now) {
+        let Observed { shared, inbox, .. } = observed;
+        let model = shared.model();
+        if model.sequence() == self.model_version {
+            return;
+        }
+        let look = |look: &mut dyn FnMut(&Watch)| shared.with_watch(|watch| look(watch));
+        let sample = Box::new(Sample::take(&model, look, now.unix_ms));
+        // A full queue has other things to do: the next one will do.
+        if inbox.try_send(Event::Sample(sample)).is_ok() {
+            self.model_version = model.sequence();
+        }
+    }
 }
 
 impl Monitor {
@@ -63,14 +89,35 @@ impl Monitor {
         channels: Vec<Channel>,
     ) -> Self {
         let evaluator = Evaluator::new(options.clone(), drift_threshold, kept);
-        Self { observed, options, evaluator, board, channels, unrecorded: BTreeMap::new() }
+        let unrecorded = BTreeMap::new();
+        Self { observed, options, evaluator, board, channels, unrecorded, sampler: None }
+    }
+
+    /// As well, takes samples.
+    #[must_use]
+    pub fn sampling(mut self, sampler: Option<Sampler>) -> Self {
+        self.sampler = sampler;
+        self
     }
 
     /// Looks again and again, until `stop` is disconnected.
     pub fn run(&mut self, stop: &Receiver<()>) {
+        let first = Instant::now();
+        let (mut look_at, mut sample_at) = (first, self.sampler.as_ref().map(|_| first));
         loop {
-            self.round(Now::read());
-            if stop.recv_timeout(self.options.interval) != Err(RecvTimeoutError::Timeout) {
+            let now = Now::read();
+            if now.instant >= look_at {
+                self.round(now);
+                look_at = now.instant + self.options.interval;
+            }
+            if let Some(sampler) = &mut self.sampler
+                && sample_at.is_some_and(|at| now.instant >= at)
+            {
+                sampler.round(&self.observed, now);
+                sample_at = Some(now.instant + sampler.interval);
+            }
+            let next = sample_at.map_or(look_at, |at| at.min(look_at));
+            if stop.recv_deadline(next) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }

@@ -25,7 +25,7 @@ use crate::learner::{
     SavedVersion, Saver, Shared,
 };
 use crate::model::Recommendation;
-use crate::monitor::{Channel, Monitor, Observed};
+use crate::monitor::{Channel, Monitor, Observed, Sampler};
 use crate::notify::{self, Webhook};
 use crate::outcome::{Context, Outcome, Payload};
 use crate::store::{Reader, Store, StoreOptions};
@@ -590,7 +590,13 @@ impl Monitoring {
         }
         let drift_threshold = config.learner.drift_threshold;
         let alerts = config.alerts.clone();
-        let mut monitor = Monitor::new(observed, alerts, drift_threshold, kept, board, channels);
+        let newest_sample = Reader::new(&config.storage_path).newest_sample()?;
+        let sampler = config.sample_interval.map(|interval| Sampler {
+            interval,
+            model_version: newest_sample.map_or(0, |(_, model_version)| model_version),
+        });
+        let mut monitor = Monitor::new(observed, alerts, drift_threshold, kept, board, channels)
+            .sampling(sampler);
         let stop = stop.clone();
         let monitor = spawn("monitor", move || monitor.run(&stop))?;
         Ok(Self { monitor, channels: threads })

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alerts::Alert;
 use crate::error::{Error, Result};
+use crate::samples::Sample;
 
 mod alerts;
 mod backup;
@@ -30,6 +31,7 @@ mod examine;
 mod files;
 mod journal;
 mod reader;
+mod samples;
 mod space;
 mod versions;
 
@@ -52,7 +54,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,6 +162,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
 ",
     decisions::SCHEMA,
     MONITORING_SCHEMA,
+    samples::SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -295,6 +298,16 @@ impl Store {
         commit(transaction)
     }
 
+    /// Records a sample, for plots over time.
+    ///
+    /// # Errors
+    /// As [`Store::learned`].
+    pub fn write_sample(&mut self, sample: &Sample) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        samples::write(&transaction, sample)?;
+        commit(transaction)
+    }
+
     /// Moves the write-ahead log into the database, as the last thing before an orderly end.
     pub fn close(self) {
         let truncated = self.connection.set_db_config(KEEP_LOG, false).and_then(|_| {
@@ -404,11 +417,11 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction
             .execute_batch(&format!(
-                "{SCHEMA} {}
-                 {MONITORING_SCHEMA}
+                "{SCHEMA} {} {MONITORING_SCHEMA} {}
                  PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {SCHEMA_VERSION};",
-                decisions::SCHEMA
+                decisions::SCHEMA,
+                samples::SCHEMA
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;

@@ -16,6 +16,8 @@ const FORECASTS_MAX: usize = 1_000;
 const AGENTS_MAX: usize = 10_000;
 /// Costs kept per agent.
 const COSTS_MAX: usize = 100;
+/// Latencies kept per tenant.
+const LATENCIES_MAX: usize = 1_000;
 /// Outcomes of an agent without which a change of its mean can't be told.
 const DRIFT_OUTCOMES_MIN: usize = 30;
 /// Change of the mean reward that is of no interest.
@@ -216,6 +218,8 @@ pub struct Watch {
     /// By tenant and agent.
     agents: HashMap<String, HashMap<String, Watched>>,
     count: usize,
+    /// Of completed executions, ms, by tenant, newest last.
+    latencies_ms: HashMap<String, VecDeque<f64>>,
     drift_threshold: Option<f64>,
 }
 
@@ -224,6 +228,11 @@ impl Watch {
     /// a change.
     pub fn new(model: &AgentPerformanceModel, drift_threshold: Option<f64>) -> Self {
         let mut watch = Self { drift_threshold, ..Self::default() };
+        for (tenant, agents) in model.tenants() {
+            for (_, agent) in agents.agents() {
+                agent.latencies_ms.iter().for_each(|latency| watch.push_latency(tenant, latency));
+            }
+        }
         for (tenant, agents) in model.tenants() {
             for (name, agent) in agents.agents() {
                 let Some(watched) = watch.agent_mut(tenant, name) else { return watch };
@@ -251,6 +260,24 @@ impl Watch {
         self.agents.get_mut(tenant)?.get_mut(agent)
     }
 
+    fn push_latency(&mut self, tenant: &str, latency_ms: f64) {
+        let latencies = match self.latencies_ms.get_mut(tenant) {
+            Some(latencies) => latencies,
+            // There are no more tenants than the model may have.
+            None => self.latencies_ms.entry(tenant.to_owned()).or_default(),
+        };
+        if latencies.len() == LATENCIES_MAX {
+            latencies.pop_front();
+        }
+        latencies.push_back(latency_ms);
+    }
+
+    /// The last 1,000 latencies of a tenant's completed executions, ms, oldest first. After a restart
+    /// they begin with what the model still holds, agent by agent.
+    pub fn latencies_ms(&self, tenant: &str) -> Vec<f64> {
+        self.latencies_ms.get(tenant).into_iter().flatten().copied().collect()
+    }
+
     /// Takes in what was learned, and forecasts made before that.
     pub fn learned<'a>(
         &mut self,
@@ -259,6 +286,9 @@ impl Watch {
     ) {
         let threshold = self.drift_threshold;
         for outcome in outcomes {
+            if let Some(latency_ms) = outcome.observed_latency_ms() {
+                self.push_latency(&outcome.tenant, latency_ms);
+            }
             if let Some(watched) = self.agent_mut(&outcome.tenant, &outcome.agent) {
                 watched.next(outcome, threshold);
             }

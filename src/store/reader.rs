@@ -8,10 +8,12 @@ use serde::Serialize;
 
 use super::{
     DATABASE_FILE, DeadLetter, ModelVersion, Position, RecordedDecision, StoreOptions, alerts,
-    dead_letters, decisions, execute, from_sql, open_read_only, padded_id, query, to_sql, versions,
+    dead_letters, decisions, execute, from_sql, open_read_only, padded_id, query, samples, to_sql,
+    versions,
 };
 use crate::alerts::Alert;
 use crate::error::{Error, Result};
+use crate::samples::{Sample, Subject};
 
 /// Connections in the pool: each request runs one short statement.
 const READERS: usize = 4;
@@ -214,6 +216,39 @@ impl Reader {
     /// [`Error::Unavailable`] when the database can't be read now.
     pub fn alerts(&self) -> Result<Vec<Alert>> {
         self.with(alerts::list)
+    }
+
+    /// Time (Unix, ms) and model version of the newest sample.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn newest_sample(&self) -> Result<Option<(i64, u64)>> {
+        let newest = self.with(samples::newest)?;
+        Ok(newest.map(|(_, sampled_ms, model_version)| (sampled_ms, model_version)))
+    }
+
+    /// The samples between these times (Unix, ms) in the order in which they were taken, without their
+    /// subjects.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn samples(&self, from_ms: i64, to_ms: i64) -> Result<Vec<Sample>> {
+        self.with(|connection| samples::list(connection, from_ms, to_ms))
+    }
+
+    /// A tenant's agents on one task type, or on everything together, likewise, with the time of each
+    /// sample (Unix, ms).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn samples_of(
+        &self,
+        tenant: &str,
+        task_type: Option<&str>,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Vec<(i64, Subject)>> {
+        self.with(|connection| samples::of_subject(connection, tenant, task_type, from_ms, to_ms))
     }
 
     /// How far the sources have been read.

@@ -219,7 +219,7 @@ fn opening_makes_the_directory_and_everything_in_it() {
             |row| row.get(0),
         )
         .unwrap();
-    assert_eq!(strict, 10, "all tables are strict");
+    assert_eq!(strict, 12, "all tables are strict");
     let mode: String =
         store.connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     let synchronous: i64 =
@@ -458,6 +458,8 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              DROP TABLE decisions;
              DROP TABLE early_outcomes;
              DROP TABLE alerts;
+             DROP TABLE agent_samples;
+             DROP TABLE samples;
              PRAGMA user_version = 1;",
         )
         .unwrap();
@@ -494,6 +496,62 @@ fn alerts_survive_and_those_that_have_passed_make_room() {
     let left = kept.reader().alerts().unwrap();
     assert_eq!(left[0], service, "what fires stays");
     assert_eq!(left.len(), ALERTS_MAX + 1);
+}
+
+#[test]
+fn samples_survive_and_are_thinned_out_by_age() {
+    use crate::samples::{AgentSample, KEPT, Sample, Subject};
+    let sample = |sampled_ms: i64| Sample {
+        sampled_ms,
+        model_version: 3,
+        score: 0.25,
+        accuracy: (sampled_ms > NOW_MS).then_some(0.5),
+        subjects: [None, Some("t \n".to_owned())]
+            .map(|task_type| Subject {
+                tenant: "default".to_owned(),
+                latencies_ms: task_type.is_none().then_some([1.0, 2.5, 9.0]),
+                task_type,
+                executions: 12,
+                agents: vec![AgentSample { agent: "\"a".to_owned(), executions: 7, best: 0.125 }],
+            })
+            .to_vec(),
+    };
+    let mut kept = Kept::new(quick());
+    kept.store().write_sample(&sample(NOW_MS)).unwrap();
+    kept.store().write_sample(&sample(NOW_MS + 1)).unwrap();
+    kept.reopen();
+    let reader = kept.reader();
+    assert_eq!(reader.newest_sample().unwrap(), Some((NOW_MS + 1, 3)));
+    let seen = reader.samples(0, i64::MAX).unwrap();
+    let bare = |at| Sample { subjects: Vec::new(), ..sample(at) };
+    assert_eq!(seen, [bare(NOW_MS), bare(NOW_MS + 1)]);
+    for subject in sample(NOW_MS).subjects {
+        let of = |from| reader.samples_of("default", subject.task_type.as_deref(), from, i64::MAX);
+        let both = [(NOW_MS, subject.clone()), (NOW_MS + 1, subject.clone())];
+        assert_eq!(of(NOW_MS).unwrap(), both);
+        assert_eq!(of(NOW_MS + 1).unwrap(), both[1..]);
+    }
+    assert_eq!(reader.samples_of("other", None, 0, i64::MAX).unwrap(), []);
+
+    // Every 10 seconds for half a day, the clock set back in between.
+    for index in 0..4_320 {
+        let set_back = if index < 2_000 { 0 } else { 500_000 };
+        kept.store().write_sample(&sample(NOW_MS + index * 10_000 - set_back)).unwrap();
+    }
+    let count = |table: &str| -> u64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        from_sql(
+            kept.store.as_ref().unwrap().connection.query_row(&sql, [], |row| row.get(0)).unwrap(),
+        )
+    };
+    // All of the two upper tiers are still there: one of each minute, and of each quarter of an hour.
+    let minutes = 4_320 / 6;
+    assert!((KEPT[0] + minutes..=KEPT[0] + minutes + 12).contains(&count("samples")));
+    assert_eq!(count("agent_samples"), 2 * count("samples"), "they go together");
+    let seen = kept.reader().samples(0, i64::MAX).unwrap();
+    let last: Vec<i64> = seen.iter().rev().take(360).map(|s| s.sampled_ms).collect();
+    assert!(last.windows(2).all(|pair| pair[0] - pair[1] == 10_000), "the newest are dense");
+    assert!(seen[0].sampled_ms <= NOW_MS, "the oldest stays");
 }
 
 #[test]
