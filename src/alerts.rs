@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::outcome::format_time;
 
@@ -257,21 +258,57 @@ impl Alert {
     }
 
     /// As the API shows it and channels send it.
-    pub fn json(&self) -> Value {
-        json!({
-            "id": format!("{:016}", self.id),
-            "rule": self.rule.as_str(),
-            "severity": self.rule.severity(),
-            "status": self.status(),
-            "tenant_id": self.subject.as_ref().map(|subject| &subject.tenant),
-            "agent_name": self.subject.as_ref().map(|subject| &subject.agent),
-            "value": self.value,
-            "threshold": self.threshold,
-            "message": self.message,
-            "since": format_time(self.since_ms),
-            "resolved_at": self.resolved_ms.map(format_time),
-        })
+    pub fn body(&self) -> AlertBody {
+        let (tenant_id, agent_name) = match &self.subject {
+            Some(Subject { tenant, agent }) => (Some(tenant.clone()), Some(agent.clone())),
+            None => (None, None),
+        };
+        AlertBody {
+            id: format!("{:016}", self.id),
+            rule: self.rule.as_str(),
+            severity: self.rule.severity(),
+            status: self.status(),
+            tenant_id,
+            agent_name,
+            value: self.value,
+            threshold: self.threshold,
+            message: self.message.clone(),
+            since: format_time(self.since_ms),
+            resolved_at: self.resolved_ms.map(format_time),
+        }
     }
+}
+
+/// An alert, as the API shows it and channels send it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Alert")]
+pub struct AlertBody {
+    /// Sorts by time.
+    pub id: String,
+    /// What was watched for.
+    #[schemars(extend("enum" = Rule::ALL.map(Rule::as_str)))]
+    pub rule: &'static str,
+    /// `critical` or `warning`.
+    pub severity: &'static str,
+    /// `firing` or `resolved`.
+    #[schemars(extend("enum" = ["firing", "resolved"]))]
+    pub status: &'static str,
+    /// Whose agent it is about, if it is about one.
+    pub tenant_id: Option<String>,
+    /// That agent.
+    pub agent_name: Option<String>,
+    /// The value that fired.
+    pub value: f64,
+    /// The threshold that it passed.
+    pub threshold: f64,
+    /// In words.
+    pub message: String,
+    /// When it fired.
+    #[schemars(extend("format" = "date-time"))]
+    pub since: String,
+    /// When it had passed.
+    #[schemars(extend("format" = "date-time"))]
+    pub resolved_at: Option<String>,
 }
 
 /// Where a value stands.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rand::RngExt;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::alerts::Board;
 use crate::config::Config;
@@ -25,6 +25,7 @@ use crate::store::Reader;
 
 pub mod access;
 mod alerts;
+mod answers;
 mod decisions;
 mod evaluate;
 mod lists;
@@ -36,8 +37,9 @@ pub mod server;
 mod status;
 
 use access::{Access, Caller, Need, Scope};
+use answers::Probe;
 use predict::Questions;
-use server::{Request, Response};
+use server::{FieldProblem, Request, Response};
 
 /// Largest body of a request that carries no outcomes, in bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -194,7 +196,7 @@ impl App {
             Route::DeadLetters => self.dead_letters(request),
             Route::ReplayDeadLetters => self.replay_dead_letters(request),
             Route::Alerts => self.alerts(request),
-            Route::Livez => Ok(json_response(200, &json!({"status": "ok"}))),
+            Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
             Route::Readyz => self.readyz(request),
             Route::Health => Ok(self.health()),
         }
@@ -240,22 +242,9 @@ fn unavailable(detail: &str) -> Response {
 
 /// A problem of one field.
 fn problem(status: u16, pointer: &str, detail: &str) -> Response {
-    let title = if status == 422 { "Unprocessable Content" } else { "Bad Request" };
     let full = if pointer.is_empty() { detail.to_owned() } else { format!("{pointer}: {detail}") };
-    let body = json!({
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": full,
-        "errors": [{"pointer": pointer, "detail": detail}],
-    });
-    let mut response = json_response(status, &body);
-    for header in &mut response.headers {
-        if header.0.eq_ignore_ascii_case("content-type") {
-            header.1 = "application/problem+json".into();
-        }
-    }
-    response
+    let field = FieldProblem { pointer: pointer.to_owned(), detail: detail.to_owned() };
+    Response::problem_of_fields(status, full, vec![field])
 }
 
 fn json_response(status: u16, body: &impl Serialize) -> Response {
@@ -536,18 +525,17 @@ fn new_id(unix_ms: i64) -> String {
     uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid().to_string()
 }
 
-/// A page of a list: `{"<name>": [...], "next_before": ...}`. `items` holds one more than `limit`
-/// where there are more.
-fn page<T: Serialize>(
-    name: &str,
+/// A page of a list, and what its `next_before` says. `items` holds one more than `limit` where there
+/// are more.
+fn page<T>(
     mut items: Vec<T>,
     limit: u32,
-    id: impl FnOnce(&T) -> Value,
-) -> Response {
+    id: impl FnOnce(&T) -> String,
+) -> (Vec<T>, Option<String>) {
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
-    let next = items.last().filter(|_| more).map_or(Value::Null, id);
-    json_response(200, &json!({name: items, "next_before": next}))
+    let next = items.last().filter(|_| more).map(id);
+    (items, next)
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Webhook {
     /// # Errors
     /// [`Failure::Never`] when the receiver refuses it for good.
     pub fn send(&self, alert: &Alert) -> Result<(), Failure> {
-        let body = alert.json().to_string();
+        let body = alert_json(alert);
         let request = self.agent.post(&self.url).content_type("application/json");
         match request.send(body) {
             Ok(answer) => match answer.status().as_u16() {
@@ -108,6 +108,10 @@ impl Webhook {
             Err(error) => Err(Failure::Later(error.to_string().replace(&self.url, "..."))),
         }
     }
+}
+
+fn alert_json(alert: &Alert) -> String {
+    serde_json::to_string(&alert.body()).expect("text and numbers always have a JSON form")
 }
 
 /// Writes one change to a topic, keyed by rule and agent, so that the changes of one alert stay in
@@ -128,7 +132,7 @@ pub fn to_topic(
     let agent = subject.map(|subject| format!("/{}/{}", subject.tenant, subject.agent));
     let record = Outgoing {
         key: format!("{}{}", alert.rule.as_str(), agent.unwrap_or_default()),
-        value: alert.json().to_string().into_bytes(),
+        value: alert_json(alert).into_bytes(),
         headers: Vec::new(),
     };
     let sent = producer.send(topic, &[record]);

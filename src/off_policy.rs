@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::client::Client;
@@ -135,20 +137,74 @@ pub struct Report {
 
 impl Report {
     /// As answers show it.
-    pub fn to_json(&self) -> Value {
-        let one =
-            |estimate: &Estimate| json!({"value": estimate.value, "interval": estimate.interval});
+    pub fn body(&self) -> ReportBody {
+        let one = |estimate: &Estimate| EstimateBody {
+            value: estimate.value,
+            interval: estimate.interval,
+        };
         let Estimates { logged, effective_sample_size, ips, snips, dm, dr } = &self.estimates;
-        let mut report = self.plan.to_json();
-        report["decisions"] = self.decisions.into();
-        report["left_out"] = self.left_out.into();
-        report["in_sample"] = self.in_sample.into();
-        report["effective_sample_size"] = (*effective_sample_size).into();
-        report["estimates"] =
-            json!({"ips": one(ips), "snips": one(snips), "dm": one(dm), "dr": one(dr)});
-        report["logged"] = one(logged);
-        report
+        ReportBody {
+            policy: self.plan.policy.to_string(),
+            tenant_id: self.plan.tenant.clone(),
+            since: self.plan.since_ms.map(format_time),
+            decisions: self.decisions,
+            left_out: self.left_out,
+            in_sample: self.in_sample,
+            effective_sample_size: *effective_sample_size,
+            estimates: EstimatesBody { ips: one(ips), snips: one(snips), dm: one(dm), dr: one(dr) },
+            logged: one(logged),
+        }
     }
+}
+
+/// What the log says about a policy, as answers show it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Evaluation")]
+pub struct ReportBody {
+    /// Who would choose.
+    policy: String,
+    /// Whose decisions.
+    tenant_id: String,
+    /// Only decisions made then or later.
+    #[schemars(extend("format" = "date-time"))]
+    since: Option<String>,
+    /// Decisions that count.
+    decisions: u64,
+    /// Those left out: what the policy would choose was not possible.
+    left_out: u64,
+    /// Of those that count, the outcomes that the policy's model has learned from.
+    in_sample: u64,
+    /// As many decisions of the policy itself would tell about as much.
+    #[schemars(range(min = 0.0))]
+    effective_sample_size: f64,
+    /// What the policy would have earned per decision.
+    estimates: EstimatesBody,
+    /// What was earned.
+    logged: EstimateBody,
+}
+
+/// The same by four estimators.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Estimates")]
+struct EstimatesBody {
+    /// Inverse propensity scores.
+    ips: EstimateBody,
+    /// Self-normalised inverse propensity scores.
+    snips: EstimateBody,
+    /// Direct method: what was expected.
+    dm: EstimateBody,
+    /// Doubly robust.
+    dr: EstimateBody,
+}
+
+/// Mean reward per decision.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Estimate")]
+struct EstimateBody {
+    /// The estimate.
+    value: f64,
+    /// 95 %, low and high.
+    interval: [f64; 2],
 }
 
 /// A policy, ready to choose.
@@ -316,7 +372,7 @@ pub fn in_directory(config: &Config, plan: &Plan) -> Result<Value> {
     let directory: &Path = &config.storage_path;
     let store = Store::open_read_only(directory, config.store)?.as_of_now()?;
     let model = learner::restored(&store, config.learner.settings)?;
-    evaluate(plan, &Reader::new(directory), &model).map(|report| report.to_json())
+    evaluate(plan, &Reader::new(directory), &model).map(|report| json!(report.body()))
 }
 
 /// Asks a running service to evaluate a policy.

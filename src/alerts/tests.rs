@@ -325,10 +325,9 @@ fn the_board_is_read_page_by_page_newest_first() {
     assert_eq!(ids(Some(false), None, 10), [2]);
     board.show(&[alert(3, Some(9_000))]);
     assert_eq!(board.firing()[Rule::Lag as usize], 1);
-    let shown = alert(2, Some(5_000)).json();
-    assert_eq!(shown["rule"], "lag");
-    assert_eq!(shown["status"], "resolved");
-    assert_eq!(shown["since"], "1970-01-01T00:00:01.000+00:00");
+    let shown = alert(2, Some(5_000)).body();
+    assert_eq!((shown.rule, shown.status), ("lag", "resolved"));
+    assert_eq!(shown.since, "1970-01-01T00:00:01.000+00:00");
     for (index, rule) in Rule::ALL.into_iter().enumerate() {
         assert_eq!((rule as usize, Rule::of(rule.as_str())), (index, Some(rule)));
     }

@@ -1,9 +1,7 @@
 //! `GET /api/learning/alerts`: what fires and what did.
 
-use serde_json::Value;
-
 use super::server::Request;
-use super::{Answer, App, Query, page};
+use super::{Answer, App, Query, answers, json_response, page};
 use crate::alerts::Alert;
 use crate::error::Error;
 
@@ -21,7 +19,8 @@ impl App {
             }
         };
         let alerts = self.board.list(firing, query.before()?, limit as usize + 1);
-        let alerts: Vec<Value> = alerts.iter().map(Alert::json).collect();
-        Ok(page("alerts", alerts, limit, |last| last["id"].clone()))
+        let alerts = alerts.iter().map(Alert::body).collect();
+        let (alerts, next_before) = page(alerts, limit, |last| last.id.clone());
+        Ok(json_response(200, &answers::Alerts { alerts, next_before }))
     }
 }

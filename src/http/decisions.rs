@@ -1,8 +1,9 @@
 //! The decisions that were recorded, and what came of them.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::access::Caller;
+use super::answers::{DecisionBody, Decisions, ExplainedDecision, ExplainedNow};
 use super::server::Request;
 use super::{Answer, App, Query, json_response, page};
 use crate::error::{Error, Result};
@@ -18,16 +19,19 @@ impl App {
             Some(id) => Some(self.known_decision(tenant, id)?.0.number),
         };
         let decisions = self.reader.decisions(tenant, before, limit + 1)?;
-        let decisions = decisions.iter().map(RecordedDecision::to_json).collect();
-        Ok(page("decisions", decisions, limit, |last: &Value| last["decision_id"].clone()))
+        let decisions = decisions.into_iter().map(DecisionBody::from).collect();
+        let (decisions, next_before) = page(decisions, limit, |last| last.decision_id.clone());
+        Ok(json_response(200, &Decisions { decisions, next_before }))
     }
 
     pub(super) fn decision(&self, id: &str, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
         let (decision, answer) = self.known_decision(query.tenant(caller)?, id)?;
-        let mut body = decision.to_json();
-        body["answer"] = serde_json::from_str(&answer).unwrap_or(Value::Null);
-        body["explain"] = self.explain(&decision);
+        let body = ExplainedDecision {
+            answer: serde_json::from_str(&answer).unwrap_or(Value::Null),
+            explain: self.explain(&decision),
+            decision: decision.clone().into(),
+        };
         Ok(json_response(200, &body))
     }
 
@@ -39,7 +43,7 @@ impl App {
 
     /// What the model says of those who competed, now: the snapshot that answered is gone. What it
     /// said then of expected success, propensity and evidence is in the record and in the answer.
-    fn explain(&self, decision: &RecordedDecision) -> Value {
+    fn explain<'d>(&self, decision: &'d RecordedDecision) -> ExplainedNow<'d> {
         let model = self.shared.model();
         let question = Question {
             tenant: &decision.tenant,
@@ -48,14 +52,10 @@ impl App {
             candidates: None,
             exclude: &[],
         };
-        let agents: Map<String, Value> = decision
-            .candidates
-            .iter()
-            .map(|candidate| {
-                let explanation = model.explain(&question, &candidate.agent);
-                (candidate.agent.clone(), json!(explanation))
-            })
-            .collect();
-        json!({"model_version": model.sequence(), "agents": agents})
+        let agents = decision.candidates.iter().map(|candidate| {
+            let name = candidate.agent.as_str();
+            (name, model.explain(&question, name))
+        });
+        ExplainedNow { model_version: model.sequence(), agents: agents.collect() }
     }
 }

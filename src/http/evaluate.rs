@@ -20,6 +20,6 @@ impl App {
             }
         };
         let report = off_policy::evaluate(&plan, &self.reader, &self.shared.model())?;
-        Ok(json_response(200, &report.to_json()))
+        Ok(json_response(200, &report.body()))
     }
 }

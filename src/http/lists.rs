@@ -1,9 +1,8 @@
 //! Lists of what is stored: learning events and dead letters.
 
-use serde_json::{Value, json};
-
+use super::answers::{DeadLetterBody, DeadLetters, Events};
 use super::server::Request;
-use super::{Answer, App, Query, page};
+use super::{Answer, App, Query, json_response, page};
 use crate::error::{Error, Result};
 
 impl Query {
@@ -22,32 +21,16 @@ impl App {
         let query = Query::of(request);
         let limit = query.limit()?;
         let events = self.reader.learning_events(query.before()?, limit + 1)?;
-        Ok(page("events", events, limit, |last| Value::from(last.id.clone())))
+        let (events, next_before) = page(events, limit, |last| last.id.clone());
+        Ok(json_response(200, &Events { events, next_before }))
     }
 
     pub(super) fn dead_letters(&self, request: &Request<'_>) -> Answer {
         let query = Query::of(request);
         let limit = query.limit()?;
         let letters = self.reader.dead_letters(query.before()?, limit + 1)?;
-        let items: Vec<Value> = letters
-            .into_iter()
-            .map(|letter| {
-                let is_cut = letter.is_cut();
-                json!({
-                    "id": letter.id,
-                    "source": letter.source,
-                    "code": letter.code,
-                    "detail": letter.detail,
-                    "topic": letter.topic,
-                    "partition": letter.partition,
-                    "offset": letter.offset,
-                    "payload": String::from_utf8_lossy(&letter.payload),
-                    "payload_bytes": letter.payload_bytes,
-                    "payload_cut": is_cut,
-                    "created_at": letter.created_at,
-                })
-            })
-            .collect();
-        Ok(page("dead_letters", items, limit, |last| last["id"].clone()))
+        let letters = letters.into_iter().map(DeadLetterBody::from).collect();
+        let (dead_letters, next_before) = page(letters, limit, |last| last.id.clone());
+        Ok(json_response(200, &DeadLetters { dead_letters, next_before }))
     }
 }

@@ -2,8 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::{Value, json};
-
+use super::answers::{MadeVersion, ModelSummary, PerformanceSummary, Versions};
 use super::server::Request;
 use super::{
     Answer, App, Failure, JSON, Query, json_body, json_object, json_response, media_type, page,
@@ -53,23 +52,23 @@ impl App {
         let agents: usize = model.tenants().map(|(_, tenant)| tenant.agents().len()).sum();
         let patterns: usize = model.tenants().map(|(_, tenant)| tenant.task_types().len()).sum();
         let last_update = counters.last_update_ms;
-        let body = json!({
-            "model_type": model_type,
-            "update_count": counters.total_updates(),
-            "last_update": (last_update > 0).then(|| format_time(last_update)),
-            "performance_summary": {
-                "total_agents": agents,
-                "task_patterns": patterns,
-                "tenants": model.tenants().len(),
-                "cells": model.cells(),
-                "model_score": model.score().current(),
-                "improvement_rate": model.score().improvement_rate(),
+        let body = ModelSummary {
+            model_type: model_type.to_owned(),
+            update_count: counters.total_updates(),
+            last_update: (last_update > 0).then(|| format_time(last_update)),
+            performance_summary: PerformanceSummary {
+                total_agents: agents,
+                task_patterns: patterns,
+                tenants: model.tenants().len(),
+                cells: model.cells(),
+                model_score: model.score().current(),
+                improvement_rate: model.score().improvement_rate(),
             },
-            "strategy": model.settings().strategy.as_str(),
-            "active_version": self.shared.active_version(),
-            "learned_sequence": model.sequence(),
-            "digest": self.digests.of(&model),
-        });
+            strategy: model.settings().strategy.as_str(),
+            active_version: self.shared.active_version(),
+            learned_sequence: model.sequence(),
+            digest: self.digests.of(&model),
+        };
         Ok(json_response(200, &body))
     }
 
@@ -82,13 +81,14 @@ impl App {
             Some(id) => Some(self.known_version(id)?.version_number),
         };
         let versions = self.reader.versions(model_type, before, limit + 1)?;
-        Ok(page("versions", versions, limit, |last| Value::from(last.id.clone())))
+        let (versions, next_before) = page(versions, limit, |last| last.id.clone());
+        Ok(json_response(200, &Versions { versions, next_before }))
     }
 
     pub(super) fn save_models(&self, request: &mut Request<'_>) -> Answer {
         json_object(json_body(request)?.as_deref())?;
         let saved = self.inbox.ask(Event::Save)?;
-        Ok(json_response(200, &version_json("saved", &saved)))
+        Ok(json_response(200, &made_version("saved", saved)))
     }
 
     pub(super) fn activate(&self, model_type: &str, id: &str, request: &mut Request<'_>) -> Answer {
@@ -100,7 +100,7 @@ impl App {
         }
         let version_id = id.to_owned();
         let made = self.inbox.ask(|reply| Event::Activate { version_id, reply })?;
-        Ok(json_response(200, &version_json(&format!("{id} is active again as"), &made)))
+        Ok(json_response(200, &made_version(&format!("{id} is active again as"), made)))
     }
 
     pub(super) fn import_model(&self, request: &mut Request<'_>) -> Answer {
@@ -113,7 +113,7 @@ impl App {
         drop(body);
         let model = Box::new(model);
         let made = self.inbox.ask(|reply| Event::ImportModel { model, reply })?;
-        Ok(json_response(200, &version_json("imported as", &made)))
+        Ok(json_response(200, &made_version("imported as", made)))
     }
 
     fn known_version(&self, id: &str) -> Result<ModelVersion> {
@@ -123,12 +123,12 @@ impl App {
     }
 }
 
-fn version_json(what: &str, version: &SavedVersion) -> Value {
+fn made_version(what: &str, version: SavedVersion) -> MadeVersion {
     let SavedVersion { version_id, version_number, training_samples } = version;
-    json!({
-        "status": "success",
-        "message": format!("{what} {version_id}, {training_samples} outcomes learned"),
-        "version_id": version_id,
-        "version_number": version_number,
-    })
+    MadeVersion {
+        status: "success",
+        message: format!("{what} {version_id}, {training_samples} outcomes learned"),
+        version_id,
+        version_number,
+    }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{TryRecvError, bounded};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::access::{Caller, Denied};
+use super::answers::{Received, RejectedEvent, RejectedLetter, Replayed, SkippedLetter};
 use super::server::{Request, Response};
 use super::{
     Answer, App, Failure, JSON, Kafka, Query, json_body, json_object, json_response, media_type,
@@ -73,7 +74,7 @@ impl App {
             self.submit(records.into_iter())?
         };
         let learned = wait && self.wait_until_learned();
-        Ok(json_response(if learned { 200 } else { 202 }, &reply_json(&reply)))
+        Ok(json_response(if learned { 200 } else { 202 }, &received(reply)))
     }
 
     /// Makes records durable: in the topic, or in our own journal without one.
@@ -123,15 +124,17 @@ impl App {
             for id in part {
                 match self.reader.dead_letter(id)? {
                     None => {
-                        skipped.push(json!({"id": id, "reason": "there is no such dead letter"}));
+                        let reason = "there is no such dead letter".to_owned();
+                        skipped.push(SkippedLetter { id: id.clone(), reason });
                     }
-                    Some(letter) if letter.is_cut() => skipped.push(json!({
-                        "id": id,
-                        "reason": format!(
+                    Some(letter) if letter.is_cut() => skipped.push(SkippedLetter {
+                        id: id.clone(),
+                        reason: format!(
                             "only the first {} of its {} bytes were kept",
-                            letter.payload.len(), letter.payload_bytes
+                            letter.payload.len(),
+                            letter.payload_bytes
                         ),
-                    })),
+                    }),
                     Some(letter) => {
                         record_ids.push(id);
                         records.push(replayed(letter));
@@ -144,38 +147,30 @@ impl App {
             let reply = self.submit(records.into_iter())?;
             total.accepted += reply.accepted;
             total.duplicates += reply.duplicates;
-            rejected.extend(reply.rejected.into_iter().map(|(index, refusal)| {
-                json!({
-                    "id": record_ids[index],
-                    "code": refusal.code.as_str(),
-                    "detail": refusal.detail,
-                })
+            rejected.extend(reply.rejected.into_iter().map(|(index, refusal)| RejectedLetter {
+                id: record_ids[index].clone(),
+                code: refusal.code.as_str(),
+                detail: refusal.detail,
             }));
         }
-        let body = json!({
-            "accepted": total.accepted,
-            "duplicates": total.duplicates,
-            "rejected": rejected,
-            "skipped": skipped,
-        });
+        let AppendReply { accepted, duplicates, .. } = total;
+        let body = Replayed { accepted, duplicates, rejected, skipped };
         Ok(json_response(200, &body))
     }
 }
 
-fn reply_json(reply: &AppendReply) -> Value {
-    let rejected: Vec<Value> = reply
-        .rejected
-        .iter()
-        .map(|(index, refusal)| {
-            json!({"index": index, "code": refusal.code.as_str(), "detail": refusal.detail})
-        })
-        .collect();
-    json!({
-        "accepted": reply.accepted,
-        "duplicates": reply.duplicates,
-        "rejected": rejected,
-        "rejected_total": reply.rejected_total,
-    })
+fn received(reply: AppendReply) -> Received {
+    let rejected = reply.rejected.into_iter().map(|(index, refusal)| RejectedEvent {
+        index,
+        code: refusal.code.as_str(),
+        detail: refusal.detail,
+    });
+    Received {
+        accepted: reply.accepted,
+        duplicates: reply.duplicates,
+        rejected: rejected.collect(),
+        rejected_total: reply.rejected_total,
+    }
 }
 
 /// The ids of `{"ids": [...]}`; `None` for all.

@@ -11,14 +11,14 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::access::Caller;
+use super::answers::{Evidence, Recommendations, Recommended};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
 use crate::error::{Error, Result};
 use crate::learner::{Event, Now};
 use crate::model::{
-    AgentPerformanceModel, Belief, Explanation, Question, Standing, Strategy, best_expected,
-    propensities, rank,
+    AgentPerformanceModel, Belief, Question, Standing, Strategy, best_expected, propensities, rank,
 };
 use crate::outcome::{Context, DEFAULT_TENANT, NAME_BYTES_MAX, context_of, format_time};
 
@@ -168,36 +168,11 @@ fn flag(body: &Map<String, Value>, field: &str) -> Result<Option<bool>> {
     }
 }
 
-#[derive(Serialize)]
-struct AnswerBody<'a> {
-    recommendations: Vec<Recommended<'a>>,
-    model_score: f64,
-    timestamp: String,
-    decision_id: &'a str,
-    model_version: u64,
-    strategy: &'static str,
-    recorded: bool,
-}
-
-#[derive(Serialize)]
-struct Recommended<'a> {
-    agent_name: &'a str,
-    score: f64,
-    rank: usize,
-    expected_success: f64,
-    interval: Option<[f64; 2]>,
-    samples: u64,
-    propensity: f64,
-    evidence: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    explanation: Option<Explanation>,
-}
-
-fn evidence(outcomes: u64) -> &'static str {
+fn evidence(outcomes: u64) -> Evidence {
     match outcomes {
-        ..EMERGING_FROM => "insufficient",
-        EMERGING_FROM..ESTABLISHED_FROM => "emerging",
-        ESTABLISHED_FROM.. => "established",
+        ..EMERGING_FROM => Evidence::Insufficient,
+        EMERGING_FROM..ESTABLISHED_FROM => Evidence::Emerging,
+        ESTABLISHED_FROM.. => Evidence::Established,
     }
 }
 
@@ -387,7 +362,7 @@ impl App {
             }
         });
         let recorded = self.shared.decisions.has_room();
-        let answer = AnswerBody {
+        let answer = Recommendations {
             recommendations: recommendations.collect(),
             model_score: answered.model_score,
             timestamp: format_time(now.unix_ms),

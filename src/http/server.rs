@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// Most header fields in a request or a trailer section.
 const HEADERS_MAX: usize = 64;
@@ -1290,6 +1292,36 @@ impl From<BodyError> for Response {
     }
 }
 
+/// A problem document (RFC 9457): what went wrong.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Problem {
+    /// Always `about:blank`: the status says it all.
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    #[schemars(range(min = 400, max = 599))]
+    status: u16,
+    /// What was seen and what is allowed.
+    detail: String,
+    /// The fields that are wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldProblem>,
+    /// As in the header `X-Request-Id`. It is appended to the finished document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    request_id: Option<String>,
+}
+
+/// A field that is wrong.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct FieldProblem {
+    /// A JSON pointer into the body, or the name of a parameter; empty for the whole body.
+    pub(super) pointer: String,
+    /// What was seen and what is allowed.
+    pub(super) detail: String,
+}
+
 /// A response. The server adds `Content-Length` and `Connection` and ignores those given here.
 #[derive(Debug, Clone)]
 pub struct Response {
@@ -1314,13 +1346,26 @@ impl Response {
     /// A problem document (RFC 9457).
     #[must_use]
     pub fn problem(status: u16, detail: impl Display) -> Self {
-        let title = reason(status);
-        let detail = serde_json::Value::from(detail.to_string());
-        let body = format!(
-            r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":{detail}}}"#
-        );
+        Self::problem_of_fields(status, detail, Vec::new())
+    }
+
+    /// A problem document that names the fields that are wrong.
+    pub(super) fn problem_of_fields(
+        status: u16,
+        detail: impl Display,
+        errors: Vec<FieldProblem>,
+    ) -> Self {
+        let problem = Problem {
+            r#type: "about:blank",
+            title: reason(status),
+            status,
+            detail: detail.to_string(),
+            errors,
+            request_id: None,
+        };
+        let body = serde_json::to_vec(&problem).expect("text always has a JSON form");
         let headers = vec![("Content-Type", Cow::Borrowed("application/problem+json"))];
-        Self { status, headers, body: body.into_bytes(), close: false }
+        Self { status, headers, body, close: false }
     }
 
     /// Adds a header field.

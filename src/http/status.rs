@@ -1,8 +1,10 @@
 //! How the service is, and what its agents have done.
 
-use serde_json::{Map, Value, json};
-
 use super::access::Caller;
+use super::answers::{
+    AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
+    Metrics, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts,
+};
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
 use crate::error::Result;
@@ -18,43 +20,43 @@ impl App {
         let model = self.shared.model();
         let counters = self.shared.counters();
         let score = model.score();
-        let body = json!({
-            "total_updates": counters.total_updates(),
-            "successful_updates": counters.successful_updates,
-            "failed_updates": counters.failed_updates,
-            "avg_update_time_ms": counters.avg_update_time_ms(),
-            "updates_per_minute": self.updates_per_minute(&counters),
-            "samples_processed": counters.samples_processed,
-            "current_model_score": score.current(),
-            "improvement_rate": score.improvement_rate(),
-            "accepted": counters.accepted,
-            "duplicates": counters.duplicates,
-            "rejected": counters.rejected,
-            "dropped_fields": counters.dropped_fields,
-            "saves": counters.saves,
-            "failed_saves": counters.failed_saves,
-            "prediction_accuracy": counters.foresight.accuracy(),
-            "log_loss": counters.foresight.log_loss(),
-            "calibration": calibration_json(&counters.foresight),
-            "decisions": self.decisions_json(&counters)?,
-        });
+        let body = Metrics {
+            total_updates: counters.total_updates(),
+            successful_updates: counters.successful_updates,
+            failed_updates: counters.failed_updates,
+            avg_update_time_ms: counters.avg_update_time_ms(),
+            updates_per_minute: self.updates_per_minute(&counters),
+            samples_processed: counters.samples_processed,
+            current_model_score: score.current(),
+            improvement_rate: score.improvement_rate(),
+            accepted: counters.accepted,
+            duplicates: counters.duplicates,
+            rejected: counters.rejected.clone(),
+            dropped_fields: counters.dropped_fields.clone(),
+            saves: counters.saves,
+            failed_saves: counters.failed_saves,
+            prediction_accuracy: counters.foresight.accuracy(),
+            log_loss: counters.foresight.log_loss(),
+            calibration: calibration(&counters.foresight),
+            decisions: self.decision_counts(&counters)?,
+        };
         Ok(json_response(200, &body))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    fn decisions_json(&self, counters: &Counters) -> Result<Value> {
+    fn decision_counts(&self, counters: &Counters) -> Result<DecisionCounts> {
         let recorded = counters.last_decision;
         let wait_ms = i64::try_from(self.decision_wait.as_millis()).unwrap_or(i64::MAX);
         let waited_since = Now::read().unix_ms.saturating_sub(wait_ms);
-        Ok(json!({
-            "recorded": recorded,
-            "unrecorded": self.shared.decisions.unrecorded(),
-            "explored": counters.decisions_explored,
-            "explored_share":
-                (recorded > 0).then(|| counters.decisions_explored as f64 / recorded as f64),
-            "with_outcome": counters.decisions_with_outcome,
-            "orphaned": self.reader.decisions_without_outcome(waited_since)?,
-        }))
+        Ok(DecisionCounts {
+            recorded,
+            unrecorded: self.shared.decisions.unrecorded(),
+            explored: counters.decisions_explored,
+            explored_share: (recorded > 0)
+                .then(|| counters.decisions_explored as f64 / recorded as f64),
+            with_outcome: counters.decisions_with_outcome,
+            orphaned: self.reader.decisions_without_outcome(waited_since)?,
+        })
     }
 
     fn updates_per_minute(&self, counters: &Counters) -> f64 {
@@ -80,9 +82,8 @@ impl App {
             let other = &tenant.other().agent;
             if task_type.is_none() && other.tally.executions > 0 {
                 // Not one agent, but all that came past the cap.
-                let mut row = agent_row("other", other, settings);
-                row.insert("is_other".to_owned(), Value::Bool(true));
-                rows.push(row);
+                let row = agent_row("other", other, settings);
+                rows.push(AgentPerformance { is_other: Some(true), ..row });
             }
         }
         Ok(json_response(200, &rows))
@@ -103,62 +104,59 @@ impl App {
         let kafka = self.kafka.as_ref().map(|kafka| kafka.view.status());
         let lag = match &kafka {
             Some(status) => {
-                let now_ms = Now::read().unix_ms;
-                json!({"records": status.lag(), "seconds": status.lag_seconds(now_ms)})
+                Lag { records: status.lag(), seconds: status.lag_seconds(Now::read().unix_ms) }
             }
-            None => json!({
-                "records": counters.last_sequence - counters.learned_sequence,
-                "seconds": Value::Null,
-            }),
+            None => {
+                Lag { records: counters.last_sequence - counters.learned_sequence, seconds: None }
+            }
         };
         let (depth, capacity) = self.inbox.depth();
         let time = |ms: i64| (ms > 0).then(|| format_time(ms));
-        let body = json!({
-            "status": if trouble.is_some() { "degraded" } else { "running" },
-            "running": true,
-            "kafka_topic": self.kafka_topic,
-            "batch_size": self.options.batch_outcomes,
-            "models_loaded": MODEL_TYPES,
-            "trouble": trouble,
-            "source": if kafka.is_some() { "kafka" } else { "http" },
-            "lag": lag,
-            "kafka": kafka.as_ref().map(kafka_json),
-            "queue": {"depth": depth, "capacity": capacity},
-            "batch_timeout_seconds": self.options.batch_timeout.as_secs_f64(),
-            "strategy": model.settings().strategy.as_str(),
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "active_version": self.shared.active_version(),
-            "model_version": model.sequence(),
-            "journal_sequence": counters.last_sequence,
-            "last_event": time(counters.last_event_ms),
-            "last_update": time(counters.last_update_ms),
-            "last_save": time(counters.last_save_ms),
-            "dead_letters_total": counters.rejected_total(),
-            "alerts_firing": self.board.firing().iter().sum::<u64>(),
-            "decisions_remembered": self.shared.decisions.len(),
-            "caps": caps_json(&model),
-        });
+        let body = ServiceStatus {
+            status: if trouble.is_some() { "degraded" } else { "running" },
+            running: true,
+            kafka_topic: self.kafka_topic.clone(),
+            batch_size: self.options.batch_outcomes,
+            models_loaded: &MODEL_TYPES,
+            trouble,
+            source: if kafka.is_some() { "kafka" } else { "http" },
+            lag,
+            kafka: kafka.as_ref().map(kafka_status),
+            queue: Queue { depth, capacity },
+            batch_timeout_seconds: self.options.batch_timeout.as_secs_f64(),
+            strategy: model.settings().strategy.as_str(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION"),
+            active_version: self.shared.active_version(),
+            model_version: model.sequence(),
+            journal_sequence: counters.last_sequence,
+            last_event: time(counters.last_event_ms),
+            last_update: time(counters.last_update_ms),
+            last_save: time(counters.last_save_ms),
+            dead_letters_total: counters.rejected_total(),
+            alerts_firing: self.board.firing().iter().sum::<u64>(),
+            decisions_remembered: self.shared.decisions.len(),
+            caps: caps(&model),
+        };
         json_response(200, &body)
     }
 
     pub(super) fn readyz(&self, request: &Request<'_>) -> Answer {
         // The model is restored before the server begins to accept.
         if !Query::of(request).flag("verbose")? {
-            return Ok(json_response(200, &json!({"status": "ready"})));
+            return Ok(json_response(200, &Probe { status: "ready", verbose: None }));
         }
         let counters = self.shared.counters();
-        let body = json!({
-            "status": "ready",
-            "model_version": self.shared.model().sequence(),
-            "lag": counters.last_sequence - counters.learned_sequence,
-            "kafka": self.kafka.as_ref().map(|kafka| {
+        let readiness = Readiness {
+            model_version: self.shared.model().sequence(),
+            lag: counters.last_sequence - counters.learned_sequence,
+            kafka: self.kafka.as_ref().map(|kafka| {
                 let status = kafka.view.status();
                 status.trouble().unwrap_or_else(|| status.connection.as_str().to_owned())
             }),
-            "learning": self.shared.trouble().unwrap_or_else(|| "ok".to_owned()),
-        });
-        Ok(json_response(200, &body))
+            learning: self.shared.trouble().unwrap_or_else(|| "ok".to_owned()),
+        };
+        Ok(json_response(200, &Probe { status: "ready", verbose: Some(readiness) }))
     }
 
     pub(super) fn health(&self) -> Response {
@@ -167,159 +165,150 @@ impl App {
         let kafka_trouble = kafka.as_ref().and_then(kafka::Status::trouble);
         let model = self.shared.model();
         let counters = self.shared.counters();
-        let body = json!({
-            "status": if trouble.is_some() || kafka_trouble.is_some() {
-                "degraded"
-            } else {
-                "healthy"
+        let is_degraded = trouble.is_some() || kafka_trouble.is_some();
+        let ok = || "ok".to_owned();
+        let body = Health {
+            status: if is_degraded { "degraded" } else { "healthy" },
+            checks: HealthChecks {
+                model: "ok",
+                learner: if trouble.is_some() { "stalled" } else { "ok" },
+                storage: trouble.unwrap_or_else(ok),
+                kafka: kafka.map(|_| kafka_trouble.unwrap_or_else(ok)),
             },
-            "checks": {
-                "model": "ok",
-                "storage": trouble.as_deref().unwrap_or("ok"),
-                "kafka": kafka.map(|_| kafka_trouble.unwrap_or_else(|| "ok".to_owned())),
-                "learner": if trouble.is_some() { "stalled" } else { "ok" },
-            },
-            "model_version": model.sequence(),
-            "samples_processed": counters.samples_processed,
-            "uptime_seconds": self.started.elapsed().as_secs(),
-        });
+            model_version: model.sequence(),
+            samples_processed: counters.samples_processed,
+            uptime_seconds: self.started.elapsed().as_secs(),
+        };
         json_response(200, &body)
     }
 }
 
 /// How often what was foretold came true, by what was foretold.
 #[expect(clippy::cast_precision_loss, reason = "there are ten bins")]
-fn calibration_json(foresight: &Foresight) -> Vec<Value> {
+fn calibration(foresight: &Foresight) -> Vec<CalibrationBin> {
     let edge = |index: usize| index as f64 / BINS as f64;
-    let bins = foresight.bins().iter().enumerate().map(|(index, bin)| {
-        json!({
-            "from": edge(index),
-            "to": edge(index + 1),
-            "count": bin.predictions,
-            "mean_predicted": bin.mean_predicted(),
-            "mean_observed": bin.mean_observed(),
-        })
+    let bins = foresight.bins().iter().enumerate().map(|(index, bin)| CalibrationBin {
+        from: edge(index),
+        to: edge(index + 1),
+        count: bin.predictions,
+        mean_predicted: bin.mean_predicted(),
+        mean_observed: bin.mean_observed(),
     });
     bins.collect()
 }
 
-fn kafka_json(status: &kafka::Status) -> Value {
-    let partitions: Vec<Value> = status
-        .partitions
-        .iter()
-        .map(|partition| {
-            json!({
-                "partition": partition.partition,
-                "position": partition.position,
-                "low": partition.low,
-                "high": partition.high,
-                "lag": partition.lag(),
-                "lost": partition.lost,
-                "state": if partition.stopped.is_some() { "stopped" } else { "running" },
-                "message": partition.stopped,
-            })
-        })
-        .collect();
-    json!({
-        "state": status.connection.as_str(),
-        "error": status.error,
-        "paused": status.paused,
-        "gaps": status.lost(),
-        "partitions": partitions,
-    })
+fn kafka_status(status: &kafka::Status) -> Kafka {
+    let partitions = status.partitions.iter().map(|partition| Partition {
+        partition: partition.partition,
+        position: partition.position,
+        low: partition.low,
+        high: partition.high,
+        lag: partition.lag(),
+        lost: partition.lost,
+        state: if partition.stopped.is_some() { "stopped" } else { "running" },
+        message: partition.stopped.clone(),
+    });
+    Kafka {
+        state: status.connection.as_str(),
+        error: status.error.clone(),
+        paused: status.paused,
+        gaps: status.lost(),
+        partitions: partitions.collect(),
+    }
 }
 
 /// What the names learned take of what they may.
-fn caps_json(model: &AgentPerformanceModel) -> Value {
+fn caps(model: &AgentPerformanceModel) -> Caps {
     let caps = &model.settings().caps;
     let most = |count: fn(&Tenant) -> usize| {
         model.tenants().map(|(_, tenant)| count(tenant)).max().unwrap_or(0)
     };
-    let other = |count: fn(&Tenant) -> u64| model.tenants().map(|(_, t)| count(t)).sum::<u64>();
+    let sum = |count: fn(&Tenant) -> u64| model.tenants().map(|(_, t)| count(t)).sum::<u64>();
+    let plain = |used: usize, max: usize| Cap { used, max, ..Cap::default() };
+    let with_other = |used: usize, max: usize, other: fn(&Tenant) -> u64| Cap {
+        other_outcomes: Some(sum(other)),
+        ..plain(used, max)
+    };
     let values = model
         .tenants()
         .flat_map(|(_, tenant)| tenant.context_keys().map(|(_, key)| key.distinct()))
         .max()
         .unwrap_or(0);
-    json!({
-        "tenants": {"used": model.tenants().len(), "max": caps.tenants},
-        "agents_per_tenant": {
-            "used": most(|tenant| tenant.agents().len()),
-            "max": caps.agents_per_tenant,
-            "other_outcomes": other(|tenant| tenant.other().agent.tally.executions),
+    Caps {
+        tenants: plain(model.tenants().len(), caps.tenants),
+        agents_per_tenant: with_other(
+            most(|tenant| tenant.agents().len()),
+            caps.agents_per_tenant,
+            |tenant| tenant.other().agent.tally.executions,
+        ),
+        task_types_per_tenant: with_other(
+            most(|tenant| tenant.task_types().len()),
+            caps.task_types_per_tenant,
+            |tenant| tenant.other().task_type.executions,
+        ),
+        context_keys_per_tenant: with_other(
+            most(|tenant| tenant.context_keys().len()),
+            caps.context_keys_per_tenant,
+            |tenant| tenant.other().context_keys,
+        ),
+        context_values_per_key: with_other(values, caps.context_values_per_key, |tenant| {
+            tenant.context_keys().map(|(_, key)| key.other).sum()
+        }),
+        cells: with_other(model.cells(), caps.cells, |tenant| tenant.other().cell.executions),
+        effects: with_other(model.effects(), caps.effects, |tenant| tenant.other().effects),
+        covariances_mib: plain(model.covariance_bytes() >> 20, caps.covariances_mib),
+        joint_values_per_agent: Cap {
+            independent: Some(sum(Tenant::independent_effects)),
+            ..plain(most(Tenant::joint_values), caps.joint_values_per_agent)
         },
-        "task_types_per_tenant": {
-            "used": most(|tenant| tenant.task_types().len()),
-            "max": caps.task_types_per_tenant,
-            "other_outcomes": other(|tenant| tenant.other().task_type.executions),
-        },
-        "context_keys_per_tenant": {
-            "used": most(|tenant| tenant.context_keys().len()),
-            "max": caps.context_keys_per_tenant,
-            "other_outcomes": other(|tenant| tenant.other().context_keys),
-        },
-        "context_values_per_key": {
-            "used": values,
-            "max": caps.context_values_per_key,
-            "other_outcomes": other(|tenant| tenant.context_keys().map(|(_, key)| key.other).sum()),
-        },
-        "cells": {
-            "used": model.cells(),
-            "max": caps.cells,
-            "other_outcomes": other(|tenant| tenant.other().cell.executions),
-        },
-        "effects": {
-            "used": model.effects(),
-            "max": caps.effects,
-            "other_outcomes": other(|tenant| tenant.other().effects),
-        },
-        "covariances_mib": {
-            "used": model.covariance_bytes() >> 20,
-            "max": caps.covariances_mib,
-        },
-        "joint_values_per_agent": {
-            "used": most(Tenant::joint_values),
-            "max": caps.joint_values_per_agent,
-            "independent": other(Tenant::independent_effects),
-        },
-        "recent_values": {"used": model.recent_values(), "max": caps.recent_values},
-    })
+        recent_values: plain(model.recent_values(), caps.recent_values),
+    }
 }
 
-fn base_row(
-    name: &str,
+fn base_row<'a>(
+    name: &'a str,
     tally: &Tally,
     latency_ms: Option<f64>,
     settings: &Settings,
-) -> Map<String, Value> {
-    let mut row = Map::new();
-    row.insert("agent_name".to_owned(), name.into());
-    row.insert("success_rate".to_owned(), tally.success_rate().into());
-    row.insert("avg_latency_ms".to_owned(), latency_ms.unwrap_or(0.0).into());
-    row.insert("total_executions".to_owned(), tally.executions.into());
-    row.insert("samples".to_owned(), tally.learned.into());
-    row.insert("alpha".to_owned(), (settings.prior_alpha + tally.reward).into());
-    row.insert("beta".to_owned(), (settings.prior_beta + tally.missed()).into());
-    row
+) -> AgentPerformance<'a> {
+    AgentPerformance {
+        agent_name: name,
+        success_rate: tally.success_rate(),
+        avg_latency_ms: latency_ms.unwrap_or(0.0),
+        total_executions: tally.executions,
+        samples: tally.learned,
+        alpha: settings.prior_alpha + tally.reward,
+        beta: settings.prior_beta + tally.missed(),
+        avg_quality: None,
+        statuses: None,
+        is_other: None,
+    }
 }
 
-fn agent_row(name: &str, agent: &Agent, settings: &Settings) -> Map<String, Value> {
-    let mut row = base_row(name, &agent.tally, agent.latencies_ms.mean(), settings);
-    row.insert("avg_quality".to_owned(), agent.qualities.mean().unwrap_or(0.0).into());
-    let statuses =
-        Status::ALL.map(|status| (status.as_str().to_owned(), agent.with_status(status).into()));
-    row.insert("statuses".to_owned(), Value::Object(statuses.into_iter().collect()));
-    row
+fn agent_row<'a>(name: &'a str, agent: &Agent, settings: &Settings) -> AgentPerformance<'a> {
+    let statuses = StatusCounts {
+        success: agent.with_status(Status::Success),
+        partial: agent.with_status(Status::Partial),
+        failure: agent.with_status(Status::Failure),
+        timeout: agent.with_status(Status::Timeout),
+        cancelled: agent.with_status(Status::Cancelled),
+        pending: agent.with_status(Status::Pending),
+    };
+    AgentPerformance {
+        avg_quality: Some(agent.qualities.mean().unwrap_or(0.0)),
+        statuses: Some(statuses),
+        ..base_row(name, &agent.tally, agent.latencies_ms.mean(), settings)
+    }
 }
 
 /// The agent's record on one task type; `None` without any.
-fn task_row(
-    name: &str,
+fn task_row<'a>(
+    name: &'a str,
     agent: &Agent,
     tenant: &Tenant,
     task_type: &str,
     settings: &Settings,
-) -> Option<Map<String, Value>> {
+) -> Option<AgentPerformance<'a>> {
     let cell = tenant.cell(agent, task_type);
     (cell.tally.executions > 0)
         .then(|| base_row(name, &cell.tally, cell.mean_latency_ms(), settings))

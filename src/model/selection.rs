@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::logistic::{Active, Contribution, Logistic, OWN_MEAN, Sum};
@@ -198,7 +199,7 @@ impl AgentPerformanceModel {
     }
 }
 /// Why an agent stands where it stands.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Explanation {
     /// Expected reward, `0..=1`.
     pub expected_success: f64,
@@ -212,7 +213,7 @@ pub struct Explanation {
 }
 
 /// The weight of one copy of the model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct CopyWeight {
     /// What the copy assumes.
     pub assumes: &'static str,
@@ -221,7 +222,7 @@ pub struct CopyWeight {
 }
 
 /// One part of a score.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Part {
     /// What it is about.
     pub name: String,

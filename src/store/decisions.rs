@@ -9,12 +9,12 @@
 //! waits in `early_outcomes`.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Store, StoreOptions, execute, from_sql, query, reaction, to_sql};
 use crate::decisions::{Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
 use crate::error::Result;
-use crate::outcome::{Context, Feature, Outcome, context_of, format_time};
+use crate::outcome::{Context, Feature, Outcome, context_of};
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE decisions(
@@ -116,54 +116,6 @@ pub struct JoinedOutcome {
     pub quality: Option<f64>,
     /// In the user's currency.
     pub cost: Option<f64>,
-}
-
-impl RecordedDecision {
-    /// As answers show it.
-    pub fn to_json(&self) -> Value {
-        let candidates: Vec<Value> = self
-            .candidates
-            .iter()
-            .map(|Candidate { agent, expected_success, propensity }| {
-                json!({
-                    "agent_name": agent,
-                    "expected_success": expected_success,
-                    "propensity": propensity,
-                })
-            })
-            .collect();
-        let outcome = self.outcome.as_ref().map(|outcome| {
-            json!({
-                "status": outcome.status,
-                "reward": outcome.reward,
-                "latency_ms": outcome.latency_ms,
-                "quality_score": outcome.quality,
-                "cost": outcome.cost,
-                "timestamp": format_time(outcome.time_ms),
-                "journal_sequence": outcome.sequence,
-            })
-        });
-        let mut row = json!({
-            "decision_id": self.id,
-            "tenant_id": self.tenant,
-            "timestamp": format_time(self.created_ms),
-            "task_type": self.task_type,
-            "context": context_json(&self.context),
-            "chosen": self.chosen,
-            "score": self.score,
-            "propensity": self.propensity,
-            "explore": self.explore,
-            "explored": self.explored,
-            "model_version": self.model_version,
-            "strategy": self.strategy,
-            "candidates": candidates,
-            "outcome": outcome,
-        });
-        if let Value::Object(fields) = &mut row {
-            fields.extend(self.details.clone());
-        }
-        row
-    }
 }
 
 fn context_json(context: &Context) -> Map<String, Value> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::{Connection, params};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -19,7 +20,7 @@ use crate::samples::{Sample, Subject};
 const READERS: usize = 4;
 
 /// One learning step, save, activation or import.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct LearningEvent {
     /// Sorts by time.
     pub id: String,
@@ -33,16 +34,35 @@ pub struct LearningEvent {
     pub samples_processed: u64,
     /// The model's metrics before.
     #[serde(serialize_with = "as_json")]
+    #[schemars(with = "Option<MetricsThen>")]
     pub metrics_before: std::sync::Arc<str>,
     /// The model's metrics after.
     #[serde(serialize_with = "as_json")]
+    #[schemars(with = "Option<MetricsThen>")]
     pub metrics_after: std::sync::Arc<str>,
     /// Change of the model score.
     pub improvement: f64,
     /// Time it took, ms.
     pub duration_ms: f64,
     /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
+}
+
+/// What the metrics of a learning event are; written by the learner as text, described here.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct MetricsThen {
+    /// Mean reward of the last 1,000 learned outcomes.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    model_score: f64,
+    /// Its relative change against the 1,000 before.
+    improvement_rate: f64,
+    /// Mean reward of all.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    success_rate: f64,
+    /// Outcomes learned.
+    samples: u64,
 }
 
 fn as_json<S: serde::Serializer>(

@@ -6,6 +6,7 @@
 //! file. All three are restart points.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -21,7 +22,7 @@ const CHECKPOINTS_KEPT: u64 = 2;
 const ARCHIVED_ROWS_KEPT: u64 = 1_000;
 
 /// Where a version stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VersionStatus {
     /// Its file is being written.
@@ -52,7 +53,7 @@ impl VersionStatus {
 }
 
 /// One row of `model_versions`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ModelVersion {
     /// `<model_type>-<version_number>`.
     pub id: String,
@@ -69,6 +70,7 @@ pub struct ModelVersion {
     /// Name of its file in the state directory.
     pub model_file_path: String,
     /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// Outcomes learned.
     pub training_samples: u64,
