@@ -2,7 +2,8 @@
 //!
 //! Everything that is compared runs in the same process run, in turn, because machines differ and
 //! are noisy: read the ratios. `BENCH_OUTCOMES` sets the size of the streams (default 1,000,000),
-//! `BENCH_ONLY` picks parts by name (import, http, predict, memory, model, strategies).
+//! `BENCH_ONLY` picks parts by name (import, http, predict, memory, model, strategies);
+//! `BENCH_CONNECTIONS` sets how many clients ask for predictions at a time (16).
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -283,7 +284,8 @@ fn bench_in_process() {
 
 fn bench_predictions() {
     const REQUESTS: usize = 100_000;
-    const THREADS: usize = 16;
+    let threads: usize =
+        std::env::var("BENCH_CONNECTIONS").map_or(16, |text| text.parse().expect("a number"));
     let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
 
     // Two services, of which one records no decisions.
@@ -324,11 +326,11 @@ fn bench_predictions() {
     let play = |address: SocketAddr| {
         let started = Instant::now();
         let mut latencies: Vec<f64> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS)
+            let clients: Vec<_> = (0..threads)
                 .map(|_| {
                     scope.spawn(move || {
                         let mut client = Client::connect(address);
-                        (0..REQUESTS / THREADS)
+                        (0..REQUESTS / threads)
                             .map(|_| {
                                 let sent = Instant::now();
                                 let status = client.post(
@@ -343,14 +345,14 @@ fn bench_predictions() {
                     })
                 })
                 .collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+            clients.into_iter().flat_map(|client| client.join().expect("no panic")).collect()
         });
         let seconds = started.elapsed().as_secs_f64();
         latencies.sort_by(f64::total_cmp);
         let (count, p50) = (latencies.len(), latencies[latencies.len() / 2]);
         (rate(count, seconds), p50, latencies[count * 99 / 100])
     };
-    say(&format!("HTTP keep-alive, {THREADS} connections, 10 agents, {ROUNDS} rounds in turn:"));
+    say(&format!("HTTP keep-alive, {threads} connections, 10 agents, {ROUNDS} rounds in turn:"));
     let (mut ratios, mut of_plain) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (bare_rate, bare_p50, bare_p99) = play(bare_address);
