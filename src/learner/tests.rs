@@ -1299,20 +1299,21 @@ fn simulate(seed: u64) {
     assert_eq!(draws, bench.draws());
 }
 
-#[test]
-fn random_lives_agree_with_a_naive_reference() {
-    /// Names the seed of a life that ended badly.
-    struct Seed(u64);
-    impl Drop for Seed {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                #[expect(clippy::print_stderr, reason = "the seed repeats the failure")]
-                {
-                    eprintln!("the seed is {}", self.0);
-                }
+/// Names the seed of a life that ended badly.
+struct Seed(u64);
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[expect(clippy::print_stderr, reason = "the seed repeats the failure")]
+            {
+                eprintln!("the seed is {}", self.0);
             }
         }
     }
+}
+
+#[test]
+fn random_lives_agree_with_a_naive_reference() {
     for seed in 0..200 {
         let _named = Seed(seed);
         simulate(seed);

@@ -358,3 +358,96 @@ fn foresight_depends_on_nothing_but_the_stream_and_goes_on_over_a_restart() {
         assert_eq!(bench.counters().foresight, expected, "{batch_outcomes}");
     }
 }
+
+/// One random life of decisions and outcomes, with crashes and failures; in the end each decision has
+/// the first accepted outcome with a reward that names the agent ranked first.
+fn simulate_decisions(seed: u64) {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let agents = ["amy", "bob"];
+    let mut bench =
+        Bench::new(LearnerOptions { batch_outcomes: rng.random_range(1..6), ..manual() });
+    // Who was ranked first, and whether that is known to be in the database.
+    let mut id_to_agent: HashMap<String, (&str, bool)> = HashMap::new();
+    let mut known = HashSet::new();
+    let mut accepted: Vec<(u64, String, &str, Status)> = Vec::new();
+    for _ in 0..80 {
+        match rng.random_range(0..100) {
+            0..35 => {
+                let (id, agent) =
+                    (rng.random_range(0..12).to_string(), agents[rng.random_range(0..2)]);
+                let shared = bench.learner().shared();
+                if shared.decisions.get("default", &id).is_none() {
+                    assert!(!id_to_agent.get(&id).is_some_and(|(_, kept)| *kept), "{id} is gone");
+                    bench.decide(&id, agent);
+                    id_to_agent.insert(id, (agent, false));
+                }
+            }
+            35..75 => {
+                let statuses = [Status::Success, Status::Failure, Status::Cancelled];
+                let sent: Vec<_> = (0..rng.random_range(1..4))
+                    .map(|_| {
+                        let id = rng.random_range(0..12).to_string();
+                        (
+                            rng.random_range(1..300),
+                            id,
+                            agents[rng.random_range(0..2)],
+                            statuses[rng.random_range(0..3)],
+                        )
+                    })
+                    .collect();
+                let records = sent
+                    .iter()
+                    .map(|(number, id, agent, status)| of_decision(*number, id, agent, *status));
+                if bench.append(records.collect()).is_ok() {
+                    accepted.extend(sent.into_iter().filter(|(number, ..)| known.insert(*number)));
+                }
+            }
+            75..85 => bench.record(),
+            85..93 => planned_failure::after(rng.random_range(0..30)),
+            _ => {
+                bench.reopen();
+                let shared = bench.learner().shared();
+                id_to_agent.retain(|id, (_, kept)| {
+                    let is_there = shared.decisions.get("default", id).is_some();
+                    assert!(is_there || !*kept, "{id} was written and is gone");
+                    is_there
+                });
+            }
+        }
+        if bench.learner().shared().decisions.waiting() == 0 {
+            for (_, kept) in id_to_agent.values_mut() {
+                *kept = true;
+            }
+        }
+    }
+
+    planned_failure::cancel();
+    for _ in 0..3 {
+        bench.record();
+        bench.pass(SECOND);
+    }
+    bench.reopen();
+    bench.flushed();
+    bench.assert_agrees();
+    let mut with_outcome = 0;
+    for (id, (agent, _)) in &id_to_agent {
+        let is_of = |(_, of, by, status): &&(u64, String, &str, Status)| {
+            of == id && by == agent && *status != Status::Cancelled
+        };
+        let expected = accepted.iter().find(is_of).map(|(number, ..)| *number);
+        assert_eq!(bench.recorded(id).and_then(|row| row.chosen).as_deref(), Some(*agent), "{id}");
+        assert_eq!(bench.joined(id), expected, "{id}");
+        with_outcome += u64::from(expected.is_some());
+    }
+    let counters = bench.counters();
+    let counted = (counters.last_decision, counters.decisions_with_outcome);
+    assert_eq!(counted, (id_to_agent.len() as u64, with_outcome));
+}
+
+#[test]
+fn random_lives_of_decisions_agree_with_a_naive_reference() {
+    for seed in 0..200 {
+        let _named = Seed(seed);
+        simulate_decisions(seed);
+    }
+}
