@@ -26,11 +26,13 @@ use crate::store::Reader;
 pub mod access;
 mod alerts;
 mod answers;
+mod catalog;
 mod decisions;
 mod evaluate;
 mod lists;
 mod models;
 mod outcomes;
+mod plots;
 mod predict;
 mod prometheus;
 pub mod server;
@@ -38,6 +40,7 @@ mod status;
 
 use access::{Access, Caller, Need, Scope};
 use answers::Probe;
+use plots::Plot;
 use predict::Questions;
 use server::{FieldProblem, Request, Response};
 
@@ -71,6 +74,8 @@ pub struct App {
     storage_path: PathBuf,
     /// Agents that `/metrics` shows one by one.
     metrics_agents_max: usize,
+    /// Time between samples, for plots over time.
+    sample_interval: Option<Duration>,
     board: Arc<Board>,
     stopping: AtomicBool,
     /// Disconnected at the stop.
@@ -105,6 +110,7 @@ impl App {
             started_ms: Now::read().unix_ms,
             storage_path: config.storage_path.clone(),
             metrics_agents_max: config.metrics_agents_max,
+            sample_interval: config.sample_interval,
             board,
             stopping: AtomicBool::new(false),
             stop_rx,
@@ -196,6 +202,8 @@ impl App {
             Route::DeadLetters => self.dead_letters(request),
             Route::ReplayDeadLetters => self.replay_dead_letters(request),
             Route::Alerts => self.alerts(request),
+            Route::Catalog => self.catalog(request, caller),
+            Route::Plot(plot) => self.plot(*plot, request, caller),
             Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
             Route::Readyz => self.readyz(request),
             Route::Health => Ok(self.health()),
@@ -284,6 +292,8 @@ enum Route {
     DeadLetters,
     ReplayDeadLetters,
     Alerts,
+    Catalog,
+    Plot(Plot),
     Livez,
     Readyz,
     Health,
@@ -294,7 +304,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 22] = [
+    const PATTERNS: [&str; 24] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
@@ -312,6 +322,8 @@ impl Route {
         "/api/learning/dead-letters",
         "/api/learning/dead-letters/replay",
         "/api/learning/alerts",
+        "/api/learning/catalog",
+        "/plots/{plot}.svg",
         "/livez",
         "/readyz",
         "/health",
@@ -339,6 +351,8 @@ impl Route {
             Self::DeadLetters => "/api/learning/dead-letters",
             Self::ReplayDeadLetters => "/api/learning/dead-letters/replay",
             Self::Alerts => "/api/learning/alerts",
+            Self::Catalog => "/api/learning/catalog",
+            Self::Plot(_) => "/plots/{plot}.svg",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Health => "/health",
@@ -353,6 +367,9 @@ impl Route {
             "/health" => Self::Health,
             "/metrics" => Self::Prometheus,
             _ => {
+                if let Some(file) = path.strip_prefix("/plots/") {
+                    return Plot::of(file).map(Self::Plot);
+                }
                 let rest = path.strip_prefix("/api/learning/")?;
                 let segments: Vec<&str> = rest.split('/').collect();
                 match segments[..] {
@@ -375,6 +392,7 @@ impl Route {
                     ["dead-letters"] => Self::DeadLetters,
                     ["dead-letters", "replay"] => Self::ReplayDeadLetters,
                     ["alerts"] => Self::Alerts,
+                    ["catalog"] => Self::Catalog,
                     _ => return None,
                 }
             }
@@ -394,10 +412,16 @@ impl Route {
             | Self::Status
             | Self::PredictAgentSelection
             | Self::AgentsPerformance
+            | Self::Catalog
             | Self::Decisions
-            | Self::Decision(_) => Need::Scope(Scope::Read),
+            | Self::Decision(_)
+            | Self::Plot(Plot::Posterior | Plot::Best | Plot::Traffic | Plot::Latency) => {
+                Need::Scope(Scope::Read)
+            }
             Self::Outcomes => Need::Scope(Scope::Ingest),
-            Self::Metrics
+            // What these show is of all tenants together.
+            Self::Plot(Plot::Score | Plot::Calibration)
+            | Self::Metrics
             | Self::Prometheus
             | Self::Model(_)
             | Self::Versions(_)
@@ -552,6 +576,7 @@ mod tests {
         assert_eq!(Route::of("/api/learning/models/save"), Some(Route::SaveModels));
         for pattern in Route::PATTERNS {
             let path = pattern.replace("{model_type}", "agent_selection").replace("{id}", "1");
+            let path = path.replace("{plot}", "score");
             let seen = Route::of(&path).map_or(Route::NOWHERE, |route| route.pattern());
             assert_eq!(seen, pattern);
         }

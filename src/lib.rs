@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod notify;
 pub mod off_policy;
 pub mod outcome;
+pub mod plots;
 pub mod process;
 pub mod replay;
 pub mod samples;

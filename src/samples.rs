@@ -4,7 +4,7 @@
 //! Pure and bounded, like the model. Executions are totals, so that the share of traffic between any
 //! two samples can be told, whichever between them were thinned out.
 
-use crate::model::{AgentPerformanceModel, Question, Tenant, propensities};
+use crate::model::{AgentPerformanceModel, Question, propensities};
 use crate::outcome::Context;
 use crate::watch::Watch;
 
@@ -41,7 +41,7 @@ pub struct Sample {
 }
 
 /// A tenant's agents on one task type, or on all.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Subject {
     /// Whose.
     pub tenant: String,
@@ -138,25 +138,32 @@ fn subjects(model: &AgentPerformanceModel) -> Vec<Subject> {
         found.truncate(SUBJECTS_MAX);
     }
     found.sort_unstable_by(key);
-    let seen = found.into_iter().filter_map(|(executions, tenant, task_type)| {
-        let agents = agents(model, tenant, model.tenant(tenant)?, task_type, executions);
+    let seen = found.into_iter().map(|(executions, tenant, task_type)| {
+        let mut agents = agents(model, tenant, task_type);
+        agents.truncate(AGENTS_MAX);
         let (tenant, task_type) = (tenant.to_owned(), task_type.map(str::to_owned));
-        Some(Subject { tenant, task_type, executions, latencies_ms: None, agents })
+        Subject { tenant, task_type, executions, latencies_ms: None, agents }
     });
     seen.collect()
 }
 
+/// A tenant's agents on one task type, or on all, those with the most traffic or the best prospects
+/// first.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn agents(
+pub fn agents(
     model: &AgentPerformanceModel,
-    name: &str,
-    tenant: &Tenant,
+    tenant_name: &str,
     task_type: Option<&str>,
-    executions: u64,
 ) -> Vec<AgentSample> {
+    let Some(tenant) = model.tenant(tenant_name) else { return Vec::new() };
     let context = Context::new();
-    let question =
-        Question { tenant: name, task_type, context: &context, candidates: None, exclude: &[] };
+    let question = Question {
+        tenant: tenant_name,
+        task_type,
+        context: &context,
+        candidates: None,
+        exclude: &[],
+    };
     let standings = model.standings(&question);
     let best = propensities(&standings);
     let mut agents: Vec<AgentSample> = standings
@@ -172,10 +179,9 @@ fn agents(
             AgentSample { agent: standing.agent.to_string(), executions, best }
         })
         .collect();
-    let total = executions.max(1) as f64;
+    let total = agents.iter().map(|agent| agent.executions).sum::<u64>().max(1) as f64;
     let weight = |agent: &AgentSample| agent.best.max(agent.executions as f64 / total);
     agents.sort_by(|a, b| weight(b).total_cmp(&weight(a)).then_with(|| a.agent.cmp(&b.agent)));
-    agents.truncate(AGENTS_MAX);
     agents
 }
 

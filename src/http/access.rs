@@ -303,6 +303,11 @@ impl Caller {
         self.0.as_ref()?.tenant.as_deref()
     }
 
+    /// What the caller may: everything where there are no tokens.
+    pub(super) fn scope(&self) -> Scope {
+        self.0.as_ref().map_or(Scope::Admin, |token| token.scope)
+    }
+
     /// The tenant to answer for, when the request names this one.
     pub(super) fn tenant_or<'a>(
         &'a self,

@@ -150,9 +150,49 @@ pub(super) struct AgentPerformance<'a> {
     /// Outcomes by status. Not of one task type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) statuses: Option<StatusCounts>,
+    /// 95 % quantile of its last 100 latencies, ms. Not of one task type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) latency_p95_ms: Option<f64>,
+    /// Expected reward of the next outcome, whatever its context; this and the next three are there
+    /// when asked for with `outlook`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) expected_success: Option<f64>,
+    /// Central 90 % of what is believed of the mean reward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interval: Option<[f64; 2]>,
+    /// Probability of being ranked first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) probability_best: Option<f64>,
+    /// Which of the colours of the plots is its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) plot_index: Option<usize>,
     /// True for the row of all agents past the cap, which are never recommended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) is_other: Option<bool>,
+}
+
+/// What can be asked for, and what the caller may.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Catalog<'a> {
+    pub(super) caller: CallerRights<'a>,
+    /// Those that the caller may ask for.
+    pub(super) tenants: Vec<&'a str>,
+    /// Of one tenant, as the next two.
+    pub(super) task_types: Vec<&'a str>,
+    pub(super) agents: Vec<&'a str>,
+    pub(super) context_keys: Vec<&'a str>,
+}
+
+/// What the caller may.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CallerRights<'a> {
+    /// `read`, `ingest` or `admin`, which is also everybody's where there are no tokens.
+    pub(super) scope: &'static str,
+    /// The only tenant it may ask for; none when it may ask for all.
+    pub(super) tenant_id: Option<&'a str>,
 }
 
 /// Outcomes by status.

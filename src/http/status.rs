@@ -1,18 +1,26 @@
 //! How the service is, and what its agents have done.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::access::Caller;
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
     Metrics, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts,
 };
+use super::plots::colours;
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
 use crate::error::Result;
 use crate::evaluate::{BINS, Foresight};
 use crate::kafka;
 use crate::learner::{MODEL_TYPES, Now};
-use crate::model::{Agent, AgentPerformanceModel, Settings, Tally, Tenant};
-use crate::outcome::{Status, format_time};
+use crate::model::{
+    Agent, AgentPerformanceModel, Question, Settings, Standing, Tally, Tenant, propensities,
+};
+use crate::monitor::quantile;
+use crate::outcome::{Context, Status, format_time};
+use crate::samples;
 use crate::store::Counters;
 
 impl App {
@@ -69,16 +77,23 @@ impl App {
     pub(super) fn agents_performance(&self, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
         let (tenant, task_type) = (query.tenant(caller)?, query.name("task_type")?);
+        let outlook = query.flag("outlook")?;
         let model = self.shared.model();
         let settings = model.settings();
         let mut rows = Vec::new();
-        if let Some(tenant) = model.tenant(tenant) {
-            for (name, agent) in tenant.agents() {
-                rows.extend(match task_type {
+        if let Some(of) = model.tenant(tenant) {
+            let outlook = outlook.then(|| Outlook::of(&model, tenant, task_type));
+            for (name, agent) in of.agents() {
+                let row = match task_type {
                     None => Some(agent_row(name, agent, settings)),
-                    Some(task_type) => task_row(name, agent, tenant, task_type, settings),
-                });
+                    Some(task_type) => task_row(name, agent, of, task_type, settings),
+                };
+                rows.extend(row.map(|row| match &outlook {
+                    Some(outlook) => outlook.added_to(row),
+                    None => row,
+                }));
             }
+            let tenant = of;
             let other = &tenant.other().agent;
             if task_type.is_none() && other.tally.executions > 0 {
                 // Not one agent, but all that came past the cap.
@@ -217,6 +232,43 @@ fn kafka_status(status: &kafka::Status) -> Kafka {
     }
 }
 
+/// What is expected of each agent.
+struct Outlook {
+    agent_to_standing: BTreeMap<Arc<str>, (Standing, f64)>,
+    agent_to_colour: BTreeMap<String, usize>,
+}
+
+impl Outlook {
+    fn of(model: &AgentPerformanceModel, tenant: &str, task_type: Option<&str>) -> Self {
+        let context = Context::new();
+        let question =
+            Question { tenant, task_type, context: &context, candidates: None, exclude: &[] };
+        let standings = model.standings(&question);
+        let best = propensities(&standings);
+        let agents = samples::agents(model, tenant, task_type);
+        let colours = colours(&agents).into_iter();
+        Self {
+            agent_to_colour: colours.map(|(name, colour)| (name.to_owned(), colour)).collect(),
+            agent_to_standing: standings
+                .into_iter()
+                .zip(best)
+                .map(|(standing, best)| (standing.agent.clone(), (standing, best)))
+                .collect(),
+        }
+    }
+
+    fn added_to<'a>(&self, row: AgentPerformance<'a>) -> AgentPerformance<'a> {
+        let Some((standing, best)) = self.agent_to_standing.get(row.agent_name) else { return row };
+        AgentPerformance {
+            expected_success: Some(standing.expected_success()),
+            interval: standing.interval(),
+            probability_best: Some(*best),
+            plot_index: self.agent_to_colour.get(row.agent_name).copied(),
+            ..row
+        }
+    }
+}
+
 /// What the names learned take of what they may.
 fn caps(model: &AgentPerformanceModel) -> Caps {
     let caps = &model.settings().caps;
@@ -281,6 +333,11 @@ fn base_row<'a>(
         beta: settings.prior_beta + tally.missed(),
         avg_quality: None,
         statuses: None,
+        latency_p95_ms: None,
+        expected_success: None,
+        interval: None,
+        probability_best: None,
+        plot_index: None,
         is_other: None,
     }
 }
@@ -297,6 +354,7 @@ fn agent_row<'a>(name: &'a str, agent: &Agent, settings: &Settings) -> AgentPerf
     AgentPerformance {
         avg_quality: Some(agent.qualities.mean().unwrap_or(0.0)),
         statuses: Some(statuses),
+        latency_p95_ms: quantile(&agent.latencies_ms, 0.95),
         ..base_row(name, &agent.tally, agent.latencies_ms.mean(), settings)
     }
 }

@@ -97,6 +97,20 @@ impl Mixture {
         expected.clamp(0.0, 1.0)
     }
 
+    /// Density of the chance of success; 0 outside of (0, 1).
+    pub fn density(&self, chance: f64) -> f64 {
+        if !(chance > 0.0 && chance < 1.0) {
+            return 0.0;
+        }
+        let t = chance.ln() - (-chance).ln_1p();
+        let density = self.weighted(|copy| {
+            let (mean, variance) = self.all(copy);
+            let spread = variance.max(VARIANCE_MIN).sqrt();
+            normal_density((t - mean) / spread) / spread
+        });
+        density / (chance * (1.0 - chance))
+    }
+
     /// Central 90 % credible interval of the chance of success.
     pub fn interval(&self) -> [f64; 2] {
         [0.05, 0.95].map(|p| sigmoid(self.quantile(p)))

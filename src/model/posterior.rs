@@ -90,6 +90,17 @@ impl Posterior {
         }
     }
 
+    /// The density at `x`; 0 outside of (0, 1).
+    #[must_use]
+    pub fn density(&self, x: f64) -> f64 {
+        if !(x > 0.0 && x < 1.0) {
+            return 0.0;
+        }
+        let logit = Logit::new(self);
+        let deviance = logit.deviance(x.ln() - (-x).ln_1p() - logit.mode);
+        (logit.ln_peak - deviance).exp() / (x * (1.0 - x))
+    }
+
     /// The value below which a draw falls with probability `p`, for `p` in
     /// (0, 1); 0 and 1 beyond.
     #[must_use]

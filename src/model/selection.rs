@@ -64,6 +64,15 @@ impl Standing {
         }
     }
 
+    /// Density of the mean reward at `chance`, in (0, 1); `None` for strategies that have none.
+    pub fn density(&self, chance: f64) -> Option<f64> {
+        match self.belief {
+            Belief::Posterior(posterior) => Some(posterior.density(chance)),
+            Belief::Mixture(mixture) => Some(mixture.density(chance)),
+            Belief::Point(_) => None,
+        }
+    }
+
     /// 90 % credible interval of the mean reward; `None` for strategies that have none.
     pub fn interval(&self) -> Option<[f64; 2]> {
         match self.belief {

@@ -44,6 +44,34 @@ fn record(records: &[(&str, &str, usize, usize)]) -> Vec<Outcome> {
         .collect()
 }
 
+#[test]
+fn a_density_is_one_and_its_interval_holds_nine_tenths() {
+    let outcomes = record(&[("a", "t", 9, 3), ("b", "t", 0, 1), ("c", "u", 200, 1)]);
+    for strategy in [Strategy::Thompson, Strategy::Beta] {
+        let model = learned(settings(strategy), &outcomes);
+        for standing in model.standings(&on_task("t")) {
+            // By the trapezoidal rule in log-odds, where densities are smooth up to both ends.
+            let mass = |from: f64, to: f64| {
+                let step = (to - from) / 4_000.0;
+                let at = |index: i32| {
+                    let chance = 1.0 / (1.0 + (-(from + step * f64::from(index))).exp());
+                    standing.density(chance).unwrap() * chance * (1.0 - chance)
+                };
+                let inner: f64 = (1..4_000).map(at).sum();
+                step * (inner + 0.5 * (at(0) + at(4_000)))
+            };
+            let whole = mass(-30.0, 30.0);
+            assert!((whole - 1.0).abs() < 1e-4, "{strategy:?} {standing:?}: {whole}");
+            let [low, high] = standing.interval().unwrap().map(|p| (p / (1.0 - p)).ln());
+            let inner = mass(low, high);
+            assert!((inner - 0.9).abs() < 1e-4, "{strategy:?} {standing:?}: {inner}");
+            assert_eq!([0.0, 1.0, -1.0, f64::NAN].map(|p| standing.density(p)), [Some(0.0); 4]);
+        }
+    }
+    let model = learned(settings(Strategy::MovingAverage), &outcomes);
+    assert_eq!(model.standings(&ANY)[0].density(0.5), None);
+}
+
 const ANY: Question<'static> = Question {
     tenant: DEFAULT_TENANT,
     task_type: None,

@@ -85,6 +85,13 @@ fn each_scope_reaches_its_routes_and_no_more() {
         ("POST", PREDICT, [401, 401, 200, 200, 200, 200, 200]),
         ("GET", "/api/learning/status", [401, 401, 200, 200, 200, 200, 200]),
         ("GET", "/api/learning/agents/performance", [401, 401, 200, 200, 200, 200, 200]),
+        ("GET", "/api/learning/catalog", [401, 401, 200, 200, 200, 200, 200]),
+        ("GET", "/plots/posterior.svg", [401, 401, 200, 200, 200, 200, 200]),
+        ("GET", "/plots/best.svg", [401, 401, 200, 200, 200, 200, 200]),
+        ("GET", "/plots/traffic.svg", [401, 401, 200, 200, 200, 200, 200]),
+        ("GET", "/plots/latency.svg", [401, 401, 200, 200, 200, 200, 200]),
+        ("GET", "/plots/score.svg", [401, 401, 200, 200, 200, 403, 403]),
+        ("GET", "/plots/calibration.svg", [401, 401, 200, 200, 200, 403, 403]),
         ("GET", "/api/learning/metrics", [401, 401, 200, 200, 200, 403, 403]),
         ("GET", "/api/learning/models/agent_selection", [401, 401, 200, 200, 200, 403, 403]),
         (

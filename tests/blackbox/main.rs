@@ -6,6 +6,7 @@ mod api;
 mod broker;
 mod cli;
 mod crash;
+mod dashboard;
 mod day2;
 mod decisions;
 mod dispatch;

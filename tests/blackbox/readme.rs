@@ -72,6 +72,7 @@ fn only_the_files_that_may_name_a_thing_name_it() {
     sources(&root, &mut files);
     let cases = [
         ("rusqlite::", &["store.rs", "store/"][..]),
+        ("plotters::", &["plots.rs", "plots/"]),
         ("httparse::", &["http/server.rs", "http/server/"]),
         ("thread::Builder", &["service.rs", "http/server.rs", "http/server/"]),
         ("thread::spawn", &["http/server.rs", "http/server/"]),

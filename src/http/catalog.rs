@@ -1,0 +1,31 @@
+//! `GET /api/learning/catalog`: what can be asked for, and what the caller may.
+
+use super::access::Caller;
+use super::answers::{CallerRights, Catalog};
+use super::server::Request;
+use super::{Answer, App, Query, json_response};
+
+impl App {
+    pub(super) fn catalog(&self, request: &Request<'_>, caller: &Caller) -> Answer {
+        let query = Query::of(request);
+        let name = query.tenant(caller)?;
+        let model = self.shared.model();
+        let tenant = model.tenant(name);
+        let mut body = Catalog {
+            caller: CallerRights { scope: caller.scope().as_str(), tenant_id: caller.tenant() },
+            tenants: match caller.tenant() {
+                Some(own) => vec![own],
+                None => model.tenants().map(|(name, _)| name).collect(),
+            },
+            task_types: Vec::new(),
+            agents: Vec::new(),
+            context_keys: Vec::new(),
+        };
+        if let Some(tenant) = tenant {
+            body.task_types = tenant.task_types().map(|(name, _)| name).collect();
+            body.agents = tenant.agents().map(|(name, _)| name).collect();
+            body.context_keys = tenant.context_keys().map(|(name, _)| name).collect();
+        }
+        Ok(json_response(200, &body))
+    }
+}
