@@ -27,6 +27,7 @@ pub mod access;
 mod alerts;
 mod answers;
 mod catalog;
+mod dashboard;
 mod decisions;
 mod evaluate;
 mod lists;
@@ -40,6 +41,7 @@ mod status;
 
 use access::{Access, Caller, Need, Scope};
 use answers::Probe;
+use dashboard::Page;
 use plots::Plot;
 use predict::Questions;
 use server::{FieldProblem, Request, Response};
@@ -204,6 +206,7 @@ impl App {
             Route::Alerts => self.alerts(request),
             Route::Catalog => self.catalog(request, caller),
             Route::Plot(plot) => self.plot(*plot, request, caller),
+            Route::Page(page) => Ok(page.response()),
             Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
             Route::Readyz => self.readyz(request),
             Route::Health => Ok(self.health()),
@@ -294,6 +297,7 @@ enum Route {
     Alerts,
     Catalog,
     Plot(Plot),
+    Page(Page),
     Livez,
     Readyz,
     Health,
@@ -304,7 +308,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 24] = [
+    const PATTERNS: [&str; 27] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
@@ -324,6 +328,9 @@ impl Route {
         "/api/learning/alerts",
         "/api/learning/catalog",
         "/plots/{plot}.svg",
+        "/",
+        "/dashboard.js",
+        "/dashboard.css",
         "/livez",
         "/readyz",
         "/health",
@@ -353,6 +360,7 @@ impl Route {
             Self::Alerts => "/api/learning/alerts",
             Self::Catalog => "/api/learning/catalog",
             Self::Plot(_) => "/plots/{plot}.svg",
+            Self::Page(page) => page.path(),
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Health => "/health",
@@ -369,6 +377,9 @@ impl Route {
             _ => {
                 if let Some(file) = path.strip_prefix("/plots/") {
                     return Plot::of(file).map(Self::Plot);
+                }
+                if let Some(page) = Page::of(path) {
+                    return Some(Self::Page(page));
                 }
                 let rest = path.strip_prefix("/api/learning/")?;
                 let segments: Vec<&str> = rest.split('/').collect();
@@ -404,7 +415,8 @@ impl Route {
     /// forgotten.
     fn need(&self, query: Option<&str>) -> Need {
         match self {
-            Self::Livez => Need::Nothing,
+            // The page shows what its reader's token may see.
+            Self::Livez | Self::Page(_) => Need::Nothing,
             // What the verbose one tells is for those who run the service.
             Self::Readyz if query.is_none() => Need::Nothing,
             Self::Readyz
@@ -580,7 +592,13 @@ mod tests {
             let seen = Route::of(&path).map_or(Route::NOWHERE, |route| route.pattern());
             assert_eq!(seen, pattern);
         }
-        for nothing in ["/", "/api/learning", "/api/learning/status/", "/api/learning/models/a/b"] {
+        for nothing in [
+            "",
+            "/index.html",
+            "/api/learning",
+            "/api/learning/status/",
+            "/api/learning/models/a/b",
+        ] {
             assert_eq!(Route::of(nothing), None, "{nothing}");
         }
     }

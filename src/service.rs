@@ -447,7 +447,7 @@ fn show_next_steps(address: SocketAddr) {
     let url = format!("http://{address}");
     let predict = "{\"task_type\": \"code_review\", \"context\": {\"complexity\": \"high\"}}";
     let text = format!(
-        "\nonline-learning listens on {url}. In another terminal:\n\n  \
+        "\nonline-learning listens on {url}: open it in a browser. In another terminal:\n\n  \
          curl -s {url}/api/learning/agents/performance\n  \
          curl -s {url}/api/learning/predict/agent-selection -H 'content-type: application/json' \\\n    \
          -d '{predict}'\n  \

@@ -4,6 +4,7 @@ mod access;
 mod alerts;
 mod api;
 mod broker;
+mod browser;
 mod cli;
 mod crash;
 mod dashboard;
