@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::kafka::{Producer, View};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
+use crate::model::Measure;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
 use crate::store::Reader;
 
@@ -38,6 +39,7 @@ mod predict;
 mod prometheus;
 pub mod server;
 mod status;
+mod values;
 
 use access::{Access, Caller, Need, Scope};
 use answers::Probe;
@@ -187,6 +189,7 @@ impl App {
     fn route(&self, route: &Route, request: &mut Request<'_>, caller: &Caller) -> Answer {
         match route {
             Route::PredictAgentSelection => self.predict_agent_selection(request, caller),
+            Route::PredictValue(measure) => self.predict_value(*measure, request, caller),
             Route::Metrics => self.metrics(),
             Route::Prometheus => self.prometheus(),
             Route::AgentsPerformance => self.agents_performance(request, caller),
@@ -279,6 +282,7 @@ fn shown(path: &str) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Route {
     PredictAgentSelection,
+    PredictValue(Measure),
     Metrics,
     AgentsPerformance,
     Status,
@@ -308,8 +312,11 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 27] = [
+    const PATTERNS: [&str; 30] = [
         "/api/learning/predict/agent-selection",
+        "/api/learning/predict/quality",
+        "/api/learning/predict/latency",
+        "/api/learning/predict/cost",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
         "/api/learning/status",
@@ -342,6 +349,9 @@ impl Route {
     fn pattern(&self) -> &'static str {
         match self {
             Self::PredictAgentSelection => "/api/learning/predict/agent-selection",
+            Self::PredictValue(Measure::Quality) => "/api/learning/predict/quality",
+            Self::PredictValue(Measure::Latency) => "/api/learning/predict/latency",
+            Self::PredictValue(Measure::Cost) => "/api/learning/predict/cost",
             Self::Metrics => "/api/learning/metrics",
             Self::AgentsPerformance => "/api/learning/agents/performance",
             Self::Status => "/api/learning/status",
@@ -385,6 +395,9 @@ impl Route {
                 let segments: Vec<&str> = rest.split('/').collect();
                 match segments[..] {
                     ["predict", "agent-selection"] => Self::PredictAgentSelection,
+                    ["predict", "quality"] => Self::PredictValue(Measure::Quality),
+                    ["predict", "latency"] => Self::PredictValue(Measure::Latency),
+                    ["predict", "cost"] => Self::PredictValue(Measure::Cost),
                     ["metrics"] => Self::Metrics,
                     ["agents", "performance"] => Self::AgentsPerformance,
                     ["status"] => Self::Status,
@@ -423,6 +436,7 @@ impl Route {
             | Self::Health
             | Self::Status
             | Self::PredictAgentSelection
+            | Self::PredictValue(_)
             | Self::AgentsPerformance
             | Self::Catalog
             | Self::Decisions
@@ -451,6 +465,7 @@ impl Route {
     fn method(&self) -> &'static str {
         match self {
             Self::PredictAgentSelection
+            | Self::PredictValue(_)
             | Self::SaveModels
             | Self::Activate(..)
             | Self::ImportModel

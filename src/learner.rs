@@ -42,12 +42,13 @@ mod saving;
 
 pub use inbox::{Inbox, REJECTED_NAMED_MAX, SUBMIT_RECORDS_MAX};
 pub use recovery::load as load_model;
-pub use saving::{SaveJob, Saved, SavedVersion, Saver};
+pub use saving::{SaveJob, Saved, SavedVersion, Saver, parameters};
 
 use saving::Saving;
 
 /// The models that are learned, by the names of the API.
-pub const MODEL_TYPES: [&str; 1] = ["agent_selection"];
+pub const MODEL_TYPES: [&str; 4] =
+    ["agent_selection", "quality_prediction", "latency_prediction", "cost_prediction"];
 
 /// The source of records that come from the topic.
 pub const TOPIC: &str = "kafka";

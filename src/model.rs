@@ -30,13 +30,22 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
 mod effects_state;
+mod features;
+mod hex_numbers;
 mod logistic;
 mod mixture;
+mod normal;
 mod posterior;
 mod selection;
 mod state;
+mod sums;
+mod values;
+mod values_state;
 
+use features::NamesMax;
 use logistic::{Block, Logistic, TaskEffects, Width};
+use sums::Room;
+use values::{Own, Values};
 
 pub use mixture::Mixture;
 pub use posterior::{Posterior, probabilities_best};
@@ -44,6 +53,7 @@ pub use selection::{
     Belief, CopyWeight, Explanation, Part, Question, Recommendation, Standing, best_expected,
     propensities, rank,
 };
+pub use values::{Measure, Predicted, Value, best_first};
 
 /// Values kept per agent for averages over its recent past.
 pub const RECENT_VALUES: usize = 100;
@@ -99,7 +109,8 @@ pub struct Caps {
     pub recent_values: usize,
     /// Context values in an agent's covariance; further ones have independent effects.
     pub joint_values_per_agent: usize,
-    /// Memory of all covariances, MiB; past it, further values have independent effects.
+    /// Memory of all covariances, MiB; past it, further values have independent effects. As much
+    /// again may go into the sums behind quality, latency and cost.
     pub covariances_mib: usize,
     /// Of all tenants together: context values with an effect, and independent effects of agents.
     pub effects: usize,
@@ -119,6 +130,12 @@ impl Default for Caps {
             covariances_mib: 256,
             effects: 1_000_000,
         }
+    }
+}
+
+impl Caps {
+    fn value_numbers(&self) -> usize {
+        (self.covariances_mib << 20) / size_of::<f64>()
     }
 }
 
@@ -265,6 +282,9 @@ pub struct Agent {
     /// Its effects, with the strategy `thompson`.
     #[serde(skip)]
     block: Option<Arc<Block>>,
+    /// By [`Measure`].
+    #[serde(skip)]
+    values: [Option<Arc<Own>>; 3],
 }
 
 impl Agent {
@@ -359,6 +379,7 @@ pub struct Tenant {
     other: Other,
     /// With the strategy `thompson`.
     logistic: Option<Logistic>,
+    values: Values,
 }
 
 /// What came past a cap: counted, shown, never recommended.
@@ -448,6 +469,8 @@ pub struct AgentPerformanceModel {
     covariances: usize,
     /// Context values with an effect, and independent effects of agents.
     effects: usize,
+    /// In the sums behind the predictions of quality, latency and cost.
+    value_numbers: usize,
     sequence: u64,
 }
 
@@ -463,6 +486,7 @@ impl AgentPerformanceModel {
             recent_values: 0,
             covariances: 0,
             effects: 0,
+            value_numbers: 0,
             sequence: 0,
         }
     }
@@ -501,6 +525,9 @@ impl AgentPerformanceModel {
         for (key, value) in &outcome.context {
             tenant.count_context(key, value, &mut self.cells, &caps);
         }
+        let mut room = Room { numbers: self.value_numbers, numbers_max: caps.value_numbers() };
+        tenant.learn_values(outcome, NamesMax::of(&caps), &mut room);
+        self.value_numbers = room.numbers;
         if self.settings.strategy == Strategy::Thompson {
             let mut width = Width::new(&caps, self.covariances, self.effects);
             let foretold = tenant.learn_effects(outcome, &mut width);
@@ -623,6 +650,11 @@ impl AgentPerformanceModel {
         self.covariances * size_of::<logistic::Lanes>()
     }
 
+    /// Bytes of the sums behind the predictions of quality, latency and cost.
+    pub fn value_bytes(&self) -> usize {
+        self.value_numbers * size_of::<f64>()
+    }
+
     /// Context values with an effect, and independent effects of agents, of all tenants.
     pub fn effects(&self) -> usize {
         self.effects
@@ -731,6 +763,13 @@ impl Tenant {
         }
     }
 
+    fn learn_values(&mut self, outcome: &Outcome, names: NamesMax, room: &mut Room) {
+        // One past the cap teaches nothing.
+        if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
+            self.values.learn(outcome, &mut Arc::make_mut(agent).values, names, room);
+        }
+    }
+
     /// Returns the expected reward before that; `None` when there is nothing to learn.
     fn learn_effects(&mut self, outcome: &Outcome, width: &mut Width) -> Option<f64> {
         let logistic = self.logistic.get_or_insert_default();
@@ -822,3 +861,6 @@ mod tests;
 
 #[cfg(test)]
 mod robustness_tests;
+
+#[cfg(test)]
+mod value_tests;

@@ -210,6 +210,11 @@ impl Outcome {
         (self.status != Status::Pending).then_some(self.quality)?
     }
 
+    /// The cost, which every status but `pending` may carry. Unknown is not 0.
+    pub fn observed_cost(&self) -> Option<f64> {
+        (self.status != Status::Pending).then_some(self.cost)?
+    }
+
     /// Reads one record: JSON in any of the shapes that producers send.
     ///
     /// `now_ms` is the time of arrival, taken when the event has no usable one. `unidentified`

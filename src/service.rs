@@ -24,10 +24,10 @@ use crate::learner::{
     AppendReply, Event, Inbox, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
     SavedVersion, Saver, Shared,
 };
-use crate::model::Recommendation;
+use crate::model::{Measure, Predicted, Question, Recommendation, best_first};
 use crate::monitor::{Channel, Monitor, Observed, Sampler};
 use crate::notify::{self, Webhook};
-use crate::outcome::{Context, Outcome, Payload};
+use crate::outcome::{Context, DEFAULT_TENANT, Outcome, Payload};
 use crate::store::{Reader, Store, StoreOptions};
 
 /// Longest time the learner sleeps, so that its heartbeat shows that it lives.
@@ -198,7 +198,7 @@ impl RealTimeModelUpdater {
     /// one draw.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a model type that is not learned.
+    /// [`Error::NotFound`] for a model type that ranks no agents, or is not learned.
     pub fn predict(
         &self,
         model_type: &str,
@@ -206,14 +206,30 @@ impl RealTimeModelUpdater {
         context: &Context,
         top_k: usize,
     ) -> Result<Vec<Recommendation>> {
-        if !MODEL_TYPES.contains(&model_type) {
-            let known = MODEL_TYPES.join(", ");
+        if model_type != MODEL_TYPES[0] {
+            let ranks = MODEL_TYPES[0];
             return Err(Error::NotFound(format!(
-                "there is no model type {model_type:?}, only {known}"
+                "there is no model type {model_type:?} that ranks agents, only {ranks}"
             )));
         }
         let model = self.shared.model();
         Ok(model.predict_best_agent(task_type, context, top_k, &mut rand::rng()))
+    }
+
+    /// What is expected of a measure of the default tenant's `top_k` agents, best first.
+    pub fn predict_value(
+        &self,
+        measure: Measure,
+        task_type: Option<&str>,
+        context: &Context,
+        top_k: usize,
+    ) -> Vec<Predicted> {
+        let question =
+            Question { tenant: DEFAULT_TENANT, task_type, context, candidates: None, exclude: &[] };
+        let mut predictions = self.shared.model().predictions(&question, measure);
+        best_first(&mut predictions, measure);
+        predictions.truncate(top_k);
+        predictions
     }
 
     /// Learns what was accepted, saves a version and ends.

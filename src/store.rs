@@ -40,7 +40,7 @@ pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
 pub use decisions::{JoinedOutcome, RecordedDecision};
 pub use examine::Sizes;
-pub use files::{learned_sequence, parse_model, read_model, write_model};
+pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
 pub use space::Space;

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::learner::{MODEL_TYPES, load_model, restored};
+use crate::learner::{MODEL_TYPES, load_model, parameters, restored};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::store::{Counters, Entry, ModelVersion, Store, VersionStatus};
 
@@ -64,11 +64,10 @@ pub fn verify(config: &Config, out: &mut impl Write) -> Result<()> {
 }
 
 /// Where to begin, the best first: the beginning (`None`), and the versions from which on nothing but
-/// the present settings was used, oldest first.
+/// the present settings and format was used, oldest first.
 fn starts(store: &Store, settings: Settings) -> Result<Vec<Option<ModelVersion>>> {
     let versions = store.all_versions(MODEL_TYPES[0])?;
-    let present = serde_json::to_value(settings)
-        .map_err(|error| Error::Fatal(format!("settings have no JSON form: {error}")))?;
+    let present = parameters(&settings);
     let other = versions.iter().rposition(|version| version.parameters != present);
     let oldest = store.oldest_sequence()?;
     let mut starts = Vec::new();

@@ -690,6 +690,44 @@ pub(super) enum Evidence {
     Established,
 }
 
+/// `POST /api/learning/predict/quality`, `/latency` and `/cost`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ValuePredictions<'a> {
+    /// Best first: the most quality, the least latency or cost.
+    pub(super) predictions: Vec<ValuePrediction<'a>>,
+    /// When it was answered.
+    #[schemars(schema_with = "time")]
+    pub(super) timestamp: String,
+}
+
+/// What is expected of an agent.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ValuePrediction<'a> {
+    /// Its name.
+    pub(super) agent_name: &'a str,
+    /// Of a quality (0 to 1), a latency (ms) or a cost; none while nobody has shown any.
+    #[schemars(range(min = 0.0))]
+    pub(super) mean: Option<f64>,
+    /// Where the mean lies with a probability of 90 %.
+    pub(super) interval: Option<[f64; 2]>,
+    /// Half of the executions take no longer, ms. Of latencies only, as the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) p50: Option<f64>,
+    /// 95 % take no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) p95: Option<f64>,
+    /// 99 % take no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) p99: Option<f64>,
+    /// Values of the agent that were learned.
+    pub(super) samples: u64,
+    /// How many of them were on the task type.
+    pub(super) evidence: Evidence,
+}
+
 /// A decision as it was recorded.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Decision")]

@@ -52,6 +52,15 @@ impl App {
         let agents: usize = model.tenants().map(|(_, tenant)| tenant.agents().len()).sum();
         let patterns: usize = model.tenants().map(|(_, tenant)| tenant.task_types().len()).sum();
         let last_update = counters.last_update_ms;
+        // Every save has a row of each type, but those of older programs.
+        let active_version = match self.shared.active_version() {
+            Some(id) if model_type != MODEL_TYPES[0] => {
+                let number = self.reader.version(&id)?.map_or(0, |version| version.version_number);
+                let row = self.reader.version(&ModelVersion::id_of(model_type, number))?;
+                row.map(|version| version.id)
+            }
+            selection => selection,
+        };
         let body = ModelSummary {
             model_type: model_type.to_owned(),
             update_count: counters.total_updates(),
@@ -65,7 +74,7 @@ impl App {
                 improvement_rate: model.score().improvement_rate(),
             },
             strategy: model.settings().strategy.as_str(),
-            active_version: self.shared.active_version(),
+            active_version,
             learned_sequence: model.sequence(),
             digest: self.digests.of(&model),
         };

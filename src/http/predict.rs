@@ -42,11 +42,11 @@ const CACHED_NAMES_MAX: usize = 64;
 /// A request for a prediction, checked. Its JSON is what two requests under one id are compared by:
 /// a field added later is left out of it at its default, or requests of before would be others.
 #[derive(Debug, PartialEq, Serialize)]
-struct Prediction {
+pub(super) struct Prediction {
     tenant_id: String,
     task_type: Option<String>,
     context: Context,
-    top_k: usize,
+    pub(super) top_k: usize,
     candidates: Option<Vec<String>>,
     exclude: Vec<String>,
     explore: bool,
@@ -58,7 +58,10 @@ struct Prediction {
 
 impl Prediction {
     /// The request of a body, for the caller's tenant.
-    fn of(body: &Map<String, Value>, caller: &Caller) -> std::result::Result<Self, Failure> {
+    pub(super) fn of(
+        body: &Map<String, Value>,
+        caller: &Caller,
+    ) -> std::result::Result<Self, Failure> {
         let named = name(body, "tenant_id")?;
         let tenant_id = caller.tenant_or(named.as_deref())?.unwrap_or(DEFAULT_TENANT).to_owned();
         let candidates = names(body, "candidates")?;
@@ -102,7 +105,7 @@ impl Prediction {
         hash
     }
 
-    fn question(&self) -> Question<'_> {
+    pub(super) fn question(&self) -> Question<'_> {
         Question {
             tenant: &self.tenant_id,
             task_type: self.task_type.as_deref(),
@@ -168,7 +171,7 @@ fn flag(body: &Map<String, Value>, field: &str) -> Result<Option<bool>> {
     }
 }
 
-fn evidence(outcomes: u64) -> Evidence {
+pub(super) fn evidence(outcomes: u64) -> Evidence {
     match outcomes {
         ..EMERGING_FROM => Evidence::Insufficient,
         EMERGING_FROM..ESTABLISHED_FROM => Evidence::Emerging,

@@ -11,10 +11,10 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::{Event, Learner, LearnerOptions, MODEL_TYPES, Now, Shared, metrics_json};
 use crate::error::{Error, Result};
-use crate::model::AgentPerformanceModel;
+use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::format_time;
 use crate::store::{
-    Activation, Counters, LearningEvent, ModelVersion, RestartPoint, Store, VersionStatus,
+    Activation, Counters, FORMAT, LearningEvent, ModelVersion, RestartPoint, Store, VersionStatus,
     write_model,
 };
 
@@ -213,8 +213,8 @@ impl Learner {
         counters.last_version_number += 1;
         let number = counters.last_version_number;
         let name = format!("version-{number:06}.json");
-        let parent = self.saving.active_version();
-        let rows = self.version_rows(number, &name, parent.as_deref(), &self.model, now);
+        let parent = self.saving.active.as_ref().map(|version| version.version_number);
+        let rows = self.version_rows(number, &name, parent, &self.model, now);
         self.saving.last_save = now.instant;
         if let Err(error) = self.store.begin_version(&rows, &counters) {
             self.counters.failed_saves += 1;
@@ -284,11 +284,11 @@ impl Learner {
             Error::Conflict(format!("version {version_id:?} is {status:?}: {error}"))
         })?;
 
-        let parent = ModelVersion::id_of(MODEL_TYPES[0], asked.version_number);
+        let parent = asked.version_number;
         let activation =
             Activation { version_id: asked.id, model_file_path: asked.model_file_path, digest };
         let made =
-            self.go_on_from("activation", &activation, Some(&parent), model, counters, now)?;
+            self.go_on_from("activation", &activation, Some(parent), model, counters, now)?;
         log::info!("version={} activated=from version={version_id}", made.version_id);
         Ok(made)
     }
@@ -335,7 +335,7 @@ impl Learner {
         &mut self,
         event_type: &str,
         activation: &Activation,
-        parent: Option<&str>,
+        parent: Option<u64>,
         model: AgentPerformanceModel,
         counters: Counters,
         now: Now,
@@ -432,11 +432,11 @@ impl Learner {
         &self,
         number: u64,
         file: &str,
-        parent_version: Option<&str>,
+        parent: Option<u64>,
         model: &AgentPerformanceModel,
         now: Now,
     ) -> Vec<ModelVersion> {
-        let settings = serde_json::to_value(self.options.settings);
+        let parameters = parameters(&self.options.settings);
         let metrics = serde_json::from_str(&metrics_json(model));
         MODEL_TYPES
             .iter()
@@ -445,17 +445,24 @@ impl Learner {
                 model_type: (*model_type).to_owned(),
                 version_number: number,
                 status: VersionStatus::Training,
-                parameters: settings.as_ref().cloned().unwrap_or_default(),
+                parameters: parameters.clone(),
                 metrics: metrics.as_ref().cloned().unwrap_or_default(),
                 model_file_path: file.to_owned(),
                 created_at: format_time(now.unix_ms),
                 training_samples: model.total().learned,
-                parent_version: parent_version.map(str::to_owned),
+                parent_version: parent.map(|number| ModelVersion::id_of(model_type, number)),
                 learned_sequence: model.sequence(),
                 digest: None,
             })
             .collect()
     }
+}
+
+/// What a version was learned with: the settings, and the format of its file, which says what is in it.
+pub fn parameters(settings: &Settings) -> serde_json::Value {
+    let mut parameters = serde_json::to_value(settings).unwrap_or_default();
+    parameters["format"] = FORMAT.into();
+    parameters
 }
 
 fn saved_version(row: &ModelVersion) -> SavedVersion {

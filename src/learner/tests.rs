@@ -23,6 +23,7 @@ fn outcome(number: u64) -> Outcome {
         identity: u128::from(number).to_be_bytes(),
         latency_ms: Some(quality * 100.0),
         quality: (!number.is_multiple_of(3)).then_some(quality),
+        cost: number.is_multiple_of(2).then_some(quality),
         context: vec![("k".to_owned(), Feature::Text(format!("v{}", number % 4)))],
         ..Outcome::new(format!("agent{}", number % 6), status)
             .on_task(format!("task{}", number % 3))

@@ -1,47 +1,28 @@
-//! The effects of a tenant as canonical JSON. Numbers stand as the hexadecimal digits of their
-//! bits: exact, and quick to read back.
+//! The effects of a tenant as canonical JSON.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::logistic::{Block, COPIES, Effect, FeatureCell, Key, Lanes, Logistic, TaskEffects};
-use super::{Tenant, next_id};
+use super::features::{Key, Keys};
+use super::logistic::{Block, COPIES, Effect, FeatureCell, Lanes, Logistic, TaskEffects};
+use super::state::MapRef;
+use super::{Tenant, hex_numbers, next_id};
 use crate::error::{Error, Result};
 
 fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
-    let mut text = String::new();
-    for value in lanes.into_iter().flatten() {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{:016x}", value.to_bits());
-    }
-    text
+    hex_numbers::write(lanes.into_iter().flatten())
 }
 
 fn read_lanes(text: &str) -> Result<Vec<Lanes>> {
-    let wrong = || Error::Corrupt("an effect is no row of finite numbers".to_owned());
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(16 * COPIES) {
-        return Err(wrong());
-    }
-    let number = |digits: &[u8]| {
-        let text = std::str::from_utf8(digits).ok()?;
-        let value = f64::from_bits(u64::from_str_radix(text, 16).ok()?);
-        value.is_finite().then_some(value)
+    let numbers = hex_numbers::read(text)?;
+    let (lanes, []) = numbers.as_chunks::<COPIES>() else {
+        return Err(Error::Corrupt("an effect has a number of each copy".to_owned()));
     };
-    let mut read = Vec::with_capacity(digits.len() / (16 * COPIES));
-    for copies in digits.chunks_exact(16 * COPIES) {
-        let mut lanes = [0.0; COPIES];
-        for (value, digits) in lanes.iter_mut().zip(copies.chunks_exact(16)) {
-            *value = number(digits).ok_or_else(wrong)?;
-        }
-        read.push(lanes);
-    }
-    Ok(read)
+    Ok(lanes.to_vec())
 }
 
 impl Serialize for Effect {
@@ -185,11 +166,7 @@ impl EffectsState {
             now,
             weights,
             base: self.base,
-            keys: self
-                .keys
-                .into_iter()
-                .map(|(name, key)| (Arc::from(name), Arc::new(key)))
-                .collect(),
+            keys: Keys::restore(self.keys),
             features: self.features.into_iter().collect(),
             first_task: self.first_task.map(Into::into),
             has_tasks: self.has_tasks,
@@ -217,26 +194,17 @@ impl Serialize for EffectsRef<'_> {
         state.serialize_field("now", now)?;
         state.serialize_field("weights", &write_lanes([weights]))?;
         state.serialize_field("base", base)?;
-        state.serialize_field("keys", &Map(|| keys.iter().map(|(n, key)| (&**n, &**key))))?;
+        state.serialize_field("keys", &MapRef(|| keys.0.iter().map(|(n, key)| (&**n, &**key))))?;
         state.serialize_field("features", &Sequence(|| features.iter()))?;
         state.serialize_field("first_task", &first_task.as_deref())?;
         state.serialize_field("has_tasks", has_tasks)?;
-        state.serialize_field("tasks", &Map(|| tasks().filter_map(shared)))?;
+        state.serialize_field("tasks", &MapRef(|| tasks().filter_map(shared)))?;
         state.serialize_field("own", &OwnRef(tenant))?;
         state.serialize_field(
             "agents",
-            &Map(|| blocks().map(|(name, block)| (name, BlockState::of(block)))),
+            &MapRef(|| blocks().map(|(name, block)| (name, BlockState::of(block)))),
         )?;
         state.end()
-    }
-}
-
-/// A map written from an iterator.
-struct Map<F>(F);
-
-impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for Map<F> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map((self.0)())
     }
 }
 

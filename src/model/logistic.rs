@@ -10,8 +10,7 @@
 //!         + AT_task                            the agent's own on this task type
 //! ```
 //!
-//! `x_k` is 1 for a text or boolean that is there, and a running z-score, clipped to +-3, for a
-//! number. `A` and the `AC_k` of an agent have one full covariance ([`Block`]); everything else is
+//! `x_k` stands for the context (see `features`). `A` and the `AC_k` of an agent have one full covariance ([`Block`]); everything else is
 //! an independent Gaussian ([`Effect`]). With one task type only, `u` and `AT` would say what `b`
 //! and `A` say already, so they exist from the second one on.
 //!
@@ -42,10 +41,10 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
-use serde::{Deserialize, Serialize};
 
-use super::{Caps, CopyWeight, fingerprint};
-use crate::outcome::{Context, Feature};
+use super::features::{Active, Keys, NamesMax};
+use super::{Caps, CopyWeight};
+use crate::outcome::Context;
 
 /// Copies of the model.
 pub(super) const COPIES: usize = 4;
@@ -85,10 +84,6 @@ const WEIGHT_SHARED: f64 = 0.001;
 /// A feature gets its row in an agent's covariance at this outcome of the agent with it: values
 /// that never come again (a ticket number) get none.
 const ROW_AT_OUTCOME: u32 = 2;
-/// Standard deviations to which a number is clipped.
-const CLIP: f64 = 3.0;
-/// Largest magnitude that counts of a number, so that squares stay finite.
-const NUMBER_MAX: f64 = 1e100;
 
 const fn scaled(variance: f64, factors: Lanes) -> Lanes {
     let [a, b, c, d] = factors;
@@ -520,9 +515,7 @@ pub(super) struct Width {
     /// Features, and effects of agents without a row.
     pub(super) effects: usize,
     pub(super) effects_max: usize,
-    /// Values per key that have a feature of their own.
-    pub(super) values_max: usize,
-    pub(super) keys_max: usize,
+    pub(super) names_max: NamesMax,
     /// Features and effects that there was no room for.
     pub(super) refused: u64,
 }
@@ -535,69 +528,10 @@ impl Width {
             covariances_max: (caps.covariances_mib << 20) / size_of::<Lanes>(),
             effects,
             effects_max: caps.effects,
-            values_max: caps.context_values_per_key,
-            keys_max: caps.context_keys_per_tenant,
+            names_max: NamesMax::of(caps),
             refused: 0,
         }
     }
-}
-
-/// The features of one context key.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Key {
-    /// (fingerprint, feature) of the texts and booleans, sorted.
-    values: Vec<(u64, u32)>,
-    /// The feature of all values past the cap.
-    other: Option<u32>,
-    number: Option<Number>,
-}
-
-impl Key {
-    /// All of its features.
-    pub(super) fn features(&self) -> impl Iterator<Item = u32> {
-        let values = self.values.iter().map(|(_, feature)| *feature);
-        values.chain(self.other).chain(self.number.map(|number| number.feature))
-    }
-}
-
-/// A numeric feature and its running moments (Welford, Technometrics 4(3), 1962).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Number {
-    feature: u32,
-    count: u64,
-    mean: f64,
-    /// Sum of squared deviations.
-    squares: f64,
-}
-
-impl Number {
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    fn observe(&mut self, value: f64) {
-        self.count += 1;
-        let deviation = value - self.mean;
-        self.mean += deviation / self.count as f64;
-        self.squares += deviation * (value - self.mean);
-    }
-
-    /// 0 as long as the numbers seen do not differ.
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    fn z_score(&self, value: f64) -> f64 {
-        let spread = (self.squares / self.count.max(1) as f64).sqrt();
-        if spread > 1e-12 * self.mean.abs() {
-            ((value - self.mean) / spread).clamp(-CLIP, CLIP)
-        } else {
-            0.0
-        }
-    }
-}
-
-/// A context as the model sees it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Active {
-    /// Features and their `x`.
-    features: Vec<(u32, f64)>,
-    /// Sum of `x^2` over features never learned.
-    unknown_squares: f64,
 }
 
 /// What one tenant's regression has beside the effects of its agents and task types.
@@ -609,7 +543,7 @@ pub(super) struct Logistic {
     pub(super) weights: Lanes,
     /// `b`.
     pub(super) base: Effect,
-    pub(super) keys: OrdMap<Arc<str>, Arc<Key>>,
+    pub(super) keys: Keys,
     /// `c_k` by feature.
     pub(super) features: Vector<Effect>,
     /// The first task type; the others and it have effects once there is a second.
@@ -623,7 +557,7 @@ impl Default for Logistic {
             now: 0,
             weights: [EVEN_WEIGHT; COPIES],
             base: Effect::new(&SHARED_BASE, 0),
-            keys: OrdMap::new(),
+            keys: Keys::default(),
             features: Vector::new(),
             first_task: None,
             has_tasks: false,
@@ -659,95 +593,21 @@ impl TaskEffects {
 impl Logistic {
     /// The features of a context, met for the first time or again.
     fn observe(&mut self, context: &Context, width: &mut Width) -> Active {
-        let mut active = Active::default();
-        for (name, value) in context {
-            let keys = self.keys.len();
-            let key = match self.keys.get_mut(&**name) {
-                Some(key) => key,
-                None if keys >= width.keys_max => continue,
-                None => self.keys.entry(name.as_str().into()).or_default(),
-            };
-            let now = self.now;
-            let features = &mut self.features;
-            let mut add = |width: &mut Width| {
-                if width.effects >= width.effects_max {
-                    width.refused += 1;
-                    return None;
-                }
-                width.effects += 1;
-                features.push_back(Effect::new(&SHARED_FEATURE, now));
-                Some(u32::try_from(features.len() - 1).expect("effects are capped"))
-            };
-            let found = match (fingerprint(value), value) {
-                (Some(print), _) => {
-                    match key.values.binary_search_by_key(&print, |(print, _)| *print) {
-                        Ok(index) => Some((key.values[index].1, 1.0)),
-                        Err(_) if key.values.len() >= width.values_max => {
-                            if key.other.is_none() {
-                                Arc::make_mut(key).other = add(width);
-                            }
-                            key.other.map(|feature| (feature, 1.0))
-                        }
-                        Err(index) => add(width).map(|feature| {
-                            Arc::make_mut(key).values.insert(index, (print, feature));
-                            (feature, 1.0)
-                        }),
-                    }
-                }
-                (None, Feature::Number(number)) => {
-                    let number = number.clamp(-NUMBER_MAX, NUMBER_MAX);
-                    let key = Arc::make_mut(key);
-                    if key.number.is_none() {
-                        let moments =
-                            |feature| Number { feature, count: 0, mean: 0.0, squares: 0.0 };
-                        key.number = add(width).map(moments);
-                    }
-                    key.number.as_mut().map(|moments| {
-                        moments.observe(number);
-                        (moments.feature, moments.z_score(number))
-                    })
-                }
-                (None, _) => None,
-            };
-            active.features.extend(found.filter(|(_, x)| *x != 0.0));
-        }
-        active.features.sort_unstable_by_key(|(feature, _)| *feature);
-        active
+        let (now, features) = (self.now, &mut self.features);
+        self.keys.observe(context, width.names_max, || {
+            if width.effects >= width.effects_max {
+                width.refused += 1;
+                return None;
+            }
+            width.effects += 1;
+            features.push_back(Effect::new(&SHARED_FEATURE, now));
+            Some(u32::try_from(features.len() - 1).expect("effects are capped"))
+        })
     }
 
     /// The features of a context in a question.
     pub(super) fn active(&self, context: &Context, caps: &Caps) -> Active {
-        let mut active = Active::default();
-        for (name, value) in context {
-            let key = self.keys.get(&**name);
-            if key.is_none() && self.keys.len() >= caps.context_keys_per_tenant {
-                // It will never be learned.
-                continue;
-            }
-            let found = match (fingerprint(value), value) {
-                (Some(print), _) => {
-                    let known = key.and_then(|key| {
-                        match key.values.binary_search_by_key(&print, |(print, _)| *print) {
-                            Ok(index) => Some(key.values[index].1),
-                            Err(_) if key.values.len() >= caps.context_values_per_key => key.other,
-                            Err(_) => None,
-                        }
-                    });
-                    if known.is_none() {
-                        active.unknown_squares += 1.0;
-                    }
-                    known.map(|feature| (feature, 1.0))
-                }
-                (None, Feature::Number(number)) => key.and_then(|key| key.number).map(|moments| {
-                    let number = number.clamp(-NUMBER_MAX, NUMBER_MAX);
-                    (moments.feature, moments.z_score(number))
-                }),
-                (None, _) => None,
-            };
-            active.features.extend(found.filter(|(_, x)| *x != 0.0));
-        }
-        active.features.sort_unstable_by_key(|(feature, _)| *feature);
-        active
+        self.keys.active(context, NamesMax::of(caps))
     }
 
     /// Whether task types have effects when this one is met or asked about.
@@ -981,28 +841,5 @@ mod tests {
                 prop_assert!(rest.abs() < 1e-6 * (1.0 + z.abs() + variance), "{z}: {rest}");
             }
         }
-
-        #[test]
-        fn z_scores_are_finite_and_clipped(numbers in prop::collection::vec(any::<f64>(), 1..50)) {
-            let mut moments = Number { feature: 0, count: 0, mean: 0.0, squares: 0.0 };
-            for number in numbers.into_iter().filter(|number| number.is_finite()) {
-                let number = number.clamp(-NUMBER_MAX, NUMBER_MAX);
-                moments.observe(number);
-                prop_assert!(moments.z_score(number).abs() <= CLIP);
-            }
-        }
-    }
-
-    #[test]
-    fn a_number_is_standardised_by_what_came_so_far() {
-        let mut moments = Number { feature: 0, count: 0, mean: 0.0, squares: 0.0 };
-        for number in [5.0, 5.0, 5.0] {
-            moments.observe(number);
-            assert!(moments.z_score(number).abs() < 1e-12, "equal numbers say nothing");
-        }
-        moments.observe(9.0);
-        let z = moments.z_score(9.0);
-        assert!((z - 3.0 / 3.0_f64.sqrt()).abs() < 1e-12, "{z}");
-        assert!((moments.z_score(1e9) - CLIP).abs() < 1e-12);
     }
 }

@@ -16,6 +16,7 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::logistic::{COPIES, Lanes, Own, Sum, moderation, sigmoid};
+use super::normal::{self, Z_95};
 
 /// Copies of less weight take no part.
 const WEIGHT_MIN: f64 = 0.001;
@@ -23,8 +24,6 @@ const WEIGHT_MIN: f64 = 0.001;
 const OVERALL_SHARE: f64 = 0.33;
 /// The same of what task type and context add.
 const REST_SHARE: f64 = 0.5;
-/// Upper quantile of 95 % of a standard Gaussian.
-const Z_95: f64 = 1.644_853_626_951_472_2;
 
 /// [`probabilities_first`] looks as far as `z` of this: 3e-7 of the mass is beyond.
 const REACH: f64 = 5.0;
@@ -106,7 +105,7 @@ impl Mixture {
         let density = self.weighted(|copy| {
             let (mean, variance) = self.all(copy);
             let spread = variance.max(VARIANCE_MIN).sqrt();
-            normal_density((t - mean) / spread) / spread
+            normal::density((t - mean) / spread) / spread
         });
         density / (chance * (1.0 - chance))
     }
@@ -132,8 +131,8 @@ impl Mixture {
                 let (mean, variance) = self.all(copy);
                 let spread = variance.max(VARIANCE_MIN).sqrt();
                 let z = (t - mean) / spread;
-                below += self.weights[copy] * normal_below(z);
-                density += self.weights[copy] * normal_density(z) / spread;
+                below += self.weights[copy] * normal::below(z);
+                density += self.weights[copy] * normal::density(z) / spread;
             }
             if below > p {
                 high = t;
@@ -175,27 +174,6 @@ impl Mixture {
     }
 }
 
-fn normal_density(z: f64) -> f64 {
-    const SCALE: f64 = 0.398_942_280_401_432_7;
-    SCALE * (-0.5 * z * z).exp()
-}
-
-/// Probability of a standard Gaussian below `z`, within 1.5e-7: Abramowitz and Stegun, 26.2.19.
-fn normal_below(z: f64) -> f64 {
-    const SERIES: [f64; 6] = [
-        0.049_867_347_0,
-        0.021_141_006_1,
-        0.003_277_626_3,
-        0.000_038_003_6,
-        0.000_048_890_6,
-        0.000_005_383_0,
-    ];
-    let x = z.abs();
-    let sum = SERIES.iter().rev().fold(0.0, |sum, term| (sum + term) * x) + 1.0;
-    let above = 0.5 / sum.powi(16);
-    if z > 0.0 { 1.0 - above } else { above }
-}
-
 /// The part of a draw that all agents of a decision share.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Luck(f64);
@@ -230,7 +208,7 @@ impl Draws {
         if distance < 0.0 || square < 0.0 {
             0.0
         } else {
-            normal_below((square / self.overall).sqrt())
+            normal::below((square / self.overall).sqrt())
         }
     }
 }

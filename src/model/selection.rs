@@ -7,7 +7,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::logistic::{Active, Contribution, Logistic, OWN_MEAN, Sum};
+use super::features::Active;
+use super::logistic::{Contribution, Logistic, OWN_MEAN, Sum};
 use super::mixture::{self, Luck};
 use super::{
     Agent, AgentPerformanceModel, Mixture, Posterior, Settings, Strategy, Task, Tenant,
@@ -95,7 +96,7 @@ pub struct Recommendation {
 }
 
 /// A question with what is the same for all agents looked up.
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     settings: &'a Settings,
     question: &'a Question<'a>,
     tenant: Option<&'a Tenant>,
@@ -128,6 +129,34 @@ impl<'a> Asked<'a> {
             AskedEffects { logistic, active, has_tasks, shared }
         });
         Self { settings, question, tenant, task, effects }
+    }
+
+    /// The agents that the question allows, in the order of their names; `None` for unknown ones.
+    pub(super) fn agents<'m>(
+        model: &'m AgentPerformanceModel,
+        question: &Question<'_>,
+    ) -> Vec<(Arc<str>, Option<&'m Arc<Agent>>)> {
+        let excluded = |name: &str| question.exclude.iter().any(|excluded| excluded == name);
+        let tenant = model.tenant(question.tenant);
+        let Some(names) = question.candidates else {
+            let known = tenant.into_iter().flat_map(|tenant| tenant.agents.iter());
+            return known
+                .filter(|(name, _)| !excluded(name))
+                .map(|(name, agent)| (name.clone(), Some(agent)))
+                .collect();
+        };
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| !excluded(name));
+        let known = |name| tenant.and_then(|tenant| tenant.agents.get_key_value(name));
+        names
+            .into_iter()
+            .map(|name| match known(name) {
+                Some((name, agent)) => (name.clone(), Some(agent)),
+                None => (name.into(), None),
+            })
+            .collect()
     }
 
     /// `rows` is scratch space.
@@ -179,34 +208,14 @@ impl AgentPerformanceModel {
     /// The agents that the question allows, in the order of their names.
     pub fn standings(&self, question: &Question<'_>) -> Vec<Standing> {
         let asked = Asked::new(self, question);
-        let excluded = |name: &str| question.exclude.iter().any(|excluded| excluded == name);
         let mut rows = Vec::new();
-        match question.candidates {
-            Some(names) => {
-                let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
-                names.sort_unstable();
-                names.dedup();
-                names.retain(|name| !excluded(name));
-                let known =
-                    |name| asked.tenant.and_then(|tenant| tenant.agents.get_key_value(name));
-                names
-                    .into_iter()
-                    .map(|name| match known(name) {
-                        Some((name, agent)) => asked.standing(name.clone(), Some(agent), &mut rows),
-                        None => asked.standing(name.into(), None, &mut rows),
-                    })
-                    .collect()
-            }
-            None => asked
-                .tenant
-                .into_iter()
-                .flat_map(|tenant| tenant.agents.iter())
-                .filter(|(name, _)| !excluded(name))
-                .map(|(name, agent)| asked.standing(name.clone(), Some(agent), &mut rows))
-                .collect(),
-        }
+        Asked::agents(self, question)
+            .into_iter()
+            .map(|(name, agent)| asked.standing(name, agent, &mut rows))
+            .collect()
     }
 }
+
 /// Why an agent stands where it stands.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Explanation {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::effects_state::{EffectsRef, EffectsState, Taken};
+use super::values_state::{ValuesRef, ValuesState};
 use super::{
     Agent, AgentPerformanceModel, Cell, ContextKey, Other, Score, Settings, Strategy, Tally, Task,
     Tenant, next_id,
@@ -60,6 +61,7 @@ impl AgentPerformanceModel {
             model.recent_values += tenant.recent_values;
             model.covariances += tenant.taken.covariances;
             model.effects += tenant.taken.effects;
+            model.value_numbers += tenant.value_numbers;
             model.tenants.insert(name.into(), Arc::new(tenant.tenant));
         }
         if settings.strategy != Strategy::Thompson {
@@ -83,6 +85,7 @@ struct Restored {
     cells: usize,
     recent_values: usize,
     taken: Taken,
+    value_numbers: usize,
 }
 
 impl<'de> Deserialize<'de> for Restored {
@@ -103,6 +106,8 @@ struct TenantState {
     other: Other,
     /// With the strategy `thompson`.
     effects: Option<EffectsState>,
+    /// Not in files of before there were any.
+    values: Option<ValuesState>,
 }
 
 impl TenantState {
@@ -144,7 +149,11 @@ impl TenantState {
             Some(effects) => effects.restore(&mut tenant)?,
             None => Taken::default(),
         };
-        Ok(Restored { tenant, cells, recent_values, taken })
+        let value_numbers = match self.values {
+            Some(values) => values.restore(&mut tenant)?,
+            None => 0,
+        };
+        Ok(Restored { tenant, cells, recent_values, taken, value_numbers })
     }
 }
 
@@ -173,8 +182,8 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, context, total, other, logistic } = self.0;
-        let mut state = serializer.serialize_struct("Tenant", 7)?;
+        let Tenant { agents, tasks, context, total, other, logistic, values: _ } = self.0;
+        let mut state = serializer.serialize_struct("Tenant", 8)?;
         state.serialize_field("total", total)?;
         state.serialize_field("agents", &MapRef(|| agents.iter().map(|(n, a)| (&**n, &**a))))?;
         state.serialize_field("tasks", &MapRef(|| tasks.iter().map(|(n, t)| (&**n, t.tally))))?;
@@ -183,12 +192,13 @@ impl Serialize for TenantRef<'_> {
         state.serialize_field("other", other)?;
         let effects = logistic.as_ref().map(|logistic| EffectsRef(self.0, logistic));
         state.serialize_field("effects", &effects)?;
+        state.serialize_field("values", &ValuesRef(self.0))?;
         state.end()
     }
 }
 
 /// A map written from an iterator, without building it.
-struct MapRef<F>(F);
+pub(super) struct MapRef<F>(pub(super) F);
 
 impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for MapRef<F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {

@@ -293,9 +293,16 @@ proptest! {
                 ..success(&format!("agent{}", i % 7), &format!("task{}", i % 4))
             })
             .collect();
-        let one = learned(settings(Strategy::Beta), &stream).digest();
+        let counts = |stream: &[Outcome]| {
+            let model = learned(settings(Strategy::Beta), stream);
+            let mut state = serde_json::to_value(model.state()).unwrap();
+            // Regressions number features in the order in which they come.
+            state["tenants"][DEFAULT_TENANT]["values"].take();
+            state
+        };
+        let one = counts(&stream);
         stream.shuffle(&mut rng(seed));
-        prop_assert_eq!(learned(settings(Strategy::Beta), &stream).digest(), one);
+        prop_assert_eq!(counts(&stream), one);
     }
 }
 
@@ -316,6 +323,7 @@ fn another_state_has_another_digest() {
         ("status", with(|outcome| outcome.status = Status::Cancelled)),
         ("latency", with(|outcome| outcome.latency_ms = Some(1.0))),
         ("quality", with(|outcome| outcome.quality = Some(1.0))),
+        ("cost", with(|outcome| outcome.cost = Some(0.0))),
         ("key", with(|outcome| outcome.context = vec![("k".to_owned(), Feature::Number(1.0))])),
         ("again", digest(&[success("a", "t"), success("a", "t")])),
         ("order", digest(&[])),
@@ -324,7 +332,7 @@ fn another_state_has_another_digest() {
     }
     // What clocks and positions say is no part of it.
     let mut later = success("a", "t");
-    (later.time_ms, later.cost, later.identity) = (5, Some(3.0), [7; 16]);
+    (later.time_ms, later.identity) = (5, [7; 16]);
     assert_eq!(digest(&[later]), base);
     let model = learned(Settings::default(), &[success("a", "t")]);
     assert_eq!(model.clone().at_sequence(99).digest(), base);

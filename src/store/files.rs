@@ -12,7 +12,10 @@ use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::hex;
 
-const FORMAT: u32 = 2;
+/// Of the files written. The state has no values (of quality, latency, cost) before 3.
+pub const FORMAT: u32 = 3;
+/// The oldest one read.
+const FORMAT_MIN: u32 = 2;
 
 /// What every format has in its header.
 #[derive(Deserialize)]
@@ -192,8 +195,8 @@ fn parse_header(head: &[u8]) -> io::Result<(Header, usize)> {
     // The format first: another one may have another header.
     let header = [&head[..end], b"}"].concat();
     let Format { format } = serde_json::from_slice(&header)?;
-    if format != FORMAT {
-        let text = format!("has format {format}, this program reads {FORMAT}");
+    if !(FORMAT_MIN..=FORMAT).contains(&format) {
+        let text = format!("has format {format}, this program reads {FORMAT_MIN} to {FORMAT}");
         return Err(io::Error::other(text));
     }
     Ok((serde_json::from_slice(&header)?, end))

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{AgentPerformanceModel, Settings};
+use crate::model::{AgentPerformanceModel, Measure, Question, Settings};
 use crate::outcome::{Feature, IdentityKey, Outcome, Refusal, RefusalCode, Status};
 
 const NOW_MS: i64 = 1_800_000_000_000;
@@ -923,6 +923,7 @@ fn a_model_file_gives_the_model_back_or_is_corrupt() {
         let outcome = Outcome {
             latency_ms: Some(0.1),
             quality: Some(0.3),
+            cost: Some(0.01),
             context: vec![("k\"é".to_owned(), Feature::Text("v\n".to_owned()))],
             ..Outcome::new(format!("agent {}", number % 7), Status::ALL[number % 6])
         };
@@ -960,6 +961,44 @@ fn a_model_file_gives_the_model_back_or_is_corrupt() {
     }
     fs::remove_file(&path).unwrap();
     assert!(matches!(read(&digest), Err(Error::Corrupt(_))));
+}
+
+/// The file was written by the last program of format 2, from the first nine outcomes of
+/// `data/sample_outcomes.jsonl`.
+#[test]
+fn a_model_file_of_the_format_before_is_read_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = include_bytes!("../../tests/fixtures/model_format_2.json");
+    fs::write(directory.path().join("m.json"), old).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(old).unwrap();
+    assert_eq!(json["format"], 2);
+    let digest = json["digest"].as_str().unwrap();
+    let read = |digest: &str| {
+        read_model(directory.path(), "m.json", digest, 9, Settings::default()).unwrap()
+    };
+    let mut model = read(digest);
+    assert_eq!((model.total().executions, model.value_bytes()), (9, 0));
+    let context = Vec::new();
+    let question = Question {
+        tenant: "default",
+        task_type: None,
+        context: &context,
+        candidates: None,
+        exclude: &[],
+    };
+    assert_eq!(model.standings(&question).len(), 4);
+    let predicted = |model: &AgentPerformanceModel| model.predictions(&question, Measure::Latency);
+    assert!(predicted(&model).iter().all(|one| one.value.is_none() && one.samples == 0));
+
+    let outcome =
+        Outcome { latency_ms: Some(700.0), ..Outcome::new("ReActAgent", Status::Success) };
+    model.update(&outcome);
+    assert!(predicted(&model).iter().all(|one| one.value.is_some()));
+    let digest = write_model(directory.path(), "m.json", &model).unwrap();
+    let written: serde_json::Value =
+        serde_json::from_slice(&fs::read(directory.path().join("m.json")).unwrap()).unwrap();
+    assert_eq!(written["format"], FORMAT);
+    assert_eq!(read(&digest).digest(), model.digest());
 }
 
 #[test]

@@ -20,3 +20,4 @@ mod kafka_live;
 mod lifecycle;
 mod metrics;
 mod readme;
+mod values;

@@ -1,0 +1,44 @@
+//! `POST /api/learning/predict/{quality,latency,cost}`: what will an execution bring beside success?
+
+use super::access::Caller;
+use super::answers::{ValuePrediction, ValuePredictions};
+use super::predict::{Prediction, evidence};
+use super::server::Request;
+use super::{Answer, App, json_body, json_object, json_response};
+use crate::learner::Now;
+use crate::model::{Measure, Predicted, best_first};
+use crate::outcome::format_time;
+
+fn row(predicted: &Predicted, measure: Measure) -> ValuePrediction<'_> {
+    let value = predicted.value;
+    let quantiles = value.filter(|_| measure == Measure::Latency).map(|value| value.quantiles());
+    ValuePrediction {
+        agent_name: &predicted.agent,
+        mean: value.map(|value| value.mean()),
+        interval: value.map(|value| value.interval()),
+        p50: quantiles.map(|[p50, ..]| p50),
+        p95: quantiles.map(|[_, p95, _]| p95),
+        p99: quantiles.map(|[.., p99]| p99),
+        samples: predicted.samples,
+        evidence: evidence(predicted.evidence),
+    }
+}
+
+impl App {
+    pub(super) fn predict_value(
+        &self,
+        measure: Measure,
+        request: &mut Request<'_>,
+        caller: &Caller,
+    ) -> Answer {
+        let prediction = Prediction::of(&json_object(json_body(request)?.as_deref())?, caller)?;
+        let mut predictions = self.shared.model().predictions(&prediction.question(), measure);
+        best_first(&mut predictions, measure);
+        predictions.truncate(prediction.top_k);
+        let body = ValuePredictions {
+            predictions: predictions.iter().map(|predicted| row(predicted, measure)).collect(),
+            timestamp: format_time(Now::read().unix_ms),
+        };
+        Ok(json_response(200, &body))
+    }
+}
