@@ -27,6 +27,7 @@ use crate::store::Reader;
 pub mod access;
 mod alerts;
 mod answers;
+mod budgets;
 mod catalog;
 mod dashboard;
 mod decisions;
@@ -164,11 +165,12 @@ impl App {
                 Response::problem(404, format!("there is nothing at {}", shown(request.path())))
             }
             Some(route) => {
-                let allowed = route.method();
+                let allowed = route.methods();
                 let method = if request.method() == "HEAD" { "GET" } else { request.method() };
-                if method == allowed {
+                if allowed.contains(&method) {
                     let authorization = request.header("authorization");
-                    match self.access.authorize(authorization, route.need(request.query()), now) {
+                    let need = route.need(method, request.query());
+                    match self.access.authorize(authorization, need, now) {
                         Ok(found) => {
                             *caller = found;
                             self.route(&route, request, caller).unwrap_or_else(|failure| failure.0)
@@ -176,9 +178,10 @@ impl App {
                         Err(denied) => denied.into(),
                     }
                 } else {
-                    let detail = format!("{} takes {allowed}", shown(request.path()));
-                    let allow = if allowed == "GET" { "GET, HEAD" } else { allowed };
-                    Response::problem(405, detail).with_header("allow", allow)
+                    let detail =
+                        format!("{} takes {}", shown(request.path()), allowed.join(" and "));
+                    Response::problem(405, detail)
+                        .with_header("allow", allowed.join(", ").replace("GET", "GET, HEAD"))
                 }
             }
         };
@@ -210,6 +213,7 @@ impl App {
             Route::Catalog => self.catalog(request, caller),
             Route::Plot(plot) => self.plot(*plot, request, caller),
             Route::Page(page) => Ok(page.response()),
+            Route::Budget(tenant) => self.budget(tenant, request, caller),
             Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
             Route::Readyz => self.readyz(request),
             Route::Health => Ok(self.health()),
@@ -302,6 +306,7 @@ enum Route {
     Catalog,
     Plot(Plot),
     Page(Page),
+    Budget(String),
     Livez,
     Readyz,
     Health,
@@ -312,7 +317,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 30] = [
+    const PATTERNS: [&str; 31] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/predict/quality",
         "/api/learning/predict/latency",
@@ -338,6 +343,7 @@ impl Route {
         "/",
         "/dashboard.js",
         "/dashboard.css",
+        "/api/learning/budgets/{tenant_id}",
         "/livez",
         "/readyz",
         "/health",
@@ -371,6 +377,7 @@ impl Route {
             Self::Catalog => "/api/learning/catalog",
             Self::Plot(_) => "/plots/{plot}.svg",
             Self::Page(page) => page.path(),
+            Self::Budget(_) => "/api/learning/budgets/{tenant_id}",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Health => "/health",
@@ -417,6 +424,7 @@ impl Route {
                     ["dead-letters", "replay"] => Self::ReplayDeadLetters,
                     ["alerts"] => Self::Alerts,
                     ["catalog"] => Self::Catalog,
+                    ["budgets", tenant] => Self::Budget(decoded(tenant)?),
                     _ => return None,
                 }
             }
@@ -426,8 +434,9 @@ impl Route {
 
     /// What a caller needs, where there are tokens. Each route says so itself: a new one can't be
     /// forgotten.
-    fn need(&self, query: Option<&str>) -> Need {
+    fn need(&self, method: &str, query: Option<&str>) -> Need {
         match self {
+            Self::Budget(_) if method != "GET" => Need::AllTenants(Scope::Admin),
             // The page shows what its reader's token may see.
             Self::Livez | Self::Page(_) => Need::Nothing,
             // What the verbose one tells is for those who run the service.
@@ -439,6 +448,7 @@ impl Route {
             | Self::PredictValue(_)
             | Self::AgentsPerformance
             | Self::Catalog
+            | Self::Budget(_)
             | Self::Decisions
             | Self::Decision(_)
             | Self::Plot(Plot::Posterior | Plot::Best | Plot::Traffic | Plot::Latency) => {
@@ -462,7 +472,8 @@ impl Route {
         }
     }
 
-    fn method(&self) -> &'static str {
+    /// The methods that it takes; HEAD goes with GET.
+    fn methods(&self) -> &'static [&'static str] {
         match self {
             Self::PredictAgentSelection
             | Self::PredictValue(_)
@@ -471,8 +482,9 @@ impl Route {
             | Self::ImportModel
             | Self::Outcomes
             | Self::Evaluate
-            | Self::ReplayDeadLetters => "POST",
-            _ => "GET",
+            | Self::ReplayDeadLetters => &["POST"],
+            Self::Budget(_) => &["GET", "PUT", "DELETE"],
+            _ => &["GET"],
         }
     }
 }
@@ -604,6 +616,7 @@ mod tests {
         for pattern in Route::PATTERNS {
             let path = pattern.replace("{model_type}", "agent_selection").replace("{id}", "1");
             let path = path.replace("{plot}", "score");
+            let path = path.replace("{tenant_id}", "a");
             let seen = Route::of(&path).map_or(Route::NOWHERE, |route| route.pattern());
             assert_eq!(seen, pattern);
         }

@@ -14,7 +14,7 @@
 //!
 //! A failure at any step leaves everything before it as it was, and the step is tried again.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::alerts::Alert;
+use crate::budget::Budget;
 use crate::decisions::{Decisions, Waiting};
 use crate::error::{Error, Result};
 use crate::instruments::Instruments;
@@ -99,6 +100,15 @@ pub enum Event {
         /// Those that have changed.
         alerts: Vec<Alert>,
         /// Answered when they are durable, or could not be recorded.
+        reply: Sender<Result<()>>,
+    },
+    /// Set the spending cap of a tenant, or take it away.
+    SetBudget {
+        /// Whose.
+        tenant: String,
+        /// The new one.
+        budget: Option<Budget>,
+        /// Answered when it is durable and in force.
         reply: Sender<Result<()>>,
     },
     /// Record a sample, for plots over time.
@@ -217,6 +227,7 @@ pub struct Shared {
     active_version: Mutex<Option<String>>,
     heartbeats: AtomicU64,
     watch: Mutex<Watch>,
+    budgets: RwLock<Arc<BTreeMap<String, Budget>>>,
     /// The last answered selections.
     pub decisions: Decisions,
     /// What is measured where it happens.
@@ -229,6 +240,7 @@ impl Shared {
         counters: Counters,
         decisions: Decisions,
         watch: Watch,
+        budgets: BTreeMap<String, Budget>,
     ) -> Self {
         Self {
             model: RwLock::new(Arc::new(model)),
@@ -238,6 +250,7 @@ impl Shared {
             heartbeats: AtomicU64::new(0),
             decisions,
             watch: Mutex::new(watch),
+            budgets: RwLock::new(Arc::new(budgets)),
             instruments: Instruments::default(),
         }
     }
@@ -250,6 +263,11 @@ impl Shared {
     /// The newest counters.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The spending caps, by tenant.
+    pub fn budgets(&self) -> Arc<BTreeMap<String, Budget>> {
+        self.budgets.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why learning can't go on at the moment, if so.
@@ -413,8 +431,13 @@ impl Learner {
         let decisions = Decisions::new(waiting_max, counters.decisions_unrecorded);
         decisions.restore(store.decisions()?);
         let watch = Watch::new(&recovered.model, options.drift_threshold);
-        let shared =
-            Arc::new(Shared::new(recovered.model.clone(), counters.clone(), decisions, watch));
+        let shared = Arc::new(Shared::new(
+            recovered.model.clone(),
+            counters.clone(),
+            decisions,
+            watch,
+            store.budgets()?,
+        ));
         let tenants = recovered.model.tenants().map(|(name, _)| name.to_owned());
         let pending_tenants = recovered.pending.iter().map(|outcome| outcome.tenant.clone());
         let saving = Saving::open(&store, saver, recovered.restart_sequence, now)?;
@@ -481,6 +504,14 @@ impl Learner {
                 }
                 // Whoever asked may have gone.
                 let _ = reply.send(written);
+            }
+            Event::SetBudget { tenant, budget, reply } => {
+                let set = self.set_budget(tenant, budget);
+                if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = &set {
+                    return Err(fatal.clone());
+                }
+                // Whoever asked may have gone.
+                let _ = reply.send(set);
             }
             Event::Sample(sample) => match self.store.write_sample(&sample) {
                 Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) => return Err(fatal),
@@ -645,6 +676,23 @@ impl Learner {
         self.store.close();
     }
 
+    fn set_budget(&mut self, tenant: String, budget: Option<Budget>) -> Result<()> {
+        let mut budgets = (*self.shared.budgets()).clone();
+        let tenants_max = self.options.settings.caps.tenants;
+        if budget.is_some() && !budgets.contains_key(&tenant) && budgets.len() >= tenants_max {
+            return Err(Error::Conflict(format!(
+                "{tenants_max} tenants have a budget already, which is the limit"
+            )));
+        }
+        self.store.set_budget(&tenant, budget)?;
+        match budget {
+            Some(budget) => budgets.insert(tenant, budget),
+            None => budgets.remove(&tenant),
+        };
+        *self.shared.budgets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(budgets);
+        Ok(())
+    }
+
     fn append_group(&mut self, now: Now) -> Result<()> {
         let group = std::mem::take(&mut self.group);
         if self.shared.decisions.waiting() == 0 {
@@ -761,6 +809,11 @@ impl Learner {
                         counted.accepted += 1;
                         for field in &outcome.dropped {
                             Counters::count(&mut counters.dropped_fields, field);
+                        }
+                        if let Some(cost) = outcome.observed_cost() {
+                            let spending = &mut counters.spending;
+                            let of = spending.entry(outcome.tenant.clone()).or_default();
+                            of.add(cost, outcome.time_ms, now.unix_ms);
                         }
                         if !self.tenants.contains(&outcome.tenant) {
                             sorted.tenants.insert(outcome.tenant.clone());

@@ -7,6 +7,7 @@
 
 pub mod alerts;
 pub mod backup;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -10,6 +10,7 @@
 //! The model is a function of the journal, so losing it costs time, never data. No transaction is
 //! ever held open between two calls.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,11 +20,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use crate::alerts::Alert;
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::samples::Sample;
 
 mod alerts;
 mod backup;
+mod budgets;
 mod counters;
 mod dead_letters;
 mod decisions;
@@ -54,7 +57,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 5;
+const SCHEMA_VERSION: i32 = 6;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,6 +166,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     decisions::SCHEMA,
     MONITORING_SCHEMA,
     samples::SCHEMA,
+    budgets::SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -285,6 +289,24 @@ impl Store {
         let transaction = write(&mut self.connection)?;
         reader::insert_events(&transaction, events, &self.options)?;
         counters.store(&transaction)?;
+        commit(transaction)
+    }
+
+    /// The spending caps that were set, by tenant.
+    ///
+    /// # Errors
+    /// As [`Store::learned`].
+    pub fn budgets(&self) -> Result<BTreeMap<String, Budget>> {
+        budgets::all(&self.connection)
+    }
+
+    /// Sets the spending cap of a tenant, or takes it away.
+    ///
+    /// # Errors
+    /// As [`Store::learned`].
+    pub fn set_budget(&mut self, tenant: &str, budget: Option<Budget>) -> Result<()> {
+        let transaction = write(&mut self.connection)?;
+        budgets::write(&transaction, tenant, budget)?;
         commit(transaction)
     }
 
@@ -417,11 +439,12 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction
             .execute_batch(&format!(
-                "{SCHEMA} {} {MONITORING_SCHEMA} {}
+                "{SCHEMA} {} {MONITORING_SCHEMA} {} {}
                  PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {SCHEMA_VERSION};",
                 decisions::SCHEMA,
-                samples::SCHEMA
+                samples::SCHEMA,
+                budgets::SCHEMA
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;

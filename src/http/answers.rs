@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::alerts::AlertBody;
+use crate::budget::Period;
 use crate::decisions::Candidate;
 use crate::model::{Explanation, Strategy};
 use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
@@ -900,4 +901,45 @@ pub(super) struct ExplainedNow<'a> {
     pub(super) model_version: u64,
     /// By name.
     pub(super) agents: BTreeMap<&'a str, Explanation>,
+}
+
+/// A spending cap, and how it stands.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BudgetBody<'a> {
+    /// Whose.
+    pub(super) tenant_id: &'a str,
+    /// What may be spent in a period, in the user's currency.
+    #[schemars(range(min = 0.0))]
+    pub(super) amount: f64,
+    /// How long the amount has to last; days and months are those of UTC.
+    pub(super) period: Period,
+    /// When the present period began.
+    #[schemars(schema_with = "time")]
+    pub(super) period_start: String,
+    /// When it ends.
+    #[schemars(schema_with = "time")]
+    pub(super) period_end: String,
+    /// Spent in it, by the times of the outcomes.
+    #[schemars(range(min = 0.0))]
+    pub(super) spent: f64,
+    /// Of the amount; above 1 when more was spent.
+    #[schemars(range(min = 0.0))]
+    pub(super) share_spent: f64,
+    /// Of the period.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) share_elapsed: f64,
+    /// What the weight of cost is multiplied by: the share spent by the share elapsed, at least 1.
+    #[schemars(range(min = 1.0))]
+    pub(super) cost_weight: f64,
+    /// Nothing is left.
+    pub(super) exhausted: bool,
+}
+
+/// A spending cap was taken away.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BudgetRemoved {
+    /// Always `success`.
+    pub(super) status: &'static str,
+    /// In words.
+    pub(super) message: String,
 }

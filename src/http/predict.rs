@@ -116,7 +116,7 @@ impl Prediction {
     }
 }
 
-fn wrong(field: &str, seen: &Value, allowed: &str) -> Error {
+pub(super) fn wrong(field: &str, seen: &Value, allowed: &str) -> Error {
     let mut seen = seen.to_string();
     if seen.len() > 100 {
         seen = format!("{}...", seen.chars().take(100).collect::<String>());

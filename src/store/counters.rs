@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Spending;
 use crate::evaluate::Foresight;
 
 /// Totals that are committed with the work they count.
@@ -54,6 +55,8 @@ pub struct Counters {
     pub decisions_with_outcome: u64,
     /// Decisions that were answered but not recorded.
     pub decisions_unrecorded: u64,
+    /// Money that tenants have spent, as far as outcomes tell.
+    pub spending: BTreeMap<String, Spending>,
     /// How well outcomes were foretold.
     pub foresight: Foresight,
 

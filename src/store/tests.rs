@@ -219,7 +219,7 @@ fn opening_makes_the_directory_and_everything_in_it() {
             |row| row.get(0),
         )
         .unwrap();
-    assert_eq!(strict, 12, "all tables are strict");
+    assert_eq!(strict, 13, "all tables are strict");
     let mode: String =
         store.connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     let synchronous: i64 =
@@ -457,6 +457,7 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              ALTER TABLE source_positions DROP COLUMN last_record_ms;
              DROP TABLE decisions;
              DROP TABLE early_outcomes;
+             DROP TABLE budgets;
              DROP TABLE alerts;
              DROP TABLE agent_samples;
              DROP TABLE samples;

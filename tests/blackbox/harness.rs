@@ -223,6 +223,20 @@ impl Service {
     }
 
     #[track_caller]
+    pub(crate) fn put_json(&self, path: &str, body: &Value) -> Answer {
+        let sent = self.agent.put(self.url(path)).content_type("application/json");
+        sent.send(body.to_string().as_bytes())
+            .and_then(answer)
+            .unwrap_or_else(|error| panic!("PUT {path}: {error}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        let sent = self.agent.delete(self.url(path)).call();
+        sent.and_then(answer).unwrap_or_else(|error| panic!("DELETE {path}: {error}"))
+    }
+
+    #[track_caller]
     pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
         self.post(path, "application/json", body.to_string())
     }

@@ -5,6 +5,7 @@ mod alerts;
 mod api;
 mod broker;
 mod browser;
+mod budgets;
 mod cli;
 mod crash;
 mod dashboard;

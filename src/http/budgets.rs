@@ -1,0 +1,86 @@
+//! Spending caps: set, shown, taken away.
+
+use serde_json::Value;
+
+use super::access::Caller;
+use super::answers::{BudgetBody, BudgetRemoved};
+use super::predict::wrong;
+use super::server::Request;
+use super::{Answer, App, Failure, json_body, json_object, json_response};
+use crate::budget::{Budget, Period};
+use crate::error::{Error, Result};
+use crate::learner::{Event, Now};
+use crate::outcome::{NAME_BYTES_MAX, format_time};
+
+impl App {
+    pub(super) fn budget(
+        &self,
+        tenant: &str,
+        request: &mut Request<'_>,
+        caller: &Caller,
+    ) -> Answer {
+        if !(1..=NAME_BYTES_MAX).contains(&tenant.len()) {
+            let text = format!("has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", tenant.len());
+            return Err(Error::invalid("tenant_id", text).into());
+        }
+        caller.tenant_or(Some(tenant))?;
+        match request.method() {
+            "PUT" => {
+                let budget = parse(json_body(request)?.as_deref())?;
+                self.set_budget(tenant, Some(budget))?;
+                self.show_budget(tenant)
+            }
+            "DELETE" => {
+                self.known_budget(tenant)?;
+                self.set_budget(tenant, None)?;
+                let message = format!("tenant {tenant:?} may spend without limit");
+                Ok(json_response(200, &BudgetRemoved { status: "success", message }))
+            }
+            _ => self.show_budget(tenant),
+        }
+    }
+
+    fn set_budget(&self, tenant: &str, budget: Option<Budget>) -> Result<()> {
+        let tenant = tenant.to_owned();
+        self.inbox.ask(|reply| Event::SetBudget { tenant, budget, reply })
+    }
+
+    fn known_budget(&self, tenant: &str) -> Result<Budget> {
+        self.shared.budgets().get(tenant).copied().ok_or_else(|| {
+            Error::NotFound(format!("tenant {tenant:?} has no budget; PUT one here to set it"))
+        })
+    }
+
+    fn show_budget(&self, tenant: &str) -> Answer {
+        let budget = self.known_budget(tenant)?;
+        let counters = self.shared.counters();
+        let spending = counters.spending.get(tenant).copied().unwrap_or_default();
+        let standing = budget.standing(&spending, Now::read().unix_ms);
+        let body = BudgetBody {
+            tenant_id: tenant,
+            amount: budget.amount,
+            period: budget.period,
+            period_start: format_time(standing.from_ms),
+            period_end: format_time(standing.to_ms),
+            spent: standing.spent,
+            share_spent: standing.share_spent,
+            share_elapsed: standing.share_elapsed,
+            cost_weight: standing.cost_weight(),
+            exhausted: standing.is_exhausted(),
+        };
+        Ok(json_response(200, &body))
+    }
+}
+
+fn parse(body: Option<&[u8]>) -> std::result::Result<Budget, Failure> {
+    let body = json_object(body)?;
+    let field = |name: &str| body.get(name).unwrap_or(&Value::Null).clone();
+    let (amount, period) = (field("amount"), field("period"));
+    let Some(amount_seen) = amount.as_f64().filter(|amount| *amount > 0.0) else {
+        return Err(wrong("amount", &amount, "a number above 0").into());
+    };
+    let Some(period_seen) = period.as_str().and_then(Period::of) else {
+        return Err(wrong("period", &period, "\"day\" or \"month\"").into());
+    };
+    Ok(Budget { amount: amount_seen, period: period_seen })
+}
