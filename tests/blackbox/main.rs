@@ -17,4 +17,5 @@ mod kafka;
 mod kafka_live;
 mod lifecycle;
 mod metrics;
+mod openapi;
 mod readme;
