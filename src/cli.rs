@@ -185,7 +185,7 @@ fn evaluated(matches: &ArgMatches) -> Result<off_policy::Plan> {
     let body = fields.into_iter().filter_map(|(flag, field)| {
         Some((field.to_owned(), matches.get_one::<String>(flag)?.as_str().into()))
     });
-    off_policy::Plan::of(&body.collect()).map_err(|error| match error {
+    off_policy::Plan::of(body.collect()).map_err(|error| match error {
         Error::Invalid { pointer, detail } => {
             let flag = pointer.trim_start_matches('/').trim_end_matches("_id");
             Error::Config(format!("--{flag} {detail}"))

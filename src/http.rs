@@ -34,6 +34,7 @@ mod decisions;
 mod evaluate;
 mod lists;
 mod models;
+mod openapi;
 mod outcomes;
 mod plots;
 mod predict;
@@ -53,6 +54,10 @@ use server::{FieldProblem, Request, Response};
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Seconds after which a client that was pushed back should try again.
 const RETRY_AFTER_S: &str = "1";
+/// Longest page of a list.
+const LIMIT_MAX: u32 = 1_000;
+/// Length of a page that nobody asked for.
+const LIMIT_DEFAULT: u32 = 100;
 const JSON: &str = "application/json";
 
 /// Both ends of the topic, as handlers need them.
@@ -217,6 +222,7 @@ impl App {
             Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
             Route::Readyz => self.readyz(request),
             Route::Health => Ok(self.health()),
+            Route::OpenApi => Ok(self.openapi()),
         }
     }
 }
@@ -311,13 +317,14 @@ enum Route {
     Readyz,
     Health,
     Prometheus,
+    OpenApi,
 }
 
 impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 31] = [
+    const PATTERNS: [&str; 32] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/predict/quality",
         "/api/learning/predict/latency",
@@ -348,6 +355,7 @@ impl Route {
         "/readyz",
         "/health",
         "/metrics",
+        "/openapi.json",
         Self::NOWHERE,
     ];
 
@@ -382,6 +390,7 @@ impl Route {
             Self::Readyz => "/readyz",
             Self::Health => "/health",
             Self::Prometheus => "/metrics",
+            Self::OpenApi => "/openapi.json",
         }
     }
 
@@ -391,6 +400,7 @@ impl Route {
             "/readyz" => Self::Readyz,
             "/health" => Self::Health,
             "/metrics" => Self::Prometheus,
+            "/openapi.json" => Self::OpenApi,
             _ => {
                 if let Some(file) = path.strip_prefix("/plots/") {
                     return Plot::of(file).map(Self::Plot);
@@ -437,8 +447,8 @@ impl Route {
     fn need(&self, method: &str, query: Option<&str>) -> Need {
         match self {
             Self::Budget(_) if method != "GET" => Need::AllTenants(Scope::Admin),
-            // The page shows what its reader's token may see.
-            Self::Livez | Self::Page(_) => Need::Nothing,
+            // The description is the same everywhere; the page shows what its reader's token may see.
+            Self::Livez | Self::OpenApi | Self::Page(_) => Need::Nothing,
             // What the verbose one tells is for those who run the service.
             Self::Readyz if query.is_none() => Need::Nothing,
             Self::Readyz
@@ -537,10 +547,10 @@ impl Query {
     }
 
     fn limit(&self) -> Result<u32> {
-        let Some(text) = self.get("limit") else { return Ok(100) };
+        let Some(text) = self.get("limit") else { return Ok(LIMIT_DEFAULT) };
         match text.parse() {
-            Ok(limit @ 1..=1_000) => Ok(limit),
-            _ => Err(Error::invalid("limit", format!("is {text:?}, allowed is 1 to 1000"))),
+            Ok(limit @ 1..=LIMIT_MAX) => Ok(limit),
+            _ => Err(Error::invalid("limit", format!("is {text:?}, allowed is 1 to {LIMIT_MAX}"))),
         }
     }
 }

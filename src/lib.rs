@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod emit;
 pub mod error;
 pub mod evaluate;
+pub mod fields;
 pub mod http;
 pub mod import;
 pub mod instruments;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::client::Client;
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::decisions::Candidate;
 use crate::error::{Error, Result};
 use crate::evaluate::off_policy::{self, Estimate, Estimates};
+use crate::fields::{self, Name};
 use crate::learner;
 use crate::model::{AgentPerformanceModel, Question, Settings, best_expected, propensities};
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, format_time, parse_time_ms};
@@ -69,6 +70,19 @@ impl std::fmt::Display for Policy {
     }
 }
 
+/// The body of a request for an evaluation.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct PlanRequest {
+    /// Who would choose: `greedy`, `thompson`, `agent:NAME` or `version:ID`.
+    #[schemars(required, regex(pattern = "^(greedy|thompson|(agent|version):[^\\n]{1,256})$"))]
+    policy: Option<String>,
+    /// Whose decisions; `default` unless given.
+    tenant_id: Option<Name>,
+    /// Only decisions made then or later.
+    #[schemars(extend("format" = "date-time"))]
+    since: Option<String>,
+}
+
 /// What to evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -81,29 +95,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the body of a request: `{"policy", "tenant_id", "since"}`.
+    /// Reads the body of a request; see [`PlanRequest`].
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the field that is wrong.
-    pub fn of(body: &Map<String, Value>) -> Result<Self> {
-        let text = |field: &str| match body.get(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(other) => {
-                let shown: String = other.to_string().chars().take(100).collect();
-                let detail = format!("is {shown}, allowed is a string");
-                Err(Error::invalid(format!("/{field}"), detail))
-            }
-        };
-        let Some(policy) = text("policy")? else {
+    pub fn of(body: Map<String, Value>) -> Result<Self> {
+        let PlanRequest { policy, tenant_id, since } = fields::read(body)?;
+        let Some(policy) = policy else {
             return Err(Error::invalid("/policy", format!("is missing, allowed is {ALLOWED}")));
         };
-        let tenant = text("tenant_id")?.unwrap_or(DEFAULT_TENANT);
-        if !(1..=NAME_BYTES_MAX).contains(&tenant.len()) {
-            return Err(Error::invalid("/tenant_id", "allowed is a string of 1 to 256 bytes"));
-        }
-        let since = text("since")?.map(|text| {
-            parse_time_ms(text).ok_or_else(|| {
+        let since = since.map(|text| {
+            parse_time_ms(&text).ok_or_else(|| {
                 let shown: String = text.chars().take(100).collect();
                 let allowed = "a time such as 2026-11-23T10:00:00+00:00";
                 Error::invalid("/since", format!("is {shown:?}, allowed is {allowed}"))
@@ -111,7 +113,7 @@ impl Plan {
         });
         Ok(Self {
             policy: policy.parse()?,
-            tenant: tenant.to_owned(),
+            tenant: tenant_id.map_or_else(|| DEFAULT_TENANT.to_owned(), |Name(tenant)| tenant),
             since_ms: since.transpose()?,
         })
     }

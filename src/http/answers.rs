@@ -28,7 +28,7 @@ pub(super) fn refusal_codes(_: &mut SchemaGenerator) -> Schema {
     one_of(RefusalCode::ALL.map(RefusalCode::as_str))
 }
 
-fn statuses(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn statuses(_: &mut SchemaGenerator) -> Schema {
     one_of(Status::ALL.map(Status::as_str))
 }
 

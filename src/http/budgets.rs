@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::access::Caller;
 use super::answers::{BudgetBody, BudgetRemoved};
-use super::predict::wrong;
 use super::server::Request;
 use super::{Answer, App, Failure, json_body, json_object, json_response};
 use crate::budget::{Budget, Period};
 use crate::error::{Error, Result};
+use crate::fields::refused;
 use crate::learner::{Event, Now};
 use crate::outcome::{NAME_BYTES_MAX, format_time};
 
@@ -77,10 +77,10 @@ fn parse(body: Option<&[u8]>) -> std::result::Result<Budget, Failure> {
     let field = |name: &str| body.get(name).unwrap_or(&Value::Null).clone();
     let (amount, period) = (field("amount"), field("period"));
     let Some(amount_seen) = amount.as_f64().filter(|amount| *amount > 0.0) else {
-        return Err(wrong("amount", &amount, "a number above 0").into());
+        return Err(refused("amount", &amount, "a number above 0").into());
     };
     let Some(period_seen) = period.as_str().and_then(Period::of) else {
-        return Err(wrong("period", &period, "\"day\" or \"month\"").into());
+        return Err(refused("period", &period, "\"day\" or \"month\"").into());
     };
     Ok(Budget { amount: amount_seen, period: period_seen })
 }

@@ -191,10 +191,10 @@ function showEmpty(isEmpty) {
     latency_ms: 1850,
   };
   byId("empty-curl").textContent =
-    curl("POST", "outcomes?wait=true", event, { ...(state.tenant && { tenant_id: state.tenant }) });
+    asCommand("POST", "outcomes?wait=true", event, { ...(state.tenant && { tenant_id: state.tenant }) });
 }
 
-function curl(method, path, body, more = {}) {
+function asCommand(method, path, body, more = {}) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const lines = [`curl -s ${quoted(`${location.origin}${API}${path}`)}`];
   if (state.token) lines.push("-H \"authorization: Bearer $TOKEN\"");
@@ -277,7 +277,7 @@ function agentRow(row) {
     name,
     cell("Expected success", expected, "wide"),
     cell("Interval", interval, "num"),
-    cell("Best with", known ? chance(row.probability_best) : "–", "num"),
+    cell("Likely best", known ? chance(row.probability_best) : "–", "num"),
     cell("Success rate", row.samples > 0 ? percent(row.success_rate) : "–", "num"),
     cell("Samples", whole(row.samples), "num"),
     cell("Latency", latency, "num"),
@@ -424,11 +424,11 @@ function decisionRow(decision) {
     "tr",
     { role: "row" },
     cell("Time", moment(decision.timestamp)),
-    cell("Task type", el("bdi", {}, decision.task_type ?? "any")),
+    cell("Task type", el("bdi", {}, decision.task_type ?? "any"), "wide task"),
     cell("Chosen", el("bdi", {}, decision.chosen ?? "nobody"), "wide strong"),
     cell("Probability", decision.propensity === null ? "–" : chance(decision.propensity), "num"),
     cell("Why so", el("span", { className: `tag ${decision.explored ? "explored" : ""}`.trim() }, why)),
-    cell("Outcome", outcome ? el("span", { className: `tag ${outcome.status}` }, outcome.status) : "none yet"),
+    cell("Outcome", outcome ? el("span", { className: `tag ${outcome.status}` }, outcome.status) : "none yet", "plain"),
     cell("", button, "wide"),
   );
 }
@@ -524,7 +524,7 @@ function question() {
 }
 
 function showQuestion() {
-  byId("try-curl").textContent = curl("POST", "predict/agent-selection", question());
+  byId("try-curl").textContent = asCommand("POST", "predict/agent-selection", question());
 }
 
 async function tryPrediction() {
@@ -534,7 +534,7 @@ async function tryPrediction() {
     el("th", { scope: "col" }, "Agent"),
     el("th", { scope: "col", className: "num" }, "Score"),
     el("th", { scope: "col", className: "num" }, "Expected"),
-    el("th", { scope: "col", className: "num" }, "First with"))));
+    el("th", { scope: "col", className: "num" }, "Likely first"))));
   const rows = el("tbody");
   for (const row of answer.recommendations) {
     rows.append(el("tr", {},

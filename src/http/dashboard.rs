@@ -29,13 +29,21 @@ impl Page {
         Self::ALL.into_iter().find(|page| page.path() == path)
     }
 
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Self::Document => "text/html; charset=utf-8",
+            Self::Script => "text/javascript; charset=utf-8",
+            Self::Style => "text/css; charset=utf-8",
+        }
+    }
+
     pub(super) fn response(self) -> Response {
-        let (media, text) = match self {
-            Self::Document => ("text/html; charset=utf-8", include_str!("dashboard.html")),
-            Self::Script => ("text/javascript; charset=utf-8", include_str!("dashboard.js")),
-            Self::Style => ("text/css; charset=utf-8", include_str!("dashboard.css")),
+        let text = match self {
+            Self::Document => include_str!("dashboard.html"),
+            Self::Script => include_str!("dashboard.js"),
+            Self::Style => include_str!("dashboard.css"),
         };
-        let headers = vec![("content-type", media.into())];
+        let headers = vec![("content-type", self.media_type().into())];
         Response { status: 200, headers, body: text.into(), close: false }
     }
 }

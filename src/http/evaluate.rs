@@ -9,7 +9,7 @@ use crate::off_policy::{self, Plan};
 
 impl App {
     pub(super) fn evaluate(&self, request: &mut Request<'_>) -> Answer {
-        let plan = Plan::of(&json_object(json_body(request)?.as_deref())?)?;
+        let plan = Plan::of(json_object(json_body(request)?.as_deref())?)?;
         // It reads the whole log: one at a time, so that predictions keep their processors.
         let _alone = match self.evaluating.try_lock() {
             Ok(guard) => guard,

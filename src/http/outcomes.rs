@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{TryRecvError, bounded};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::access::{Caller, Denied};
 use super::answers::{Received, RejectedEvent, RejectedLetter, Replayed, SkippedLetter};
@@ -14,7 +15,8 @@ use super::{
     Answer, App, Failure, JSON, Kafka, Query, json_body, json_object, json_response, media_type,
     new_id, unsupported_media_type,
 };
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::fields;
 use crate::kafka;
 use crate::learner::{AppendReply, Event, HTTP, Now, Record};
 use crate::outcome::{
@@ -26,15 +28,15 @@ use crate::store::DeadLetter;
 /// Largest body with outcomes, in bytes.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most events in an array.
-const ARRAY_MAX: usize = 1_000;
+pub(super) const ARRAY_MAX: usize = 1_000;
 /// Longest wait for accepted outcomes to be learned.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Dead letters read and fed back in one go: at most 16 MiB.
 const REPLAY_PART: usize = 256;
 
-const ND_JSON: &str = "application/x-ndjson";
-const CLOUD_EVENT: &str = "application/cloudevents+json";
-const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
+pub(super) const ND_JSON: &str = "application/x-ndjson";
+pub(super) const CLOUD_EVENT: &str = "application/cloudevents+json";
+pub(super) const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
 
 type Buffer = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -78,7 +80,7 @@ impl App {
     }
 
     /// Makes records durable: in the topic, or in our own journal without one.
-    fn submit(&self, records: impl Iterator<Item = Record>) -> Result<AppendReply> {
+    fn submit(&self, records: impl Iterator<Item = Record>) -> crate::error::Result<AppendReply> {
         match &self.kafka {
             None => self.inbox.submit(records),
             Some(Kafka { producer, view }) => {
@@ -110,8 +112,8 @@ impl App {
 
     pub(super) fn replay_dead_letters(&self, request: &mut Request<'_>) -> Answer {
         let body = json_body(request)?;
-        let body = json_object(body.as_deref())?;
-        let ids = match replay_ids(&body)? {
+        let body: ReplayRequest = fields::read(json_object(body.as_deref())?)?;
+        let ids = match body.ids {
             Some(ids) => ids,
             None => self.reader.dead_letter_ids()?,
         };
@@ -173,23 +175,11 @@ fn received(reply: AppendReply) -> Received {
     }
 }
 
-/// The ids of `{"ids": [...]}`; `None` for all.
-fn replay_ids(body: &Map<String, Value>) -> Result<Option<Vec<String>>> {
-    let allowed = "an array of ids, as the list of dead letters gives them";
-    match body.get("ids") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(items)) => {
-            let ids = items.iter().enumerate().map(|(index, item)| match item {
-                Value::String(id) => Ok(id.clone()),
-                other => Err(Error::invalid(
-                    format!("/ids/{index}"),
-                    format!("is {other}, allowed is a string"),
-                )),
-            });
-            ids.collect::<Result<_>>().map(Some)
-        }
-        Some(other) => Err(Error::invalid("/ids", format!("is {other}, allowed is {allowed}"))),
-    }
+/// The body of a request to feed dead letters back.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct ReplayRequest {
+    /// As the list of dead letters gives them; all of them unless given.
+    ids: Option<Vec<String>>,
 }
 
 /// The lines of a body that hold anything, as ranges.

@@ -15,7 +15,7 @@ use crate::samples::{self, FORECASTS_MIN, LATENCIES_MIN, Subject};
 /// Steps of an axis over time on which shares of traffic are counted: wide enough to hold some.
 const TRAFFIC_STEPS: usize = 60;
 /// Samples older than this are not shown, hours.
-const HOURS_MAX: u32 = 90 * 24;
+pub(super) const HOURS_MAX: u32 = 90 * 24;
 const BINS: usize = 10;
 /// Chances for which a density is worked out, on the whole and about its middle.
 const DENSITY_POINTS: u32 = 100;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::access::Caller;
@@ -15,15 +15,14 @@ use super::answers::{Evidence, Recommendations, Recommended};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::fields::{self, AnyObject, Name, Names, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Belief, Question, Standing, Strategy, best_expected, propensities, rank,
 };
-use crate::outcome::{Context, DEFAULT_TENANT, NAME_BYTES_MAX, context_of, format_time};
+use crate::outcome::{Context, DEFAULT_TENANT, context_of, format_time};
 
-/// Most candidates, and most exclusions, of one request.
-const CANDIDATES_MAX: usize = 1_000;
 const TOP_K_MAX: u64 = 1_000;
 const TOP_K_DEFAULT: usize = 3;
 /// Outcomes on the task type below which the evidence is called insufficient.
@@ -38,6 +37,32 @@ const CONTEXT_BYTES_PER_STANDING: usize = 256;
 const CACHED_CONTEXT_BYTES_MAX: usize = 4_096;
 /// Names in a question that is kept.
 const CACHED_NAMES_MAX: usize = 64;
+
+/// The body of a request for a prediction.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct PredictionRequest {
+    /// Kind of the task.
+    task_type: Option<Name>,
+    /// What is known of the task: strings, booleans, numbers, nested by dotted path.
+    context: Option<AnyObject>,
+    /// How many agents; 3 unless given.
+    top_k: Option<Whole<1, TOP_K_MAX>>,
+    /// Only these, known or new, and at least one that is not excluded; all known unless given.
+    #[schemars(length(min = 1))]
+    candidates: Option<Names>,
+    /// But none of these.
+    exclude: Option<Names>,
+    /// Whose agents; `default` unless given.
+    tenant_id: Option<Name>,
+    /// True unless given; false ranks by `expected_success`.
+    explore: Option<bool>,
+    /// Makes the draw reproducible.
+    seed: Option<Whole<0, { u64::MAX }>>,
+    /// Say what each score is made of.
+    explain: Option<bool>,
+    /// Given twice, the answer is repeated; a new `UUIDv7` unless given.
+    decision_id: Option<Name>,
+}
 
 /// A request for a prediction, checked. Its JSON is what two requests under one id are compared by:
 /// a field added later is left out of it at its default, or requests of before would be others.
@@ -59,13 +84,16 @@ pub(super) struct Prediction {
 impl Prediction {
     /// The request of a body, for the caller's tenant.
     pub(super) fn of(
-        body: &Map<String, Value>,
+        request: PredictionRequest,
         caller: &Caller,
     ) -> std::result::Result<Self, Failure> {
-        let named = name(body, "tenant_id")?;
-        let tenant_id = caller.tenant_or(named.as_deref())?.unwrap_or(DEFAULT_TENANT).to_owned();
-        let candidates = names(body, "candidates")?;
-        let exclude = names(body, "exclude")?.unwrap_or_default();
+        let strings = |names: Option<Names>| names.map(Names::into_strings);
+        let string = |name: Option<Name>| name.map(|Name(name)| name);
+        let tenant_id = string(request.tenant_id);
+        let tenant_id =
+            caller.tenant_or(tenant_id.as_deref())?.unwrap_or(DEFAULT_TENANT).to_owned();
+        let candidates = strings(request.candidates);
+        let exclude = strings(request.exclude).unwrap_or_default();
         if let Some(candidates) = &candidates
             && candidates.iter().all(|candidate| exclude.contains(candidate))
         {
@@ -75,24 +103,20 @@ impl Prediction {
             )
             .into());
         }
-        let context = match body.get("context") {
-            None | Some(Value::Null) => Context::new(),
-            Some(value @ Value::Object(_)) => context_of(value),
-            Some(other) => return Err(wrong("context", other, "an object").into()),
-        };
-        let top_k = whole(body, "top_k", 1, TOP_K_MAX)?;
+        let context = request.context.map(|AnyObject(context)| context_of(&context.into()));
+        let top_k = request.top_k.map(|Whole(top_k)| top_k);
         Ok(Self {
             tenant_id,
-            task_type: name(body, "task_type")?,
-            context,
+            task_type: string(request.task_type),
+            context: context.unwrap_or_default(),
             top_k: top_k
                 .map_or(TOP_K_DEFAULT, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
             candidates,
             exclude,
-            explore: flag(body, "explore")?.unwrap_or(true),
-            seed: whole(body, "seed", 0, u64::MAX)?,
-            explain: flag(body, "explain")?.unwrap_or(false),
-            decision_id: name(body, "decision_id")?,
+            explore: request.explore.unwrap_or(true),
+            seed: request.seed.map(|Whole(seed)| seed),
+            explain: request.explain.unwrap_or(false),
+            decision_id: string(request.decision_id),
         })
     }
 
@@ -113,61 +137,6 @@ impl Prediction {
             candidates: self.candidates.as_deref(),
             exclude: &self.exclude,
         }
-    }
-}
-
-pub(super) fn wrong(field: &str, seen: &Value, allowed: &str) -> Error {
-    let mut seen = seen.to_string();
-    if seen.len() > 100 {
-        seen = format!("{}...", seen.chars().take(100).collect::<String>());
-    }
-    Error::invalid(format!("/{field}"), format!("is {seen}, allowed is {allowed}"))
-}
-
-fn name(body: &Map<String, Value>, field: &str) -> Result<Option<String>> {
-    match body.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(name)) if (1..=NAME_BYTES_MAX).contains(&name.len()) => {
-            Ok(Some(name.clone()))
-        }
-        Some(other) => Err(wrong(field, other, "a string of 1 to 256 bytes")),
-    }
-}
-
-fn names(body: &Map<String, Value>, field: &str) -> Result<Option<Vec<String>>> {
-    let items = match body.get(field) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(items)) if items.len() <= CANDIDATES_MAX => items,
-        Some(Value::Array(items)) => {
-            return Err(Error::invalid(
-                format!("/{field}"),
-                format!("has {} names, allowed are at most {CANDIDATES_MAX}", items.len()),
-            ));
-        }
-        Some(other) => return Err(wrong(field, other, "an array of names")),
-    };
-    let names = items.iter().enumerate().map(|(index, item)| match item {
-        Value::String(name) if (1..=NAME_BYTES_MAX).contains(&name.len()) => Ok(name.clone()),
-        other => Err(wrong(&format!("{field}/{index}"), other, "a string of 1 to 256 bytes")),
-    });
-    names.collect::<Result<_>>().map(Some)
-}
-
-fn whole(body: &Map<String, Value>, field: &str, min: u64, max: u64) -> Result<Option<u64>> {
-    match body.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_u64() {
-            Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
-            _ => Err(wrong(field, value, &format!("a whole number from {min} to {max}"))),
-        },
-    }
-}
-
-fn flag(body: &Map<String, Value>, field: &str) -> Result<Option<bool>> {
-    match body.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(other) => Err(wrong(field, other, "true or false")),
     }
 }
 
@@ -327,7 +296,7 @@ impl App {
     }
 
     fn predict(&self, body: Option<&[u8]>, caller: &Caller) -> Answer {
-        let prediction = Prediction::of(&json_object(body)?, caller)?;
+        let prediction = Prediction::of(fields::read(json_object(body)?)?, caller)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
             && let Some(known) = self.shared.decisions.get(tenant, id)

@@ -5,6 +5,7 @@ use super::answers::{ValuePrediction, ValuePredictions};
 use super::predict::{Prediction, evidence};
 use super::server::Request;
 use super::{Answer, App, json_body, json_object, json_response};
+use crate::fields;
 use crate::learner::Now;
 use crate::model::{Measure, Predicted, best_first};
 use crate::outcome::format_time;
@@ -31,7 +32,8 @@ impl App {
         request: &mut Request<'_>,
         caller: &Caller,
     ) -> Answer {
-        let prediction = Prediction::of(&json_object(json_body(request)?.as_deref())?, caller)?;
+        let prediction =
+            Prediction::of(fields::read(json_object(json_body(request)?.as_deref())?)?, caller)?;
         let mut predictions = self.shared.model().predictions(&prediction.question(), measure);
         best_first(&mut predictions, measure);
         predictions.truncate(prediction.top_k);

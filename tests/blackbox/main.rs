@@ -20,5 +20,6 @@ mod kafka;
 mod kafka_live;
 mod lifecycle;
 mod metrics;
+mod openapi;
 mod readme;
 mod values;

@@ -1,0 +1,103 @@
+//! What an outcome event may hold. Events are read leniently and key by key (see `outcome`), so these
+//! types are never filled: they say what is read, and a test says that it is.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde_json::Value;
+
+/// A number, also one that is written as a string.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum Lenient {
+    Number(f64),
+    Text(String),
+}
+
+/// Something that identifies: a string or a whole number.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum Identifier {
+    Text(String),
+    Number(i64),
+}
+
+/// How an agent execution ended. Unknown fields are ignored, and one that makes no sense is dropped and
+/// counted, unless it is `agent_name`, `status` or a tenant: then the event is refused.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct OutcomeEvent {
+    /// The agent, 1 to 256 bytes.
+    #[schemars(length(min = 1, max = 256))]
+    agent_name: String,
+    /// How it ended.
+    #[schemars(schema_with = "super::super::answers::statuses")]
+    status: String,
+    /// Tells the event apart: a second one with the same is a duplicate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<Identifier>,
+    /// The run it was part of; part of the identity where there is no `event_id`.
+    run_id: Option<Identifier>,
+    /// Part of the identity where there is no `event_id`.
+    agent_type: Option<String>,
+    /// Whose agent this is; `default` unless given.
+    #[schemars(length(min = 1, max = 256))]
+    tenant_id: Option<String>,
+    /// Kind of the task.
+    task_type: Option<String>,
+    /// The task type where there is no other, unless `workflow_step`.
+    action_type: Option<String>,
+    /// What was known of the task: strings, booleans, numbers, nested by dotted path.
+    context: Option<BTreeMap<String, Value>>,
+    /// The same where there is no `context`.
+    context_snapshot: Option<BTreeMap<String, Value>>,
+    /// The decision that it came of.
+    decision_id: Option<Identifier>,
+    /// The same, when it names a decision that is known.
+    correlation_id: Option<Identifier>,
+    /// Milliseconds.
+    latency_ms: Option<Lenient>,
+    /// The latency where there is no `latency_ms`.
+    duration_ms: Option<Lenient>,
+    /// In the user's currency.
+    cost_estimate: Option<Lenient>,
+    /// The same where there is no `cost_estimate`; 0 means unknown.
+    cost: Option<Lenient>,
+    /// 0 to 1.
+    quality_score: Option<Lenient>,
+    /// ISO 8601; UTC where it has no zone. Arrival unless given.
+    timestamp: Option<String>,
+    /// May hold `task_type`, `tenant_id`, `decision_id` and `quality_score` as well.
+    metadata: Option<BTreeMap<String, Value>>,
+}
+
+/// An outcome event in an envelope of CloudEvents 1.0.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct CloudEvent {
+    /// `1.0`.
+    specversion: String,
+    /// With `source` the identity of the event.
+    #[schemars(length(min = 1))]
+    id: String,
+    /// Who sent it.
+    #[schemars(length(min = 1))]
+    source: String,
+    /// Such as `com.example.agent.outcome`.
+    #[schemars(length(min = 1))]
+    r#type: String,
+    /// The event.
+    data: OutcomeEvent,
+}
+
+/// What `POST /api/learning/outcomes` takes as `application/json`.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum Outcomes {
+    One(Box<OutcomeEvent>),
+    Envelope(Box<CloudEvent>),
+    Many(#[schemars(length(max = 1_000))] Vec<OutcomeEvent>),
+}
