@@ -36,6 +36,7 @@ mod lists;
 mod models;
 mod openapi;
 mod outcomes;
+mod pareto;
 mod plots;
 mod predict;
 mod prometheus;
@@ -201,6 +202,7 @@ impl App {
             Route::Metrics => self.metrics(),
             Route::Prometheus => self.prometheus(),
             Route::AgentsPerformance => self.agents_performance(request, caller),
+            Route::AgentsPareto => self.pareto(request, caller),
             Route::Status => Ok(self.status()),
             Route::SaveModels => self.save_models(request),
             Route::Model(model_type) => self.model(model_type),
@@ -295,6 +297,7 @@ enum Route {
     PredictValue(Measure),
     Metrics,
     AgentsPerformance,
+    AgentsPareto,
     Status,
     SaveModels,
     Model(String),
@@ -324,13 +327,14 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 32] = [
+    const PATTERNS: [&str; 33] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/predict/quality",
         "/api/learning/predict/latency",
         "/api/learning/predict/cost",
         "/api/learning/metrics",
         "/api/learning/agents/performance",
+        "/api/learning/agents/pareto",
         "/api/learning/status",
         "/api/learning/models/save",
         "/api/learning/models/{model_type}",
@@ -368,6 +372,7 @@ impl Route {
             Self::PredictValue(Measure::Cost) => "/api/learning/predict/cost",
             Self::Metrics => "/api/learning/metrics",
             Self::AgentsPerformance => "/api/learning/agents/performance",
+            Self::AgentsPareto => "/api/learning/agents/pareto",
             Self::Status => "/api/learning/status",
             Self::SaveModels => "/api/learning/models/save",
             Self::Model(_) => "/api/learning/models/{model_type}",
@@ -417,6 +422,7 @@ impl Route {
                     ["predict", "cost"] => Self::PredictValue(Measure::Cost),
                     ["metrics"] => Self::Metrics,
                     ["agents", "performance"] => Self::AgentsPerformance,
+                    ["agents", "pareto"] => Self::AgentsPareto,
                     ["status"] => Self::Status,
                     ["models", "save"] => Self::SaveModels,
                     ["models", "import"] => Self::ImportModel,
@@ -457,6 +463,7 @@ impl Route {
             | Self::PredictAgentSelection
             | Self::PredictValue(_)
             | Self::AgentsPerformance
+            | Self::AgentsPareto
             | Self::Catalog
             | Self::Budget(_)
             | Self::Decisions

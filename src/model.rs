@@ -35,6 +35,7 @@ mod hex_numbers;
 mod logistic;
 mod mixture;
 mod normal;
+mod pareto;
 mod posterior;
 mod selection;
 mod state;
@@ -48,6 +49,7 @@ use sums::Room;
 use values::{Own, Values};
 
 pub use mixture::Mixture;
+pub use pareto::{Merits, dominators};
 pub use posterior::{Posterior, probabilities_best};
 pub use selection::{
     Belief, CopyWeight, Explanation, Part, Question, Recommendation, Standing, best_expected,

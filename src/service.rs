@@ -389,9 +389,9 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     let mut on_hangup = || hung_up(&access, at_terminal);
     let reason =
         wait_for_reason(&signals, &hangups, &mut on_hangup, &updater.ended, topic_ended, &health);
+    app.stop();
     log::info!("service=stopping reason=\"{reason}\"");
     notify(&[sd_notify::NotifyState::Stopping]);
-    app.stop();
     drop(stop_tx);
     drop(probe_stop_tx);
     let topic_ended = topic.map_or(Ok(()), Topic::stop);

@@ -943,3 +943,45 @@ pub(super) struct BudgetRemoved {
     /// In words.
     pub(super) message: String,
 }
+
+/// `GET /api/learning/agents/pareto`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Front<'a> {
+    /// Agents that no other one beats in success, latency and cost at once; the most success first.
+    pub(super) pareto: Vec<ParetoAgent<'a>>,
+    /// The others.
+    pub(super) dominated: Vec<Dominated<'a>>,
+    /// When it was answered.
+    #[schemars(schema_with = "time")]
+    pub(super) timestamp: String,
+}
+
+/// What is expected of an agent, on average.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ParetoAgent<'a> {
+    /// Its name.
+    pub(super) agent_name: &'a str,
+    /// Expected success.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) success: f64,
+    /// Expected latency, ms; none while nobody has shown any.
+    #[schemars(range(min = 0.0))]
+    pub(super) latency_ms: Option<f64>,
+    /// Expected cost, in the user's currency; none while nobody has shown any.
+    #[schemars(range(min = 0.0))]
+    pub(super) cost: Option<f64>,
+    /// Learned outcomes of the agent.
+    pub(super) samples: u64,
+    /// How many of them were on the task type.
+    pub(super) evidence: Evidence,
+}
+
+/// An agent that another one beats.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Dominated<'a> {
+    /// Who.
+    #[serde(flatten)]
+    pub(super) agent: ParetoAgent<'a>,
+    /// One that is nowhere worse, somewhere better, and itself beaten by none.
+    pub(super) dominated_by: &'a str,
+}

@@ -232,6 +232,7 @@ impl Route {
                 .query("status", "Only these", json!({"enum": ["firing", "resolved"]}))
                 .page("Only alerts older than this one", number_as_id())
                 .answer(200, "A page", schemas.answered::<answers::Alerts>()),
+            Self::AgentsPareto => pareto(schemas),
             Self::Budget(_) => budget(method, schemas),
             Self::PredictValue(measure) => predict_value(*measure, schemas),
             Self::Catalog => catalog(schemas),
@@ -294,6 +295,13 @@ fn agents_performance(schemas: &mut Schemas) -> Operation {
         .query("task_type", "Only on this task type", schemas.asked::<Name>())
         .query("tenant_id", "Whose; `default` unless given", schemas.asked::<Name>())
         .answer(200, "A row for each agent", rows)
+}
+
+fn pareto(schemas: &mut Schemas) -> Operation {
+    Operation::new("Which agents no other one beats in success, latency and cost at once?")
+        .query("task_type", "On this task type", schemas.asked::<Name>())
+        .query("tenant_id", "Whose; `default` unless given", schemas.asked::<Name>())
+        .answer(200, "Every agent, in two lists", schemas.answered::<answers::Front<'_>>())
 }
 
 fn import_model(schemas: &mut Schemas) -> Operation {

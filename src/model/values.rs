@@ -265,6 +265,8 @@ impl Pool {
     fn learn(&mut self, own: &mut Own, measure: Measure, x: &Rows, observed: Observed) {
         let Rows { rows, task } = x;
         let place = own.groups.iter().position(|group| group.row == *task).unwrap_or_else(|| {
+            // Most of very many agents do one task: no room for more than comes.
+            own.groups.reserve_exact(1);
             own.groups.push(Group { row: *task, ..Group::default() });
             own.groups.len() - 1
         });
@@ -291,6 +293,7 @@ impl Pool {
                     self.spread.add(spread);
                     return;
                 }
+                group.held.reserve_exact(1);
                 group.held.push((y, rows.clone()));
                 if group.held.len() == HELD {
                     let corrected = if measure.cuts_absurd_values() {

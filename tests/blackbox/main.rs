@@ -21,5 +21,6 @@ mod kafka_live;
 mod lifecycle;
 mod metrics;
 mod openapi;
+mod pareto;
 mod readme;
 mod values;

@@ -274,6 +274,8 @@ fn every_answer_is_as_described() {
         "/api/learning/status",
         "/api/learning/agents/performance",
         "/api/learning/agents/performance?task_type=review",
+        "/api/learning/agents/pareto",
+        "/api/learning/agents/pareto?task_type=review",
         "/api/learning/events",
         "/api/learning/events?limit=1",
         "/api/learning/alerts",
