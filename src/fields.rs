@@ -164,6 +164,36 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for Whole<MIN, MAX> {
     }
 }
 
+/// A number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Real<const MIN: u64, const MAX: u64>(pub f64);
+
+#[expect(clippy::cast_precision_loss, reason = "limits are round numbers")]
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Real<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        match value.as_f64() {
+            Some(number) if (MIN as f64..=MAX as f64).contains(&number) => Ok(Self(number)),
+            _ => Err(wrong(&value, &format!("a number from {MIN} to {MAX}"))),
+        }
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> JsonSchema for Real<MIN, MAX> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Real".into()
+    }
+    fn schema_id() -> Cow<'static, str> {
+        format!("Real<{MIN}, {MAX}>").into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "minimum": MIN, "maximum": MAX})
+    }
+}
+
 /// An object with any fields.
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
 #[schemars(inline)]
@@ -190,6 +220,7 @@ mod tests {
         name: Option<Name>,
         names: Option<Names>,
         count: Option<Whole<1, 9>>,
+        share: Option<Real<0, 1>>,
         any: Option<AnyObject>,
         flag: Option<bool>,
     }
@@ -224,6 +255,9 @@ mod tests {
         check(json!({"names": vec!["a"; 1_001]}), "/names", "1001");
         for count in [json!(0), json!(10), json!(-1), json!(1.5), json!("3"), json!([3])] {
             check(json!({"count": count}), "/count", "from 1 to 9");
+        }
+        for share in [json!(-0.1), json!(1.1), json!("0.5"), json!(true)] {
+            check(json!({"share": share}), "/share", "a number from 0 to 1");
         }
         check(json!({"any": [1]}), "/any", "an object");
         check(json!({"flag": "yes"}), "/flag", "boolean");

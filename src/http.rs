@@ -34,6 +34,7 @@ mod decisions;
 mod evaluate;
 mod lists;
 mod models;
+mod objective;
 mod openapi;
 mod outcomes;
 mod pareto;

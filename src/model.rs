@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
+mod contest;
 mod effects_state;
 mod features;
 mod hex_numbers;
@@ -48,6 +49,9 @@ use logistic::{Block, Logistic, TaskEffects, Width};
 use sums::Room;
 use values::{Own, Values};
 
+pub use contest::{
+    Contest, EVIDENCE_MIN, Excluded, Limits, Parts, Scales, Terms, Violation, Weights,
+};
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};
 pub use posterior::{Posterior, probabilities_best};
@@ -861,6 +865,8 @@ fn fingerprint(value: &Feature) -> Option<u64> {
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod contest_tests;
 #[cfg(test)]
 mod robustness_tests;
 

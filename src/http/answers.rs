@@ -7,10 +7,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::objective::{Objective, OnInfeasible};
 use crate::alerts::AlertBody;
 use crate::budget::Period;
 use crate::decisions::Candidate;
-use crate::model::{Explanation, Strategy};
+use crate::model::{Explanation, Limits, Parts, Strategy};
 use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
 use crate::store::{DeadLetter, JoinedOutcome, LearningEvent, ModelVersion, RecordedDecision};
 
@@ -649,6 +650,75 @@ pub(super) struct Recommendations<'a> {
     pub(super) strategy: &'static str,
     /// The answer is kept as a decision.
     pub(super) recorded: bool,
+    #[serde(flatten)]
+    pub(super) details: ScoreDetails,
+    /// Who was left out because of a constraint; there with constraints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) excluded: Option<Vec<LeftOut<'a>>>,
+}
+
+/// What had a part in a choice beside success; also kept with the decision.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(super) struct ScoreDetails {
+    /// What was asked for, and what it was measured by; there with an objective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) objective: Option<Objective>,
+    #[serde(flatten)]
+    pub(super) limits: Option<Constrained>,
+    /// How the tenant's budget stood; there when it had a part in the choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) budget: Option<BudgetEffect>,
+}
+
+impl ScoreDetails {
+    /// The fields of a JSON object that are kept with a decision; `None` for success alone.
+    pub(super) fn recorded(&self, parts: Option<Parts>) -> Option<String> {
+        #[derive(Serialize)]
+        struct Recorded<'d> {
+            #[serde(flatten)]
+            details: &'d ScoreDetails,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            parts: Option<Parts>,
+        }
+        let Self { objective, limits, budget } = self;
+        if objective.is_none() && limits.is_none() && budget.is_none() {
+            return None;
+        }
+        serde_json::to_string(&Recorded { details: self, parts }).ok()
+    }
+}
+
+/// The limits of a choice; there with constraints.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(super) struct Constrained {
+    /// What an agent had to meet.
+    pub(super) constraints: Limits,
+    /// What was to be done if none did.
+    pub(super) on_infeasible: OnInfeasible,
+    /// Whether one did; else all are ranked, those that violate them least first.
+    pub(super) feasible: bool,
+}
+
+/// What a budget did to a choice.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(super) struct BudgetEffect {
+    /// Of the amount; above 1 when more was spent.
+    #[schemars(range(min = 0.0))]
+    pub(super) share_spent: f64,
+    /// What the weight of cost was multiplied by.
+    #[schemars(range(min = 1.0))]
+    pub(super) cost_weight: f64,
+    /// Nothing is left: agents are ranked by expected cost, the cheapest first.
+    pub(super) exhausted: bool,
+}
+
+/// An agent that was left out.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct LeftOut<'a> {
+    /// Its name.
+    pub(super) agent_name: &'a str,
+    /// The constraints that it does not meet.
+    pub(super) reason: &'a str,
 }
 
 /// An agent with its rank.
@@ -677,6 +747,12 @@ pub(super) struct Recommended<'a> {
     /// What the score is made of, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) explanation: Option<Explanation>,
+    /// What the score is the weighted mean of; there with an objective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parts: Option<Parts>,
+    /// The constraints that it does not meet; there when no agent meets them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) violation: Option<&'a str>,
 }
 
 /// Learned outcomes of the agent on the task type.
@@ -901,6 +977,25 @@ pub(super) struct ExplainedNow<'a> {
     pub(super) model_version: u64,
     /// By name.
     pub(super) agents: BTreeMap<&'a str, Explanation>,
+    /// What the scores were made of then, by name; there with an objective.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) parts: BTreeMap<&'a str, &'a Value>,
+    /// What the agents had to meet, and who did not; there with constraints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limits: Option<ExplainedLimits<'a>>,
+}
+
+/// The limits of a decision.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ExplainedLimits<'a> {
+    /// What an agent had to meet.
+    pub(super) constraints: &'a Value,
+    /// What was to be done if none did.
+    pub(super) on_infeasible: &'a Value,
+    /// Whether one did.
+    pub(super) feasible: &'a Value,
+    /// Who was left out, and why.
+    pub(super) excluded: &'a Value,
 }
 
 /// A spending cap, and how it stands.

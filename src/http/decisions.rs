@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::access::Caller;
-use super::answers::{DecisionBody, Decisions, ExplainedDecision, ExplainedNow};
+use super::answers::{DecisionBody, Decisions, ExplainedDecision, ExplainedLimits, ExplainedNow};
 use super::server::Request;
 use super::{Answer, App, Query, json_response, page};
 use crate::error::{Error, Result};
@@ -27,9 +27,10 @@ impl App {
     pub(super) fn decision(&self, id: &str, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
         let (decision, answer) = self.known_decision(query.tenant(caller)?, id)?;
+        let answer: Value = serde_json::from_str(&answer).unwrap_or(Value::Null);
         let body = ExplainedDecision {
-            answer: serde_json::from_str(&answer).unwrap_or(Value::Null),
-            explain: self.explain(&decision),
+            explain: self.explain(&decision, &answer),
+            answer: answer.clone(),
             decision: decision.clone().into(),
         };
         Ok(json_response(200, &body))
@@ -42,8 +43,9 @@ impl App {
     }
 
     /// What the model says of those who competed, now: the snapshot that answered is gone. What it
-    /// said then of expected success, propensity and evidence is in the record and in the answer.
-    fn explain<'d>(&self, decision: &'d RecordedDecision) -> ExplainedNow<'d> {
+    /// said then of expected success, propensity and evidence is in the record and in the answer, and
+    /// so are parts and limits.
+    fn explain<'d>(&self, decision: &'d RecordedDecision, answer: &'d Value) -> ExplainedNow<'d> {
         let model = self.shared.model();
         let question = Question {
             tenant: &decision.tenant,
@@ -56,6 +58,16 @@ impl App {
             let name = candidate.agent.as_str();
             (name, model.explain(&question, name))
         });
-        ExplainedNow { model_version: model.sequence(), agents: agents.collect() }
+        let recommended = answer["recommendations"].as_array().into_iter().flatten();
+        let parts = recommended
+            .filter_map(|row| Some((row["agent_name"].as_str()?, row.get("parts")?)))
+            .collect();
+        let limits = answer.get("constraints").map(|constraints| ExplainedLimits {
+            constraints,
+            on_infeasible: &answer["on_infeasible"],
+            feasible: &answer["feasible"],
+            excluded: &answer["excluded"],
+        });
+        ExplainedNow { model_version: model.sequence(), agents: agents.collect(), parts, limits }
     }
 }

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::access::Caller;
-use super::answers::{Evidence, Recommendations, Recommended};
+use super::answers::{
+    BudgetEffect, Constrained, Evidence, LeftOut, Recommendations, Recommended, ScoreDetails,
+};
+use super::objective::{ConstraintFields, Objective, ObjectiveField, OnInfeasible};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
@@ -19,14 +22,12 @@ use crate::error::Error;
 use crate::fields::{self, AnyObject, Name, Names, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
-    AgentPerformanceModel, Belief, Question, Standing, Strategy, best_expected, propensities, rank,
+    AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, Question, Strategy, Terms,
 };
 use crate::outcome::{Context, DEFAULT_TENANT, context_of, format_time};
 
 const TOP_K_MAX: u64 = 1_000;
 const TOP_K_DEFAULT: usize = 3;
-/// Outcomes on the task type below which the evidence is called insufficient.
-const EMERGING_FROM: u64 = 5;
 /// Outcomes on the task type from which on it is called established.
 const ESTABLISHED_FROM: u64 = 30;
 /// Standings kept of answered questions: about 20 MB at most.
@@ -37,6 +38,10 @@ const CONTEXT_BYTES_PER_STANDING: usize = 256;
 const CACHED_CONTEXT_BYTES_MAX: usize = 4_096;
 /// Names in a question that is kept.
 const CACHED_NAMES_MAX: usize = 64;
+/// What a budget may at most multiply the weight of cost by.
+const COST_WEIGHT_MAX: f64 = 1e6;
+/// Agents that the error of an infeasible request names.
+const INFEASIBLE_SHOWN: usize = 3;
 
 /// The body of a request for a prediction.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -60,6 +65,12 @@ pub(super) struct PredictionRequest {
     seed: Option<Whole<0, { u64::MAX }>>,
     /// Say what each score is made of.
     explain: Option<bool>,
+    /// What agents are ranked by; `success` unless given.
+    objective: Option<ObjectiveField>,
+    /// What an agent has to meet.
+    constraints: Option<ConstraintFields>,
+    /// What to answer when no agent meets the constraints; `best_effort` unless given.
+    on_infeasible: Option<OnInfeasible>,
     /// Given twice, the answer is repeated; a new `UUIDv7` unless given.
     decision_id: Option<Name>,
 }
@@ -77,8 +88,19 @@ pub(super) struct Prediction {
     explore: bool,
     seed: Option<u64>,
     explain: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objective: Option<Objective>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    constraints: Option<Limits>,
+    #[serde(skip_serializing_if = "is_best_effort")]
+    on_infeasible: OnInfeasible,
     #[serde(skip)]
     decision_id: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_best_effort(on_infeasible: &OnInfeasible) -> bool {
+    *on_infeasible == OnInfeasible::BestEffort
 }
 
 impl Prediction {
@@ -116,6 +138,9 @@ impl Prediction {
             explore: request.explore.unwrap_or(true),
             seed: request.seed.map(|Whole(seed)| seed),
             explain: request.explain.unwrap_or(false),
+            objective: request.objective.map(ObjectiveField::check).transpose()?,
+            constraints: request.constraints.map(ConstraintFields::check).transpose()?,
+            on_infeasible: request.on_infeasible.unwrap_or_default(),
             decision_id: string(request.decision_id),
         })
     }
@@ -127,6 +152,26 @@ impl Prediction {
         let digest = Sha256::digest(json);
         hash.copy_from_slice(&digest[..size_of::<RequestHash>()]);
         hash
+    }
+
+    /// By what the agents compete, while a budget stands like this.
+    fn terms(&self, effect: Option<&BudgetEffect>) -> Terms {
+        let mut terms = Terms::default();
+        if let Some(Objective { weights, scales }) = self.objective {
+            (terms.weights, terms.scales) = (weights, scales);
+        }
+        if let Some(limits) = self.constraints {
+            terms.limits = limits;
+        }
+        if let Some(effect) = effect {
+            terms.weights.cost *= effect.cost_weight;
+            terms.cheapest_first = effect.exhausted;
+        }
+        terms
+    }
+
+    fn gives_weight_to_cost(&self) -> bool {
+        self.objective.is_some_and(|objective| objective.weights.cost > 0.0)
     }
 
     pub(super) fn question(&self) -> Question<'_> {
@@ -142,15 +187,15 @@ impl Prediction {
 
 pub(super) fn evidence(outcomes: u64) -> Evidence {
     match outcomes {
-        ..EMERGING_FROM => Evidence::Insufficient,
-        EMERGING_FROM..ESTABLISHED_FROM => Evidence::Emerging,
+        ..EVIDENCE_MIN => Evidence::Insufficient,
+        EVIDENCE_MIN..ESTABLISHED_FROM => Evidence::Emerging,
         ESTABLISHED_FROM.. => Evidence::Established,
     }
 }
 
 /// A question as one snapshot answers it; what is costly is worked out when first asked for.
 struct Answered {
-    standings: Vec<Standing>,
+    contest: Contest,
     intervals: Vec<OnceLock<Option<[f64; 2]>>>,
     propensities: OnceLock<Vec<f64>>,
     best_expected: OnceLock<Option<usize>>,
@@ -161,26 +206,25 @@ struct Answered {
 }
 
 impl Answered {
-    fn new(standings: Vec<Standing>, model_score: f64) -> Self {
+    fn new(contest: Contest, model_score: f64) -> Self {
         Self {
-            intervals: standings.iter().map(|_| OnceLock::new()).collect(),
+            intervals: contest.standings.iter().map(|_| OnceLock::new()).collect(),
             best_expected: OnceLock::new(),
             propensities: OnceLock::new(),
             candidates: [OnceLock::new(), OnceLock::new()],
             model_score,
-            standings,
+            contest,
         }
     }
 
     fn interval(&self, index: usize) -> Option<[f64; 2]> {
-        *self.intervals[index].get_or_init(|| self.standings[index].interval())
+        *self.intervals[index].get_or_init(|| self.contest.standings[index].interval())
     }
 
     /// The probability that this agent is ranked first.
     fn propensity(&self, index: usize, explore: bool) -> f64 {
-        let draws = !matches!(self.standings[index].belief, Belief::Point(_));
-        if explore && draws {
-            self.propensities.get_or_init(|| propensities(&self.standings))[index]
+        if explore {
+            self.propensities.get_or_init(|| self.contest.propensities())[index]
         } else {
             f64::from(u8::from(self.best_expected() == Some(index)))
         }
@@ -188,13 +232,13 @@ impl Answered {
 
     /// Who is ranked first without a draw.
     fn best_expected(&self) -> Option<usize> {
-        *self.best_expected.get_or_init(|| best_expected(&self.standings))
+        *self.best_expected.get_or_init(|| self.contest.best_expected())
     }
 
     /// Everyone who competed, as [`Choice::candidates`] has it.
     fn candidates(&self, explore: bool) -> Arc<str> {
         let candidates = self.candidates[usize::from(explore)].get_or_init(|| {
-            let rows = self.standings.iter().enumerate().map(|(index, standing)| {
+            let rows = self.contest.standings.iter().enumerate().map(|(index, standing)| {
                 let (expected, propensity) =
                     (standing.expected_success(), self.propensity(index, explore));
                 (&*standing.agent, rounded(expected), rounded(propensity))
@@ -221,6 +265,8 @@ struct QuestionKey {
     exclude: Vec<String>,
     /// Encoded; empty where the strategy takes no notice of it.
     context: Vec<u8>,
+    /// As JSON; empty for success without limits.
+    terms: Vec<u8>,
 }
 
 /// Questions answered from the newest snapshot.
@@ -237,14 +283,22 @@ struct Cached {
 }
 
 impl Questions {
-    fn answer(&self, model: &AgentPerformanceModel, prediction: &Prediction) -> Arc<Answered> {
+    fn answer(
+        &self,
+        model: &AgentPerformanceModel,
+        prediction: &Prediction,
+        terms: &Terms,
+    ) -> Arc<Answered> {
         let compute = || {
-            let standings = model.standings(&prediction.question());
-            Arc::new(Answered::new(standings, model.score().current()))
+            let contest = model.contest(&prediction.question(), terms);
+            Arc::new(Answered::new(contest, model.score().current()))
         };
         let candidates = prediction.candidates.as_ref().map_or(0, Vec::len);
+        let success_alone = *terms == Terms::default();
+        let encoded = || postcard::to_stdvec(&prediction.context).ok();
         let context = match model.settings().strategy {
-            Strategy::Thompson => postcard::to_stdvec(&prediction.context).ok(),
+            _ if !success_alone => encoded(),
+            Strategy::Thompson => encoded(),
             Strategy::Beta | Strategy::MovingAverage | Strategy::Exponential => Some(Vec::new()),
         };
         let context = context.filter(|bytes| bytes.len() <= CACHED_CONTEXT_BYTES_MAX);
@@ -257,6 +311,11 @@ impl Questions {
             candidates: prediction.candidates.clone(),
             exclude: prediction.exclude.clone(),
             context,
+            terms: if success_alone {
+                Vec::new()
+            } else {
+                serde_json::to_vec(terms).expect("numbers always have a JSON form")
+            },
         };
         {
             let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -268,7 +327,8 @@ impl Questions {
         }
         let answered = compute();
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let weight = answered.standings.len() + 1 + context_weight;
+        let weight =
+            answered.contest.standings.len() + answered.contest.excluded.len() + 1 + context_weight;
         if cached.model_version != model.sequence()
             || cached.standings + weight > CACHED_STANDINGS_MAX
         {
@@ -305,20 +365,26 @@ impl App {
         }
 
         let model = self.shared.model();
-        let answered = self.questions.answer(&model, &prediction);
+        let now = Now::read();
+        let effect = self.budget_effect(&prediction, now.unix_ms);
+        let answered =
+            self.questions.answer(&model, &prediction, &prediction.terms(effect.as_ref()));
+        let contest = &answered.contest;
+        if prediction.on_infeasible == OnInfeasible::Error && !contest.is_feasible() {
+            return Err(infeasible(contest).into());
+        }
         let seed = prediction.seed.unwrap_or_else(|| rand::rng().random());
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let mut ranked = rank(&answered.standings, prediction.explore, &mut rng);
+        let mut ranked = contest.rank(prediction.explore, &mut rng);
         ranked.truncate(prediction.top_k);
 
-        let now = Now::read();
         let decision_id = match &prediction.decision_id {
             Some(id) => id.clone(),
             None => new_id(now.unix_ms),
         };
         let recommendations = ranked.iter().enumerate().map(|(place, recommendation)| {
             let index = recommendation.standing;
-            let standing = &answered.standings[index];
+            let standing = &contest.standings[index];
             Recommended {
                 agent_name: &recommendation.agent,
                 score: recommendation.score,
@@ -331,6 +397,8 @@ impl App {
                 explanation: prediction
                     .explain
                     .then(|| model.explain(&prediction.question(), &standing.agent)),
+                parts: prediction.objective.map(|_| recommendation.parts),
+                violation: contest.violations.get(index).map(|violation| &*violation.reason),
             }
         });
         let recorded = self.shared.decisions.has_room();
@@ -342,6 +410,8 @@ impl App {
             model_version: model.sequence(),
             strategy: model.settings().strategy.as_str(),
             recorded,
+            details: prediction.details(contest, effect),
+            excluded: prediction.constraints.map(|_| left_out(contest)),
         };
         let response = json_response(200, &answer);
         let choice = recorded.then(|| {
@@ -359,7 +429,7 @@ impl App {
                 explored: index != answered.best_expected(),
                 model_version: answer.model_version,
                 strategy: answer.strategy,
-                details: None,
+                details: answer.details.recorded(ranked.first().map(|first| first.parts)),
             }
         });
         let decision = Decision {
@@ -382,6 +452,65 @@ impl App {
     }
 }
 
+impl Prediction {
+    /// What had a part in the choice beside the belief in success.
+    fn details(&self, contest: &Contest, effect: Option<BudgetEffect>) -> ScoreDetails {
+        ScoreDetails {
+            objective: self
+                .objective
+                .map(|objective| Objective { scales: contest.scales, ..objective }),
+            limits: self.constraints.map(|constraints| Constrained {
+                constraints,
+                on_infeasible: self.on_infeasible,
+                feasible: contest.is_feasible(),
+            }),
+            budget: effect,
+        }
+    }
+}
+
+impl App {
+    /// How the tenant's budget stands, if that has a part in the choice.
+    fn budget_effect(&self, prediction: &Prediction, now_ms: i64) -> Option<BudgetEffect> {
+        let tenant = &*prediction.tenant_id;
+        let budget = *self.shared.budgets().get(tenant)?;
+        let spending = self.shared.counters().spending.get(tenant).copied().unwrap_or_default();
+        let standing = budget.standing(&spending, now_ms);
+        // In hundredths, so that the same question has the same answer for a while.
+        let cost_weight = (standing.cost_weight().min(COST_WEIGHT_MAX) * 100.0).round() / 100.0;
+        let exhausted = standing.is_exhausted();
+        (exhausted || prediction.gives_weight_to_cost()).then_some(BudgetEffect {
+            share_spent: standing.share_spent,
+            cost_weight,
+            exhausted,
+        })
+    }
+}
+
+fn left_out(contest: &Contest) -> Vec<LeftOut<'_>> {
+    let left_out = contest.excluded.iter();
+    left_out
+        .map(|excluded| LeftOut { agent_name: &excluded.agent, reason: &excluded.reason })
+        .collect()
+}
+
+fn infeasible(contest: &Contest) -> Error {
+    let mut nearest: Vec<usize> = (0..contest.standings.len()).collect();
+    nearest.sort_by(|a, b| contest.violations[*a].excess.total_cmp(&contest.violations[*b].excess));
+    let reasons: Vec<String> = nearest
+        .iter()
+        .take(INFEASIBLE_SHOWN)
+        .map(|place| {
+            let agent = &contest.standings[*place].agent;
+            format!("{agent:?}: {}", contest.violations[*place].reason)
+        })
+        .collect();
+    let more = nearest.len().saturating_sub(INFEASIBLE_SHOWN);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let detail = format!("no agent meets them: {}{more}", reasons.join("; "));
+    Error::invalid("/constraints", detail)
+}
+
 /// The answer of a decision that was made before, if this is the same question.
 fn repeated(known: &Decision, prediction: &Prediction) -> Answer {
     if known.request == prediction.hash() {
@@ -390,4 +519,23 @@ fn repeated(known: &Decision, prediction: &Prediction) -> Answer {
     let id = prediction.decision_id.as_deref().unwrap_or_default();
     let text = format!("decision_id {id:?} was given before, with another request");
     Err(Failure::from(Error::Conflict(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn requests_of_before_there_were_objectives_are_the_same_questions() {
+        let body = json!({"task_type": "t", "context": {"k": 1}, "seed": 7, "decision_id": "d"});
+        let request = serde_json::from_value(body).unwrap();
+        let Ok(prediction) = Prediction::of(request, &Caller::default()) else {
+            panic!("nothing is wrong with it");
+        };
+        // Recorded decisions keep a hash of this.
+        let expected = r#"{"tenant_id":"default","task_type":"t","context":[["k",{"Number":1.0}]],"top_k":3,"candidates":null,"exclude":[],"explore":true,"seed":7,"explain":false}"#;
+        assert_eq!(serde_json::to_string(&prediction).unwrap(), expected);
+    }
 }

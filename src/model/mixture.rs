@@ -16,7 +16,7 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::logistic::{COPIES, Lanes, Own, Sum, moderation, sigmoid};
-use super::normal::{self, Z_95};
+use super::normal;
 
 /// Copies of less weight take no part.
 const WEIGHT_MIN: f64 = 0.001;
@@ -35,7 +35,7 @@ const GROWTH: f64 = 0.3;
 const VARIANCE_MIN: f64 = 1e-18;
 /// (`max(zc, 0)`, its weight): 0 half of the time; the other half by the 6-point Gauss-Legendre
 /// rule in the probability of `zc` (Abramowitz and Stegun, table 25.4).
-const SHARED_DRAWS: [(f64, f64); 7] = [
+pub(super) const SHARED_DRAWS: [(f64, f64); 7] = [
     (0.0, 0.5),
     (0.042_331_095_211, 0.042_831_123_095),
     (0.213_926_091_36, 0.090_190_393_262),
@@ -112,16 +112,21 @@ impl Mixture {
 
     /// Central 90 % credible interval of the chance of success.
     pub fn interval(&self) -> [f64; 2] {
-        [0.05, 0.95].map(|p| sigmoid(self.quantile(p)))
+        [0.05, 0.95].map(|p| self.quantile(p))
     }
 
-    /// Log-odds below which the chance of success lies with probability `p`, 0.05 or 0.95:
-    /// Newton's method on the mixture's distribution function, inside a bracket.
-    fn quantile(&self, p: f64) -> f64 {
+    /// The chance of success lies below with probability `p`, in (0, 1).
+    pub fn quantile(&self, p: f64) -> f64 {
+        sigmoid(self.log_odds_quantile(p))
+    }
+
+    /// The same in log-odds: Newton's method on the mixture's distribution function, inside a bracket.
+    fn log_odds_quantile(&self, p: f64) -> f64 {
+        let z = normal::quantile(p);
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for copy in (0..COPIES).filter(|copy| self.weights[*copy] > 0.0) {
             let (mean, variance) = self.all(copy);
-            let end = mean + Z_95 * variance.sqrt() * (p - 0.5).signum();
+            let end = mean + z * variance.sqrt();
             (low, high) = (low.min(end), high.max(end));
         }
         let mut t = 0.5 * (low + high);
@@ -167,6 +172,11 @@ impl Mixture {
         self.draws().at(z.max(0.0), luck.0)
     }
 
+    /// Where the scores of draws lie.
+    pub(super) fn scores(&self) -> Scores {
+        Scores { draws: self.draws(), shared: self.weighted(|copy| self.shared.mean[copy]) }
+    }
+
     /// The probability that stands for a draw, `0..=1`: what all agents share is added, which
     /// keeps the order.
     pub(super) fn score(&self, draw: f64) -> f64 {
@@ -210,6 +220,20 @@ impl Draws {
         } else {
             normal::below((square / self.overall).sqrt())
         }
+    }
+}
+
+/// Where the scores of an agent's draws lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scores {
+    draws: Draws,
+    shared: f64,
+}
+
+impl Scores {
+    /// The score of these `z`, both >= 0.
+    pub(super) fn at(&self, own: f64, luck: f64) -> f64 {
+        sigmoid(self.draws.at(own, luck) + self.shared)
     }
 }
 

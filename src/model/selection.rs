@@ -7,6 +7,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::contest::Parts;
 use super::features::Active;
 use super::logistic::{Contribution, Logistic, OWN_MEAN, Sum};
 use super::mixture::{self, Luck};
@@ -74,6 +75,16 @@ impl Standing {
         }
     }
 
+    /// The mean reward lies below with probability `p`, in (0, 1); the mean itself for strategies that
+    /// believe in one number.
+    pub fn success_quantile(&self, p: f64) -> f64 {
+        match self.belief {
+            Belief::Posterior(posterior) => posterior.quantile(p),
+            Belief::Mixture(mixture) => mixture.quantile(p),
+            Belief::Point(mean) => mean,
+        }
+    }
+
     /// 90 % credible interval of the mean reward; `None` for strategies that have none.
     pub fn interval(&self) -> Option<[f64; 2]> {
         match self.belief {
@@ -93,6 +104,8 @@ pub struct Recommendation {
     pub score: f64,
     /// Its place among the standings.
     pub standing: usize,
+    /// What the score is made of.
+    pub parts: Parts,
 }
 
 /// A question with what is the same for all agents looked up.
@@ -410,7 +423,8 @@ pub fn rank(
                 }
             };
             let agent = standing.agent.clone();
-            (value, tie, Recommendation { agent, score, standing: index })
+            let parts = Parts::success(score);
+            (value, tie, Recommendation { agent, score, standing: index, parts })
         })
         .collect();
     ranked.sort_by(|a, b| {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::features::{Active, Keys, NamesMax};
-use super::normal::{Z_95, Z_99};
+use super::normal::{self, Z_95, Z_99};
 use super::selection::{Asked, Question};
 use super::sums::{Fit, PerRow, Prior, ROWS_MAX, Room, Row, Sums};
 use super::{Agent, AgentPerformanceModel};
@@ -414,6 +414,19 @@ impl Values {
         (1..).zip(&self.row_keys).filter(|(_, key)| &***key == TASK_KEY).map(|(row, _)| row)
     }
 
+    /// The median of all values of a measure, as far as they are log-normal: of latency the geometric
+    /// mean. `None` before the first that was observed.
+    pub(super) fn usual(&self, measure: Measure) -> Option<f64> {
+        let (mean, variance) = self.pools[measure as usize].as_ref()?.sums.moments()?;
+        Some(match measure {
+            Measure::Quality => mean,
+            Measure::Latency => mean.exp().min(AMOUNT_MAX),
+            // Nobody has paid anything.
+            Measure::Cost if mean <= 0.0 => 0.0,
+            Measure::Cost => mean / (variance / mean / mean).sqrt().hypot(1.0),
+        })
+    }
+
     /// The rows of a question.
     fn asked(&self, task_type: Option<&str>, context: &Context, names: NamesMax) -> Rows {
         let names = NamesMax { values: names.values.min(VALUES_MAX), ..names };
@@ -504,15 +517,18 @@ impl Value {
 
     /// What one execution stays below with a probability of 50, 95 and 99 %.
     pub fn quantiles(&self) -> [f64; 3] {
+        [0.0, Z_95, Z_99].map(|z| self.of_one_at(z))
+    }
+
+    /// What one execution stays below with probability `p`, in (0, 1).
+    pub fn quantile(&self, p: f64) -> f64 {
+        self.of_one_at(normal::quantile(p))
+    }
+
+    fn of_one_at(&self, z: f64) -> f64 {
         let (centre, variance) = self.of_one();
-        [0.0, Z_95, Z_99].map(|z| {
-            let y = centre + z * variance.sqrt();
-            if self.measure == Measure::Quality {
-                y.clamp(0.0, 1.0)
-            } else {
-                y.exp().min(AMOUNT_MAX)
-            }
-        })
+        let y = centre + z * variance.sqrt();
+        if self.measure == Measure::Quality { y.clamp(0.0, 1.0) } else { y.exp().min(AMOUNT_MAX) }
     }
 
     /// Mean and variance of one execution: of latency and cost those of the logarithm. The cost is

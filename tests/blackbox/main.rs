@@ -20,6 +20,7 @@ mod kafka;
 mod kafka_live;
 mod lifecycle;
 mod metrics;
+mod objectives;
 mod openapi;
 mod pareto;
 mod readme;

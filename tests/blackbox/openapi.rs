@@ -236,6 +236,15 @@ fn lived_in(service: &Service, tour: &mut Tour) {
         .collect();
     tour.post(service, &format!("{OUTCOMES}?wait=true"), &lines.join("\n"), 200);
     tour.post(service, OUTCOMES, "{\"agent_name\": \"amy\"}\nnonsense\n", 202);
+    let objective = json!({"weights": {"success": 1, "latency": 1}, "scales": {"latency_ms": 5}});
+    for (id, objective, limits) in [
+        ("d3", json!("cheap"), json!({"max_latency_ms": 1_000, "min_success": 0.1})),
+        ("d4", objective, json!({"max_latency_ms": 1, "min_quality": 1, "confidence": 0.5})),
+    ] {
+        let question = json!({"task_type": "review", "decision_id": id, "objective": objective,
+                              "constraints": limits, "on_infeasible": "best_effort"});
+        tour.post(service, PREDICT, &question.to_string(), 200);
+    }
     for id in ["d1", "d2"] {
         let question = json!({"task_type": "review", "candidates": ["amy", "new"], "explain": true,
                               "context": {"k": 1, "deep": {"er": true}, "t": "x"},
@@ -305,7 +314,9 @@ fn every_answer_is_as_described() {
     budgets(&service, tour);
     let agents = service.get("/api/learning/agents/performance").json();
     assert!(agents.as_array().is_some_and(|rows| rows.iter().any(|row| row["is_other"] == true)));
-    tour.get(&service, "/api/learning/decisions/d1", 200);
+    for id in ["d1", "d3", "d4"] {
+        tour.get(&service, &format!("/api/learning/decisions/{id}"), 200);
+    }
     let plan = json!({"policy": "thompson"}).to_string();
     tour.post(&service, EVALUATE, &plan, 200);
     tour.post(&service, REPLAY, r#"{"ids": ["7", "0000000000000001"]}"#, 200);

@@ -1,0 +1,704 @@
+//! Choosing by more than success: objectives, limits, and who is left when money is short.
+//!
+//! # The score
+//!
+//! Each part of a score lies in `0..=1`, more is better, and grows with what it is about:
+//!
+//! ```text
+//! success   the chance of success
+//! quality   the mean quality score
+//! latency   s / (s + mean latency)     s: the tenant's median latency, or the one that was given
+//! cost      s / (s + mean cost)        s: the tenant's median cost, or the one that was given
+//! ```
+//!
+//! so an agent as fast, or as cheap, as is usual for the tenant has 0.5, whatever the unit. The score is
+//! their mean, weighted by the objective. Thompson sampling draws every part from what is believed of it.
+//! A part of which no agent of the tenant has shown anything has no say.
+//!
+//! # Limits
+//!
+//! An agent meets a limit when it does so with the probability `confidence`. With fewer than
+//! [`EVIDENCE_MIN`] outcomes on the question it is left out only if its outcomes elsewhere, at least as
+//! many, say with that probability that it does not: otherwise nobody new would ever be tried.
+
+use std::sync::{Arc, LazyLock};
+
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::mixture::{Luck, SHARED_DRAWS, Scores};
+use super::normal;
+use super::selection::{Question, Recommendation, Standing, best_expected, propensities, rank};
+use super::values::{Measure, Predicted, Value};
+use super::{AgentPerformanceModel, Belief};
+
+/// Outcomes on a question from which on an agent is judged by them.
+pub const EVIDENCE_MIN: u64 = 5;
+
+/// Points by which the distribution of an agent's score is known, fewest and most, and of all agents
+/// together. With these, propensities are within 0.01 of 200,000 draws.
+const POINTS_MIN: usize = 64;
+const POINTS_MAX: usize = 2_048;
+const ALL_POINTS: usize = 16_384;
+/// Quantiles that stand for a distribution.
+const GAUSSIAN_QUANTILES: usize = 4_096;
+const QUANTILES_OF_SUCCESS: usize = 256;
+/// `z` beyond which nothing is looked for: 3e-5 of the mass.
+const FAR: f64 = 4.0;
+
+/// How much each part of a score counts, finite and at least 0, one of them above.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[expect(missing_docs, reason = "the parts are described above")]
+pub struct Weights {
+    pub success: f64,
+    pub quality: f64,
+    pub latency: f64,
+    pub cost: f64,
+}
+
+impl Weights {
+    /// Success alone: the default.
+    pub const SUCCESS: Self = Self { success: 1.0, quality: 0.0, latency: 0.0, cost: 0.0 };
+    /// Success counts as much as the rest together.
+    pub const BALANCED: Self = Self { success: 3.0, quality: 1.0, latency: 1.0, cost: 1.0 };
+    /// Latency before success.
+    pub const FAST: Self = Self { success: 1.0, quality: 0.0, latency: 3.0, cost: 0.0 };
+    /// Cost before success.
+    pub const CHEAP: Self = Self { success: 1.0, quality: 0.0, latency: 0.0, cost: 3.0 };
+
+    fn of(&self, measure: Measure) -> f64 {
+        match measure {
+            Measure::Quality => self.quality,
+            Measure::Latency => self.latency,
+            Measure::Cost => self.cost,
+        }
+    }
+}
+
+/// What has a part of 0.5; the tenant's median unless given. Finite and above 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Scales {
+    /// Milliseconds.
+    pub latency_ms: Option<f64>,
+    /// In the user's currency.
+    pub cost: Option<f64>,
+}
+
+impl Scales {
+    fn of(&self, measure: Measure) -> Option<f64> {
+        match measure {
+            // It is on a scale of its own.
+            Measure::Quality => Some(1.0),
+            Measure::Latency => self.latency_ms,
+            Measure::Cost => self.cost,
+        }
+    }
+}
+
+/// What an agent has to meet.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct Limits {
+    /// On one execution, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_latency_ms: Option<f64>,
+    /// On one execution, in the user's currency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<f64>,
+    /// On the chance of success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_success: Option<f64>,
+    /// On the mean quality score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_quality: Option<f64>,
+    /// The probability with which each is to be met, in (0, 1).
+    pub confidence: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let none = None;
+        Self {
+            max_latency_ms: none,
+            max_cost: none,
+            min_success: none,
+            min_quality: none,
+            confidence: Self::CONFIDENCE,
+        }
+    }
+}
+
+impl Limits {
+    /// The confidence unless given.
+    pub const CONFIDENCE: f64 = 0.8;
+
+    fn on(&self, measure: Measure) -> Option<f64> {
+        match measure {
+            Measure::Quality => self.min_quality,
+            Measure::Latency => self.max_latency_ms,
+            Measure::Cost => self.max_cost,
+        }
+    }
+}
+
+/// By what the agents of a question compete.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Terms {
+    /// How much each part of the score counts.
+    pub weights: Weights,
+    /// What a part is measured by.
+    pub scales: Scales,
+    /// What the agents have to meet.
+    pub limits: Limits,
+    /// The expected cost comes before the score: nothing may be spent any more.
+    pub cheapest_first: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            weights: Weights::SUCCESS,
+            scales: Scales::default(),
+            limits: Limits::default(),
+            cheapest_first: false,
+        }
+    }
+}
+
+/// What a score is made of, each `0..=1`; `None` where it has no weight or nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct Parts {
+    /// The chance of success, drawn or expected.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub success: f64,
+    /// The mean quality.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub quality: Option<f64>,
+    /// 1 at no latency, 0.5 at the tenant's median or the scale that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub latency: Option<f64>,
+    /// The same of cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub cost: Option<f64>,
+}
+
+impl Parts {
+    /// Of success alone.
+    pub(super) fn success(success: f64) -> Self {
+        Self { success, quality: None, latency: None, cost: None }
+    }
+
+    fn set(&mut self, measure: Measure, part: f64) {
+        match measure {
+            Measure::Quality => self.quality = Some(part),
+            Measure::Latency => self.latency = Some(part),
+            Measure::Cost => self.cost = Some(part),
+        }
+    }
+}
+
+/// A limit that an agent does not meet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Violation {
+    /// Limit, what is believed, what is allowed.
+    pub reason: String,
+    /// How far it is from met, `0..1`; of several, their sum.
+    pub excess: f64,
+}
+
+/// An agent that was left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Excluded {
+    /// Its name.
+    pub agent: Arc<str>,
+    /// The limits that it does not meet.
+    pub reason: String,
+}
+
+/// A part of the score beside success.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    measure: Measure,
+    /// Of the score.
+    share: f64,
+    scale: f64,
+}
+
+impl Side {
+    fn part(&self, amount: f64) -> f64 {
+        match self.measure {
+            Measure::Quality => amount,
+            Measure::Latency | Measure::Cost if amount > 0.0 => self.scale / (self.scale + amount),
+            Measure::Latency | Measure::Cost => 1.0,
+        }
+    }
+}
+
+/// The agents that compete for a task, and by what.
+#[derive(Debug, Clone)]
+pub struct Contest {
+    /// Those who compete, in the order of their names.
+    pub standings: Vec<Standing>,
+    /// Those who don't because of a limit. Empty when nobody meets them all: then all compete.
+    pub excluded: Vec<Excluded>,
+    /// When nobody meets all limits: what each does not meet.
+    pub violations: Vec<Violation>,
+    /// What latency and cost were measured by, where they have weight and are known.
+    pub scales: Scales,
+    /// Parts of the score beside success; none when success is all.
+    sides: Vec<Side>,
+    success_share: f64,
+    /// By standing and side.
+    values: Vec<Vec<Value>>,
+    /// What comes before the score, less first; empty when nothing does.
+    precedence: Vec<[f64; 2]>,
+}
+
+impl AgentPerformanceModel {
+    /// The agents that the question and the limits allow.
+    pub fn contest(&self, question: &Question<'_>, terms: &Terms) -> Contest {
+        let Terms { weights, scales, limits, cheapest_first } = terms;
+        let standings = self.standings(question);
+        let predictions = Measure::ALL.map(|measure| {
+            let is_needed = weights.of(measure) > 0.0
+                || limits.on(measure).is_some()
+                || (*cheapest_first && measure == Measure::Cost);
+            if is_needed { self.predictions(question, measure) } else { Vec::new() }
+        });
+
+        let violations: Vec<Option<Violation>> = standings
+            .iter()
+            .enumerate()
+            .map(|(place, standing)| {
+                let of = |measure: Measure| predictions[measure as usize].get(place);
+                limits.violation(standing, of)
+            })
+            .collect();
+        let nobody = !violations.is_empty() && violations.iter().all(Option::is_some);
+        let competes: Vec<bool> =
+            violations.iter().map(|violation| nobody || violation.is_none()).collect();
+
+        let usual = |measure| self.tenant(question.tenant)?.values.usual(measure);
+        let mut sides: Vec<Side> = Measure::ALL
+            .into_iter()
+            .filter(|measure| weights.of(*measure) > 0.0)
+            .filter(|measure| predictions[*measure as usize].iter().all(|p| p.value.is_some()))
+            .filter_map(|measure| {
+                let scale = scales.of(measure).or_else(|| usual(measure))?;
+                Some(Side { measure, share: weights.of(measure), scale })
+            })
+            .collect();
+        let total = weights.success + sides.iter().map(|side| side.share).sum::<f64>();
+        for side in &mut sides {
+            side.share /= total;
+        }
+        // With nothing known of what has weight, success is all there is to choose by.
+        let success_share = if sides.is_empty() { 1.0 } else { weights.success / total };
+        let used = |wanted: Measure| {
+            sides.iter().find(|side| side.measure == wanted).map(|side| side.scale)
+        };
+        let scales = Scales { latency_ms: used(Measure::Latency), cost: used(Measure::Cost) };
+
+        let side_values = |place: usize| {
+            let value = |side: &Side| predictions[side.measure as usize].get(place)?.value;
+            sides.iter().filter_map(value).collect::<Vec<Value>>()
+        };
+        let expected_cost = |place: usize| {
+            let predicted = predictions[Measure::Cost as usize].get(place)?;
+            predicted.value.map(|value| value.mean())
+        };
+        let mut contest = Contest {
+            standings: Vec::new(),
+            excluded: Vec::new(),
+            violations: Vec::new(),
+            scales,
+            values: Vec::new(),
+            precedence: Vec::new(),
+            success_share,
+            sides: Vec::new(),
+        };
+        for (place, (standing, violation)) in standings.into_iter().zip(violations).enumerate() {
+            if !competes[place] {
+                let reason = violation.map(|violation| violation.reason).unwrap_or_default();
+                contest.excluded.push(Excluded { agent: standing.agent, reason });
+                continue;
+            }
+            if nobody || *cheapest_first {
+                let excess = violation.as_ref().map_or(0.0, |violation| violation.excess);
+                let cost = if *cheapest_first { expected_cost(place) } else { None };
+                contest.precedence.push([excess, cost.unwrap_or(0.0)]);
+            }
+            contest.violations.extend(violation);
+            contest.values.push(side_values(place));
+            contest.standings.push(standing);
+        }
+        contest.sides = sides;
+        contest
+    }
+}
+
+impl Limits {
+    /// The limits that an agent does not meet, if any.
+    fn violation<'p>(
+        &self,
+        standing: &Standing,
+        predicted: impl Fn(Measure) -> Option<&'p Predicted>,
+    ) -> Option<Violation> {
+        let mut reasons = Vec::new();
+        let mut excess = 0.0;
+        let mut compare = |is_met: bool, shown: f64, limit: f64, reason: String| {
+            if !is_met {
+                reasons.push(reason);
+                excess += ((shown - limit) / (shown + limit).max(f64::MIN_POSITIVE)).abs();
+            }
+        };
+        let with = |p: f64| format!("with a probability of {:.0} %", 100.0 * p);
+
+        let p = self.judged(standing.samples, standing.evidence);
+        if let Some((limit, p)) = self.min_success.zip(p) {
+            let shown = standing.success_quantile(1.0 - p);
+            let with = with(p);
+            let says = format!("min_success: {with} the chance of success is at least {shown:.4}");
+            compare(shown >= limit, shown, limit, format!("{says}, asked for is {limit}"));
+        }
+        for measure in Measure::ALL {
+            let Some((limit, predicted)) = self.on(measure).zip(predicted(measure)) else {
+                continue;
+            };
+            let p = self.judged(predicted.samples, predicted.evidence);
+            let Some((p, value)) = p.zip(predicted.value) else { continue };
+            let with = with(p);
+            if measure == Measure::Quality {
+                let shown = value.drawn(normal::quantile(1.0 - p));
+                let says = format!("min_quality: {with} the mean quality is at least {shown:.4}");
+                compare(shown >= limit, shown, limit, format!("{says}, asked for is {limit}"));
+            } else {
+                let shown = value.quantile(p);
+                let says = if measure == Measure::Latency {
+                    format!("max_latency_ms: {with} an execution takes at most {shown:.1} ms")
+                } else {
+                    format!("max_cost: {with} an execution costs at most {shown:.4}")
+                };
+                compare(shown <= limit, shown, limit, format!("{says}, allowed is {limit}"));
+            }
+        }
+        (!reasons.is_empty()).then(|| Violation { reason: reasons.join("; "), excess })
+    }
+
+    /// The probability with which an agent has to meet a limit; `None` for one of which too little is
+    /// known.
+    fn judged(&self, samples: u64, evidence: u64) -> Option<f64> {
+        if evidence >= EVIDENCE_MIN {
+            Some(self.confidence)
+        } else if samples >= EVIDENCE_MIN {
+            Some(self.confidence.min(1.0 - self.confidence))
+        } else {
+            None
+        }
+    }
+}
+
+impl Contest {
+    /// Whether agents are drawn: the strategy explores.
+    fn draws(&self) -> bool {
+        self.standings.iter().any(|standing| !matches!(standing.belief, Belief::Point(_)))
+    }
+
+    /// Whether somebody meets all limits.
+    pub fn is_feasible(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    /// All who compete, best first: by one draw of each part when `explore`, else by expected parts. A
+    /// strategy that does not explore has no draws.
+    pub fn rank(&self, explore: bool, rng: &mut impl Rng) -> Vec<Recommendation> {
+        let mut ranked = if self.sides.is_empty() {
+            rank(&self.standings, explore, rng)
+        } else {
+            self.rank_by_parts(explore && self.draws(), rng)
+        };
+        if !self.precedence.is_empty() {
+            ranked
+                .sort_by(|a, b| before(&self.precedence[a.standing], &self.precedence[b.standing]));
+        }
+        ranked
+    }
+
+    fn rank_by_parts(&self, explore: bool, rng: &mut impl Rng) -> Vec<Recommendation> {
+        let luck = if explore { Luck::draw(rng) } else { Luck::default() };
+        let mut ranked: Vec<(u64, Recommendation)> = self
+            .standings
+            .iter()
+            .enumerate()
+            .map(|(index, standing)| {
+                let success = match &standing.belief {
+                    Belief::Posterior(posterior) if explore => posterior.draw(rng),
+                    Belief::Mixture(mixture) if explore => mixture.score(mixture.draw(luck, rng)),
+                    _ => standing.expected_success(),
+                };
+                let parts = self.parts(index, success, |value| {
+                    if explore { value.drawn(StandardNormal.sample(rng)) } else { value.mean() }
+                });
+                let agent = standing.agent.clone();
+                let score = self.score(&parts);
+                // Without a draw equal ones stay in the order of their names.
+                let tie = if explore { rng.next_u64() } else { 0 };
+                (tie, Recommendation { agent, score, standing: index, parts })
+            })
+            .collect();
+        ranked.sort_by(|a, b| b.1.score.total_cmp(&a.1.score).then(a.0.cmp(&b.0)));
+        ranked.into_iter().map(|(_, recommendation)| recommendation).collect()
+    }
+
+    fn parts(&self, index: usize, success: f64, mut amount: impl FnMut(&Value) -> f64) -> Parts {
+        let mut parts = Parts::success(success);
+        for (side, value) in self.sides.iter().zip(&self.values[index]) {
+            parts.set(side.measure, side.part(amount(value)));
+        }
+        parts
+    }
+
+    fn score(&self, parts: &Parts) -> f64 {
+        let side = |side: &Side| {
+            let part = match side.measure {
+                Measure::Quality => parts.quality,
+                Measure::Latency => parts.latency,
+                Measure::Cost => parts.cost,
+            };
+            side.share * part.unwrap_or(0.0)
+        };
+        let score = self.success_share * parts.success + self.sides.iter().map(side).sum::<f64>();
+        // Shares sum to 1 up to rounding.
+        score.clamp(0.0, 1.0)
+    }
+
+    /// Those whom nothing but the score puts after another.
+    fn leaders(&self) -> Vec<usize> {
+        let least = self.precedence.iter().min_by(|a, b| before(a, b));
+        let leads = |index: &usize| {
+            least.is_none_or(|least| before(&self.precedence[*index], least).is_eq())
+        };
+        (0..self.standings.len()).filter(leads).collect()
+    }
+
+    /// Who is ranked first without a draw.
+    pub fn best_expected(&self) -> Option<usize> {
+        let leaders = self.leaders();
+        if self.sides.is_empty() {
+            let standings: Vec<Standing> =
+                leaders.iter().map(|index| self.standings[*index].clone()).collect();
+            return best_expected(&standings).map(|place| leaders[place]);
+        }
+        let expected = |index: usize| {
+            let success = self.standings[index].expected_success();
+            self.score(&self.parts(index, success, Value::mean))
+        };
+        let better = |best: usize, other: usize| {
+            if expected(other) > expected(best) { other } else { best }
+        };
+        leaders.into_iter().reduce(better)
+    }
+
+    /// The probability of each who competes to be ranked first, with a draw if the strategy explores;
+    /// sums to 1. With more than success in the score it is a sum over points of each
+    /// agent's distribution, within 0.01.
+    pub fn propensities(&self) -> Vec<f64> {
+        let mut all = vec![0.0; self.standings.len()];
+        let leaders = self.leaders();
+        if !self.draws() {
+            if let Some(best) = self.best_expected() {
+                all[best] = 1.0;
+            }
+            return all;
+        }
+        let of_leaders = if self.sides.is_empty() {
+            let standings: Vec<Standing> =
+                leaders.iter().map(|index| self.standings[*index].clone()).collect();
+            propensities(&standings)
+        } else {
+            self.sampled(&leaders)
+        };
+        for (index, propensity) in leaders.into_iter().zip(of_leaders) {
+            all[index] = propensity;
+        }
+        all
+    }
+
+    /// The probability of each of these to have the highest score: given the draw that all share,
+    /// scores are independent, so it is the mean over an agent's points of the product of the others'
+    /// distribution functions, each known by its own points.
+    fn sampled(&self, among: &[usize]) -> Vec<f64> {
+        let reach: Vec<[f64; 2]> = among.iter().map(|index| self.reach(*index)).collect();
+        let lowest = reach.iter().map(|[low, _]| *low).fold(f64::NEG_INFINITY, f64::max);
+        // The others are beaten by somebody for certain.
+        let open: Vec<usize> =
+            (0..among.len()).filter(|place| reach[*place][1] >= lowest).collect();
+        let agents: Vec<Drawn<'_>> = open.iter().map(|place| self.drawn(among[*place])).collect();
+        let points = (ALL_POINTS / open.len().max(1)).clamp(POINTS_MIN, POINTS_MAX);
+        let has_luck = agents.iter().any(|agent| matches!(agent.success, Success::Scores(_)));
+        let shared: &[(f64, f64)] = if has_luck { &SHARED_DRAWS } else { &[(0.0, 1.0)] };
+
+        let mut first = vec![0.0; open.len()];
+        let mut scores = Vec::new();
+        // No two have points in common: errors of theirs even out.
+        let mut next = 0;
+        for &(luck, weight) in shared {
+            let points = share_of(points, weight);
+            scores.clear();
+            for (agent, drawn) in agents.iter().enumerate() {
+                scores.extend((next..next + points).map(|point| (drawn.score(point, luck), agent)));
+                next += points;
+            }
+            add_first(&mut scores, points, weight, &mut first);
+        }
+        let total: f64 = first.iter().sum();
+        let mut all = vec![0.0; among.len()];
+        for (place, first) in open.into_iter().zip(first) {
+            all[place] = first / total;
+        }
+        all
+    }
+
+    /// Scores beyond which a draw is not to be expected.
+    fn reach(&self, index: usize) -> [f64; 2] {
+        let success = match &self.standings[index].belief {
+            Belief::Mixture(mixture) => {
+                let scores = mixture.scores();
+                [scores.at(0.0, 0.0), scores.at(FAR, FAR)]
+            }
+            Belief::Posterior(posterior) => {
+                [normal::below(-FAR), normal::below(FAR)].map(|p| posterior.quantile(p))
+            }
+            Belief::Point(mean) => [*mean; 2],
+        };
+        let mut reach = success.map(|success| self.success_share * success);
+        for (side, value) in self.sides.iter().zip(&self.values[index]) {
+            let ends = [-FAR, FAR].map(|z| side.share * side.part(value.drawn(z)));
+            reach[0] += ends[0].min(ends[1]);
+            reach[1] += ends[0].max(ends[1]);
+        }
+        reach
+    }
+
+    fn drawn(&self, index: usize) -> Drawn<'_> {
+        let success = match &self.standings[index].belief {
+            _ if self.success_share == 0.0 => Success::Drawn(vec![0.0]),
+            Belief::Mixture(mixture) => Success::Scores(mixture.scores()),
+            Belief::Posterior(posterior) => Success::Drawn(
+                strata(QUANTILES_OF_SUCCESS).map(|p| posterior.quantile(p)).collect(),
+            ),
+            Belief::Point(mean) => Success::Drawn(vec![*mean]),
+        };
+        let sides = self.sides.iter().zip(&self.values[index]).collect();
+        Drawn { success_share: self.success_share, success, sides }
+    }
+}
+
+/// How many of the points fall to a part of this weight.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "points are few"
+)]
+fn share_of(points: usize, weight: f64) -> usize {
+    ((points as f64 * weight) as usize).max(4)
+}
+
+fn before(a: &[f64; 2], b: &[f64; 2]) -> std::cmp::Ordering {
+    a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1]))
+}
+
+/// Where an agent's score is drawn from.
+struct Drawn<'a> {
+    success_share: f64,
+    success: Success,
+    sides: Vec<(&'a Side, &'a Value)>,
+}
+
+enum Success {
+    Scores(Scores),
+    /// Quantiles at equal distances.
+    Drawn(Vec<f64>),
+}
+
+impl Drawn<'_> {
+    /// The score at a point of the unit cube, and the luck that all share.
+    fn score(&self, point: usize, luck: f64) -> f64 {
+        let success = match &self.success {
+            Success::Scores(scores) => scores.at(gaussian(point, 0).max(0.0), luck),
+            Success::Drawn(quantiles) => stratum(place(point, 0), quantiles),
+        };
+        let sides = self.sides.iter().enumerate().map(|(dimension, (side, value))| {
+            side.share * side.part(value.drawn(gaussian(point, dimension + 1)))
+        });
+        self.success_share * success + sides.sum::<f64>()
+    }
+}
+
+/// Adds `weight` times the probability of each agent to be first, from `points` scores of each.
+fn add_first(scores: &mut [(f64, usize)], points: usize, weight: f64, first: &mut [f64]) {
+    scores.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    #[expect(clippy::cast_precision_loss, reason = "points are few")]
+    let ln: Vec<f64> = (0..=points).map(|below| (below as f64 / points as f64).ln()).collect();
+    let mut below = vec![0_usize; first.len()];
+    let mut without_any = first.len();
+    // Of those with any.
+    let mut ln_all_below = 0.0;
+    #[expect(clippy::cast_precision_loss, reason = "points are few")]
+    let each = weight / points as f64;
+    for &(_, agent) in scores.iter() {
+        let own = below[agent];
+        let (others_without, ln_own) =
+            if own == 0 { (without_any - 1, 0.0) } else { (without_any, ln[own]) };
+        if others_without == 0 {
+            first[agent] += each * (ln_all_below - ln_own).exp();
+        }
+        without_any -= usize::from(own == 0);
+        ln_all_below += ln[own + 1] - ln_own;
+        below[agent] += 1;
+    }
+}
+
+/// A coordinate in (0, 1) of a point of the additive recurrence by powers of the root of `x^5 = x + 1`: a
+/// sequence of low discrepancy in four dimensions (Niederreiter, Random Number Generation and Quasi-Monte
+/// Carlo Methods, 1992, section 3.1).
+fn place(point: usize, dimension: usize) -> f64 {
+    const STEPS: [f64; 4] = [
+        0.856_674_883_854_502_9,
+        0.733_891_856_627_126_8,
+        0.628_706_721_032_458_4,
+        0.538_597_257_223_612_9,
+    ];
+    #[expect(clippy::cast_precision_loss, reason = "points are few")]
+    let place = (0.5 + point as f64 * STEPS[dimension]).fract();
+    place.clamp(f64::EPSILON, 1.0 - f64::EPSILON)
+}
+
+/// The same, of a standard Gaussian.
+fn gaussian(point: usize, dimension: usize) -> f64 {
+    static QUANTILES: LazyLock<Vec<f64>> =
+        LazyLock::new(|| strata(GAUSSIAN_QUANTILES).map(normal::quantile).collect());
+    stratum(place(point, dimension), &QUANTILES)
+}
+
+/// The middles of so many parts of (0, 1).
+#[expect(clippy::cast_precision_loss, reason = "strata are few")]
+fn strata(count: usize) -> impl Iterator<Item = f64> {
+    (0..count).map(move |step| (step as f64 + 0.5) / count as f64)
+}
+
+/// That of these which stands for a place in (0, 1).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "it is a place among few"
+)]
+fn stratum(place: f64, quantiles: &[f64]) -> f64 {
+    quantiles[((place * quantiles.len() as f64) as usize).min(quantiles.len() - 1)]
+}
