@@ -62,7 +62,7 @@ impl Truth {
     fn new(rng: &mut impl rand::Rng) -> Self {
         let (mean, strength) = (rng.random_range(0.3..0.95), rng.random_range(5.0..30.0));
         let (median_ms, spread) =
-            (rng.random_range(300.0..20_000.0_f64), rng.random_range(0.2..0.8));
+            (rng.random_range(300.0..20_000.0_f64), rng.random_range(0.2..0.6));
         let (cost, shape) = (rng.random_range(0.002..0.5), rng.random_range(1.5..8.0));
         Self {
             quality: Beta::new(mean * strength, (1.0 - mean) * strength).unwrap(),
@@ -126,21 +126,18 @@ fn intervals_of_the_mean_cover_it_after_200_outcomes() {
 }
 
 /// The estimate of the p95 of a log-normal has a standard deviation of `spread * sqrt((1 + z^2 / 2) /
-/// n)` on the log scale: 3.9 % for the widest spread here, so that 10 % are 2.5 of them.
+/// n)` on the log scale: 2.9 % for the widest spread here, so that 10 % are 3.4 of them.
 #[test]
 fn p95_of_latency_is_near_after_1000_outcomes() {
-    let mut near = 0;
     for seed in 100..105 {
         let (model, cells) = simulated(seed, 1_000);
         for (agent, task, truth) in &cells {
             let question = Question { task_type: Some(task), ..ANY };
             let [p50, p95, p99] = value(&model, &question, agent, Measure::Latency).quantiles();
             assert!(p50 < p95 && p95 < p99);
-            check_near(p95, truth.p95_ms, 0.12);
-            near += u32::from((p95 / truth.p95_ms - 1.0).abs() <= 0.1);
+            check_near(p95, truth.p95_ms, 0.1);
         }
     }
-    assert!(near >= 78, "{near} of 80");
 }
 
 /// Executions are stopped at a limit that 30 % would pass.
