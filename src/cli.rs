@@ -144,6 +144,18 @@ fn replay_command() -> clap::Command {
                 .value_parser(strategies),
         )
         .arg(
+            text("objective", "OBJECTIVE,OBJECTIVE", "By what each strategy chooses")
+                .default_value("success")
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .value_parser(crate::model::Preset::ALL.map(crate::model::Preset::as_str)),
+        )
+        .arg(
+            text("costs", "FILE", "A CSV table of what an execution costs: agent, cost")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
             text("permutations", "N", "Play each file in N random orders; 0: as it is")
                 .default_value("0")
                 .value_parser(value_parser!(u64).range(0..=1_000_000)),
@@ -287,7 +299,17 @@ fn replayed(matches: &ArgMatches) -> replay::Plan {
     let named = |name: &String| {
         crate::model::Strategy::ALL.into_iter().find(|strategy| strategy.as_str() == name)
     };
+    let preset = |name: &String| {
+        crate::model::Preset::ALL.into_iter().find(|preset| preset.as_str() == name)
+    };
     replay::Plan {
+        objectives: matches
+            .get_many("objective")
+            .into_iter()
+            .flatten()
+            .filter_map(preset)
+            .collect(),
+        costs: matches.get_one("costs").cloned(),
         files: matches.get_many("files").into_iter().flatten().cloned().collect(),
         strategies: matches.get_many("strategy").into_iter().flatten().filter_map(named).collect(),
         permutations: matches.get_one("permutations").copied().unwrap_or(0),

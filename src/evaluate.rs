@@ -3,6 +3,7 @@
 //!
 //! Pure but for the reading of the stream: no clock, no thread; the seed is passed in.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
 use rand::SeedableRng;
@@ -11,7 +12,7 @@ use rand::seq::SliceRandom;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::model::{AgentPerformanceModel, Question, Settings, rank};
+use crate::model::{AgentPerformanceModel, Question, Settings, Terms};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, context_of};
 
 mod foresight;
@@ -67,6 +68,8 @@ pub struct Played {
     pub regret: f64,
     /// Mean value over the last quarter.
     pub last_quarter: f64,
+    /// Mean cost over all rounds; `None` where one is not known.
+    pub cost: Option<f64>,
     /// Mean squared error of the expected success of all agents in the second half.
     pub brier: f64,
     /// Their mean logarithmic loss.
@@ -263,6 +266,16 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Gives each agent's executions a cost, where they have none.
+    pub fn set_costs(&mut self, costs: &BTreeMap<String, f64>) {
+        for (place, agent) in self.agents.iter().enumerate() {
+            for round in &mut self.rounds {
+                let outcome = &mut round.known[place].outcome;
+                outcome.cost = outcome.cost.or_else(|| costs.get(agent).copied());
+            }
+        }
+    }
+
     /// Puts the rounds into a random order, which becomes the stream's seed.
     pub fn shuffle(&mut self, seed: u64) {
         self.rounds.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
@@ -279,9 +292,16 @@ impl Stream {
     }
 
     /// Plays the stream: every agent is a candidate in every round, the best of one draw each is
-    /// chosen, and its outcomes are learned `batch` at a time. `each_round` is called for every round.
+    /// chosen by these terms, and its outcomes are learned `batch` at a time. `each_round` is called for
+    /// every round.
     #[expect(clippy::cast_precision_loss, reason = "streams are far shorter than 2^53")]
-    pub fn play(&self, settings: Settings, seed: u64, mut each_round: impl FnMut()) -> Played {
+    pub fn play(
+        &self,
+        settings: Settings,
+        terms: &Terms,
+        seed: u64,
+        mut each_round: impl FnMut(),
+    ) -> Played {
         let mut model = AgentPerformanceModel::new(settings);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let rounds = self.rounds.len();
@@ -289,6 +309,7 @@ impl Stream {
         let (mut reward, mut regret, mut last_quarter) = (0.0, 0.0, 0.0);
         let (mut brier, mut log_loss, mut brier_of_counts, mut predictions) = (0.0, 0.0, 0.0, 0.0);
         let mut calibration = Calibration::default();
+        let mut cost = Some(0.0);
         let mut batch = Vec::with_capacity(self.batch.min(rounds));
         for (number, round) in self.rounds.iter().enumerate() {
             let question = Question {
@@ -298,9 +319,11 @@ impl Stream {
                 candidates: Some(&self.agents),
                 exclude: &[],
             };
-            // In the order of the agents' names, as the agents are.
-            let standings = model.standings(&question);
-            let chosen = rank(&standings, true, &mut rng)[0].standing;
+            let contest = model.contest(&question, terms);
+            let first = &contest.rank(true, &mut rng)[0];
+            // Limits may leave some out; else it is in the order of the agents' names, as they are.
+            let place = |agent: &str| self.agents.partition_point(|name| name.as_str() < agent);
+            let chosen = place(&first.agent);
             let best = round.known.iter().map(|known| known.value).fold(f64::MIN, f64::max);
             let value = round.known[chosen].value;
             reward += value;
@@ -308,8 +331,10 @@ impl Stream {
             if number >= last {
                 last_quarter += value;
             }
+            cost = cost.zip(round.known[chosen].outcome.cost).map(|(sum, cost)| sum + cost);
             if number >= half {
-                for (standing, known) in standings.iter().zip(&round.known) {
+                for standing in &contest.standings {
+                    let known = &round.known[place(&standing.agent)];
                     let Some(reward_seen) = known.outcome.reward() else { continue };
                     let expected = standing.expected_success();
                     let counts = counts_say(&model, &question, &standing.agent);
@@ -335,6 +360,7 @@ impl Stream {
             best_single: agents.into_iter().fold(f64::MIN, f64::max),
             reward: mean(reward, rounds as f64),
             regret,
+            cost: cost.map(|sum| mean(sum, rounds as f64)),
             last_quarter: mean(last_quarter, (rounds - last) as f64),
             brier: mean(brier, predictions),
             log_loss: mean(log_loss, predictions),
@@ -447,10 +473,10 @@ mod tests {
         for strategy in Strategy::ALL {
             let settings = Settings { strategy, ..Settings::default() };
             let mut shown = 0;
-            let played = stream.play(settings, 1, || shown += 1);
+            let played = stream.play(settings, &Terms::default(), 1, || shown += 1);
             assert_eq!(shown, 2);
             assert!((2.0 * played.reward + played.regret - 1.5).abs() < 1e-12);
-            let again = stream.play(settings, 1, || ());
+            let again = stream.play(settings, &Terms::default(), 1, || ());
             assert_eq!(played.brier.to_bits(), again.brier.to_bits());
         }
         for (wrong, line) in [("", "empty"), ("{}", "line 1"), (&text[..text.len() - 9], "line 3")]

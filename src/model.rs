@@ -50,7 +50,7 @@ use sums::Room;
 use values::{Own, Values};
 
 pub use contest::{
-    Contest, EVIDENCE_MIN, Excluded, Limits, Parts, Scales, Terms, Violation, Weights,
+    Contest, EVIDENCE_MIN, Excluded, Limits, Parts, Preset, Scales, Terms, Violation, Weights,
 };
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};

@@ -1,6 +1,7 @@
 //! `replay`: what would the service have chosen? Plays full-information streams through the model
 //! in this process, several at a time, and says what came of it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
 use crate::evaluate::{Calibration, Played, Stream};
-use crate::model::{Settings, Strategy};
+use crate::model::{Preset, Settings, Strategy, Terms};
 
 /// Rounds between two steps of the progress bar.
 const ROUNDS_PER_STEP: u64 = 1_000;
@@ -23,6 +24,10 @@ pub struct Plan {
     pub files: Vec<PathBuf>,
     /// Each plays everything.
     pub strategies: Vec<Strategy>,
+    /// Each of them is played for each of these.
+    pub objectives: Vec<Preset>,
+    /// A CSV table of what an execution of each agent costs: `agent`, `cost`.
+    pub costs: Option<PathBuf>,
     /// Play each file in this many random orders; 0: as it is.
     pub permutations: u64,
     /// Of the draws. A stream adds its own, so that no two have the same.
@@ -35,8 +40,24 @@ pub struct Plan {
 struct Run {
     stream: String,
     seed: u64,
-    strategy: Strategy,
+    policy: Policy,
     played: Played,
+}
+
+/// By what agents are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Policy {
+    strategy: Strategy,
+    objective: Preset,
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.objective {
+            Preset::Success => f.pad(self.strategy.as_str()),
+            objective => f.pad(&format!("{} {}", self.strategy.as_str(), objective.as_str())),
+        }
+    }
 }
 
 /// Plays the plan, prints a line per stream and strategy to `out`.
@@ -44,6 +65,7 @@ struct Run {
 /// # Errors
 /// When a file can't be read or written, or nobody reads.
 pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
+    let costs = plan.costs.as_deref().map(read_costs).transpose()?.unwrap_or_default();
     let orders = plan.permutations.max(1);
     let jobs: Vec<(&Path, u64)> = plan
         .files
@@ -57,7 +79,7 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some((file, order)) = jobs.get(index) else { break };
-            let runs = play_one(plan, file, *order, &bar);
+            let runs = play_one(plan, &costs, file, *order, &bar);
             let failed = runs.is_err();
             done.lock().unwrap_or_else(PoisonError::into_inner).push((index, runs));
             if failed {
@@ -86,7 +108,29 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
     print(&runs, out).map_err(|error| Error::Fatal(format!("can't print: {error}")))
 }
 
-fn play_one(plan: &Plan, file: &Path, order: u64, bar: &ProgressBar) -> Result<Vec<Run>> {
+fn read_costs(path: &Path) -> Result<BTreeMap<String, f64>> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::Fatal(format!("can't read the costs in {}: {error}", path.display()))
+    };
+    let mut reader = csv::Reader::from_path(path).map_err(|error| failed(&error))?;
+    let mut costs = BTreeMap::new();
+    for row in reader.deserialize::<(String, f64)>() {
+        let (agent, cost) = row.map_err(|error| failed(&error))?;
+        if !(cost.is_finite() && cost >= 0.0) {
+            return Err(failed(&format!("{agent:?} costs {cost}, allowed is a number from 0 on")));
+        }
+        costs.insert(agent, cost);
+    }
+    Ok(costs)
+}
+
+fn play_one(
+    plan: &Plan,
+    costs: &BTreeMap<String, f64>,
+    file: &Path,
+    order: u64,
+    bar: &ProgressBar,
+) -> Result<Vec<Run>> {
     let in_file = |error: &dyn std::fmt::Display| {
         Error::Fatal(format!("can't replay {}: {error}", file.display()))
     };
@@ -99,19 +143,25 @@ fn play_one(plan: &Plan, file: &Path, order: u64, bar: &ProgressBar) -> Result<V
         Stream::from_ndjson(input)
     };
     let mut stream = stream.map_err(|error| in_file(&error))?;
+    stream.set_costs(costs);
     if plan.permutations > 0 {
         stream.shuffle(order);
     }
-    let runs = plan.strategies.iter().map(|&strategy| {
+    let policies = plan.strategies.iter().flat_map(|&strategy| {
+        plan.objectives.iter().map(move |&objective| Policy { strategy, objective })
+    });
+    let runs = policies.map(|policy| {
+        let Policy { strategy, objective } = policy;
+        let terms = Terms { weights: objective.weights(), ..Terms::default() };
         let settings = Settings { strategy, ..Settings::default() };
         let mut rounds = 0;
-        let played = stream.play(settings, plan.seed.wrapping_add(stream.seed), || {
+        let played = stream.play(settings, &terms, plan.seed.wrapping_add(stream.seed), || {
             rounds += 1;
             if rounds % ROUNDS_PER_STEP == 0 {
                 bar.tick();
             }
         });
-        Run { stream: stream.name.clone(), seed: stream.seed, strategy, played }
+        Run { stream: stream.name.clone(), seed: stream.seed, policy, played }
     });
     Ok(runs.collect())
 }
@@ -132,13 +182,15 @@ fn write_rows(path: &Path, runs: &[Run]) -> Result<()> {
         Error::Fatal(format!("can't write {}: {error}", path.display()))
     };
     let mut writer = csv::Writer::from_path(path).map_err(|error| failed(&error))?;
-    let header = ["dataset", "policy", "seed", "reward", "last25", "regret", "brier", "log_loss"];
+    let header =
+        ["dataset", "policy", "seed", "reward", "last25", "regret", "brier", "log_loss", "cost"];
     writer.write_record(header).map_err(|error| failed(&error))?;
-    for Run { stream, seed, strategy, played } in runs {
+    for Run { stream, seed, policy, played } in runs {
         let numbers =
             [played.reward, played.last_quarter, played.regret, played.brier, played.log_loss];
-        let row = [stream.clone(), strategy.as_str().to_owned(), seed.to_string()];
-        let row = row.into_iter().chain(numbers.map(|number| number.to_string()));
+        let row = [stream.clone(), policy.to_string(), seed.to_string()];
+        let cost = played.cost.map(|cost| cost.to_string()).unwrap_or_default();
+        let row = row.into_iter().chain(numbers.map(|number| number.to_string())).chain([cost]);
         writer.write_record(row).map_err(|error| failed(&error))?;
     }
     writer.flush().map_err(|error| failed(&error))
@@ -156,18 +208,18 @@ fn mean(values: &[f64]) -> (f64, f64) {
 
 fn print(runs: &[Run], out: &mut impl Write) -> std::io::Result<()> {
     // In the order in which they came.
-    let mut groups: Vec<(&str, Strategy)> = Vec::new();
+    let mut groups: Vec<(&str, Policy)> = Vec::new();
     for run in runs {
-        if !groups.contains(&(&run.stream, run.strategy)) {
-            groups.push((&run.stream, run.strategy));
+        if !groups.contains(&(&run.stream, run.policy)) {
+            groups.push((&run.stream, run.policy));
         }
     }
     let width = groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(6);
     writeln!(
         out,
-        "{:width$}  {:14}  {:>4}  {:>15}  {:>6}  {:>6}  {:>9}  {:>12}  {:>6}  {:>8}  {:>11}",
+        "{:width$}  {:17}  {:>4}  {:>15}  {:>6}  {:>6}  {:>9}  {:>12}  {:>6}  {:>8}  {:>11}  {:>8}",
         "stream",
-        "strategy",
+        "policy",
         "runs",
         "reward",
         "random",
@@ -176,27 +228,29 @@ fn print(runs: &[Run], out: &mut impl Write) -> std::io::Result<()> {
         "last quarter",
         "Brier",
         "log loss",
-        "calibration"
+        "calibration",
+        "cost"
     )?;
-    for (name, strategy) in groups {
+    for (name, policy) in groups {
         let of_group: Vec<&Played> = runs
             .iter()
-            .filter(|run| run.stream == name && run.strategy == strategy)
+            .filter(|run| run.stream == name && run.policy == policy)
             .map(|run| &run.played)
             .collect();
         let of = |value: fn(&Played) -> f64| {
             mean(&of_group.iter().map(|played| value(played)).collect::<Vec<_>>())
         };
         let (reward, error) = of(|played| played.reward);
+        let costs: Option<Vec<f64>> = of_group.iter().map(|played| played.cost).collect();
+        let cost = costs.map(|costs| mean(&costs).0);
         let mut calibration = Calibration::default();
         for played in &of_group {
             calibration.merge(&played.calibration);
         }
         writeln!(
             out,
-            "{name:width$}  {:14}  {:>4}  {:>15}  {:>6.4}  {:>6.4}  {:>9.1}  {:>12.4}  {:>6.4}  \
-             {:>8.4}  {:>11.4}",
-            strategy.as_str(),
+            "{name:width$}  {policy:17}  {:>4}  {:>15}  {:>6.4}  {:>6.4}  {:>9.1}  {:>12.4}  {:>6.4}  \
+             {:>8.4}  {:>11.4}  {:>8}",
             of_group.len(),
             format!("{reward:.4} +- {error:.4}"),
             of(|played| played.random).0,
@@ -206,12 +260,13 @@ fn print(runs: &[Run], out: &mut impl Write) -> std::io::Result<()> {
             of(|played| played.brier).0,
             of(|played| played.log_loss).0,
             calibration.error(),
+            cost.map_or_else(|| "unknown".to_owned(), |cost| format!("{cost:.4}")),
         )?;
     }
     writeln!(
         out,
         "reward: mean per round; random: of a random choice; single: of the best single agent, known \
          afterwards;\nregret: sum of what the best agent of every round had more; Brier, log loss, \
-         calibration error: of the expected\nsuccess of all agents in the second half"
+         calibration error: of the expected\nsuccess of all agents in the second half; cost: mean per round"
     )
 }

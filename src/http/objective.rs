@@ -10,26 +10,12 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::fields::{Real, refused};
-use crate::model::{Limits, Scales, Weights};
+use crate::model::{Limits, Preset, Scales, Weights};
 
 /// Largest weight.
 const WEIGHT_MAX: u64 = 1_000_000;
 /// Largest latency in ms, and largest cost.
 const AMOUNT_MAX: u64 = 1_000_000_000_000;
-
-/// An objective with a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Preset {
-    /// Success alone: the default.
-    Success,
-    /// Success counts as much as quality, latency and cost together.
-    Balanced,
-    /// Latency counts three times as much as success.
-    Fast,
-    /// Cost counts three times as much as success.
-    Cheap,
-}
 
 /// What agents are ranked by: the name of a preset, or weights.
 #[derive(Debug, Clone, PartialEq, JsonSchema)]
@@ -113,13 +99,7 @@ impl ObjectiveField {
     pub(super) fn check(self) -> Result<Objective> {
         let Weighted { weights, scales } = match self {
             Self::Preset(preset) => {
-                let weights = match preset {
-                    Preset::Success => Weights::SUCCESS,
-                    Preset::Balanced => Weights::BALANCED,
-                    Preset::Fast => Weights::FAST,
-                    Preset::Cheap => Weights::CHEAP,
-                };
-                return Ok(Objective { weights, scales: Scales::default() });
+                return Ok(Objective { weights: preset.weights(), scales: Scales::default() });
             }
             Self::Weighted(weighted) => weighted,
         };

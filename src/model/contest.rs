@@ -26,7 +26,7 @@ use std::sync::{Arc, LazyLock};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::mixture::{Luck, SHARED_DRAWS, Scores};
 use super::normal;
@@ -59,21 +59,53 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Success alone: the default.
-    pub const SUCCESS: Self = Self { success: 1.0, quality: 0.0, latency: 0.0, cost: 0.0 };
-    /// Success counts as much as the rest together.
-    pub const BALANCED: Self = Self { success: 3.0, quality: 1.0, latency: 1.0, cost: 1.0 };
-    /// Latency before success.
-    pub const FAST: Self = Self { success: 1.0, quality: 0.0, latency: 3.0, cost: 0.0 };
-    /// Cost before success.
-    pub const CHEAP: Self = Self { success: 1.0, quality: 0.0, latency: 0.0, cost: 3.0 };
-
     fn of(&self, measure: Measure) -> f64 {
         match measure {
             Measure::Quality => self.quality,
             Measure::Latency => self.latency,
             Measure::Cost => self.cost,
         }
+    }
+}
+
+/// Weights with a name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Success alone: the default.
+    #[default]
+    Success,
+    /// Success counts as much as quality, latency and cost together.
+    Balanced,
+    /// Latency counts three times as much as success.
+    Fast,
+    /// Cost counts three times as much as success.
+    Cheap,
+}
+
+impl Preset {
+    /// Every preset.
+    pub const ALL: [Self; 4] = [Self::Success, Self::Balanced, Self::Fast, Self::Cheap];
+
+    /// Its name in requests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Balanced => "balanced",
+            Self::Fast => "fast",
+            Self::Cheap => "cheap",
+        }
+    }
+
+    /// What it stands for.
+    pub fn weights(self) -> Weights {
+        let [success, quality, latency, cost] = match self {
+            Self::Success => [1.0, 0.0, 0.0, 0.0],
+            Self::Balanced => [3.0, 1.0, 1.0, 1.0],
+            Self::Fast => [1.0, 0.0, 3.0, 0.0],
+            Self::Cheap => [1.0, 0.0, 0.0, 3.0],
+        };
+        Weights { success, quality, latency, cost }
     }
 }
 
@@ -158,7 +190,7 @@ pub struct Terms {
 impl Default for Terms {
     fn default() -> Self {
         Self {
-            weights: Weights::SUCCESS,
+            weights: Preset::Success.weights(),
             scales: Scales::default(),
             limits: Limits::default(),
             cheapest_first: false,

@@ -123,7 +123,7 @@ fn a_fast_but_bad_agent_is_chosen_only_when_speed_is_asked_for_and_it_is_admissi
     };
     assert_eq!(first_of(&Terms::default()).0, Some(0.0));
 
-    let fast = Terms { weights: Weights::FAST, ..Terms::default() };
+    let fast = Terms { weights: Preset::Fast.weights(), ..Terms::default() };
     assert_eq!(first_of(&fast).0, Some(1.0));
     // It succeeds in a fifth of its tasks: what can be said of 60 with 80 % is around that.
     for (min_success, is_admissible) in [(0.0, true), (0.1, true), (0.3, false), (0.8, false)] {
@@ -143,12 +143,16 @@ fn a_fast_but_bad_agent_is_chosen_only_when_speed_is_asked_for_and_it_is_admissi
 #[test]
 fn presets_choose_what_they_say() {
     let model = model();
-    let best =
-        |weights| ranked(&model.contest(&question(None), &Terms { weights, ..Terms::default() }));
-    assert_eq!(best(Weights::SUCCESS)[0], "good");
-    assert_eq!(best(Weights::FAST)[0], "hasty");
-    assert_eq!(best(Weights::CHEAP)[0], "cheap");
-    assert_eq!(best(Weights::BALANCED)[0], "good");
+    let best = |preset: Preset| {
+        ranked(
+            &model
+                .contest(&question(None), &Terms { weights: preset.weights(), ..Terms::default() }),
+        )
+    };
+    assert_eq!(best(Preset::Success)[0], "good");
+    assert_eq!(best(Preset::Fast)[0], "hasty");
+    assert_eq!(best(Preset::Cheap)[0], "cheap");
+    assert_eq!(best(Preset::Balanced)[0], "good");
 }
 
 #[test]
@@ -187,7 +191,7 @@ fn what_nobody_has_shown_has_no_say() {
         model.update(&Outcome::new("a", Status::Success).on_task(TASK));
         model.update(&Outcome::new("b", Status::Failure).on_task(TASK));
     }
-    let terms = Terms { weights: Weights::CHEAP, ..Terms::default() };
+    let terms = Terms { weights: Preset::Cheap.weights(), ..Terms::default() };
     let contest = model.contest(&question(None), &terms);
     let first = &contest.rank(false, &mut rng(1))[0];
     assert_eq!((&*first.agent, first.parts.cost), ("a", None));
@@ -293,7 +297,7 @@ fn when_nothing_may_be_spent_the_cheapest_admissible_is_first() {
 fn a_strategy_without_draws_has_none_of_any_part() {
     let settings = Settings { strategy: Strategy::MovingAverage, ..Settings::default() };
     let model = learned(settings, &[GOOD, FAST_BUT_BAD, CHEAP], 20, 1);
-    let terms = Terms { weights: Weights::BALANCED, ..Terms::default() };
+    let terms = Terms { weights: Preset::Balanced.weights(), ..Terms::default() };
     let contest = model.contest(&question(None), &terms);
     assert_eq!(firsts(&contest, 100), contest.propensities());
     let best = contest.best_expected().unwrap();
@@ -353,7 +357,7 @@ fn propensities_are_the_frequencies_of_being_first() {
 #[test]
 fn propensities_of_very_many_agents_are_frequencies_too() {
     let (model, names) = open_world(Strategy::Thompson, 200, 3);
-    let terms = Terms { weights: Weights::BALANCED, ..Terms::default() };
+    let terms = Terms { weights: Preset::Balanced.weights(), ..Terms::default() };
     let contest = model.contest(&question(Some(&names)), &terms);
     let propensities = contest.propensities();
     for (seen, told) in firsts(&contest, 20_000).into_iter().zip(propensities) {

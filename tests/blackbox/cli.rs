@@ -1,6 +1,7 @@
 //! The command line: arguments, output, exit codes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
@@ -472,6 +473,57 @@ fn simulate_shows_that_the_service_learns() {
     assert_eq!(shares.len(), 4, "{table}");
     // A random choice has 25 %. In 14 runs the first window had 32 to 51 %, the last 94 to 99 %.
     assert!(shares[3] > shares[0] && shares[3] > 60.0, "{table}");
+}
+
+#[test]
+fn a_replay_reports_reward_against_cost() {
+    let directory = directory();
+    let rows = directory.path().join("rows.csv");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    let replay = |more: &[&OsStr]| {
+        let mut command = program();
+        command.arg("replay").arg(data.join("swe_bench_pro_outcomes.csv"));
+        command.args(["--permutations", "3", "--out"]).arg(&rows).args(more);
+        command
+    };
+    let prices = data.join("swe_bench_pro_prices.csv");
+    let costs = [
+        OsStr::new("--objective"),
+        OsStr::new("success,balanced,cheap"),
+        OsStr::new("--costs"),
+        prices.as_os_str(),
+    ];
+    let table = printed(&mut replay(&costs), b"");
+    let of = |policy: &str| -> (f64, f64) {
+        let line = table.lines().find(|line| line.contains(&format!("{policy}  "))).expect(policy);
+        let cost = line.split_whitespace().last().and_then(|cost| cost.parse().ok());
+        let reward = line.split(" +- ").next().and_then(|text| text.rsplit(' ').next());
+        let reward = reward.and_then(|reward| reward.parse().ok());
+        (reward.expect("a reward"), cost.expect("a cost"))
+    };
+    let [success, balanced, cheap] = ["thompson", "thompson balanced", "thompson cheap"].map(of);
+    // Every agent costs from 0.5 to 75. What weighs more is got more of.
+    assert!(cheap.1 < balanced.1 && balanced.1 < success.1, "{table}");
+    assert!(cheap.0 < balanced.0 && balanced.0 < success.0, "{table}");
+    let written = std::fs::read_to_string(&rows).expect("it was written");
+    assert_eq!(written.lines().count(), 1 + 3 * 3, "{written}");
+    assert!(written.lines().next().is_some_and(|header| header.ends_with(",cost")), "{written}");
+
+    // Without costs they are unknown, not zero, and have no say.
+    let plain = printed(&mut replay(&["--objective".as_ref(), "success,cheap".as_ref()]), b"");
+    let rest = |line: &str| {
+        line.split_whitespace()
+            .skip_while(|word| *word != "3")
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let lines: Vec<&str> = plain.lines().collect();
+    assert_eq!(rest(lines[1]), rest(lines[2]), "{plain}");
+    assert!(lines[1].ends_with("unknown"), "{plain}");
+
+    let wrong = directory.path().join("wrong.csv");
+    std::fs::write(&wrong, "agent,cost\na,-1\n").expect("there is room");
+    check_failure(&mut replay(&["--costs".as_ref(), wrong.as_os_str()]), 1, &["wrong.csv", "-1"]);
 }
 
 #[test]
