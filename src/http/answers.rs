@@ -156,7 +156,7 @@ pub(super) struct AgentPerformance<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
     pub(super) latency_p95_ms: Option<f64>,
-    /// Expected reward of the next outcome, whatever its context; this and the next three are there
+    /// Expected reward of the next outcome, whatever its context; this and the next seven are there
     /// when asked for with `outlook`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -168,6 +168,21 @@ pub(super) struct AgentPerformance<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub(super) probability_best: Option<f64>,
+    /// Expected latency of the next execution, ms; not there while it has shown none itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) expected_latency_ms: Option<f64>,
+    /// What that latency stays below with 95 %, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) expected_latency_p95_ms: Option<f64>,
+    /// Expected cost of the next execution; not there while it has shown none itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(super) expected_cost: Option<f64>,
+    /// No other agent beats it in expected success, latency and cost at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unbeaten: Option<bool>,
     /// Which of the colours of the plots is its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) plot_index: Option<usize>,

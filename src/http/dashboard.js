@@ -263,14 +263,17 @@ function agentRow(row) {
   swatch.setAttribute("aria-hidden", "true");
   const name = el("th", { role: "rowheader", scope: "row", className: "name" }, swatch, el("bdi", {}, row.agent_name));
   if (row.is_other) name.append(el("span", { className: "tag" }, "past the cap"));
+  if (row.unbeaten) {
+    const title = "No other agent here beats it in expected success, latency and cost at once";
+    name.append(el("span", { className: "tag unbeaten", title }, "unbeaten"));
+  }
   const known = typeof row.expected_success === "number";
   const expected = known
     ? el("div", { className: "expected" }, intervalBar(row), el("span", {}, percent(row.expected_success)))
     : "–";
   const interval = row.interval ? row.interval.map((end) => (100 * end).toFixed(0)).join(" – ") + " %" : "–";
-  const latency = row.avg_latency_ms > 0 ? milliseconds(row.avg_latency_ms) : "–";
-  const p95 = typeof row.latency_p95_ms === "number" ? milliseconds(row.latency_p95_ms) : "–";
-  const cost = typeof row.avg_cost === "number" ? amount(row.avg_cost) : "–";
+  const shown = (value, unit) =>
+    (typeof value === "number" ? unit(value) : el("span", { className: "hint" }, "unknown"));
   return el(
     "tr",
     { role: "row" },
@@ -280,9 +283,9 @@ function agentRow(row) {
     cell("Likely best", known ? chance(row.probability_best) : "–", "num"),
     cell("Success rate", row.samples > 0 ? percent(row.success_rate) : "–", "num"),
     cell("Samples", whole(row.samples), "num"),
-    cell("Latency", latency, "num"),
-    cell("p95", p95, "num"),
-    cell("Cost", cost, "num cost"),
+    cell("Latency", shown(row.expected_latency_ms, milliseconds), "num"),
+    cell("95 % below", shown(row.expected_latency_p95_ms, milliseconds), "num"),
+    cell("Cost", shown(row.expected_cost, amount), "num"),
   );
 }
 
@@ -295,7 +298,6 @@ async function loadAgents() {
     rows.map((row) => [`${row.is_other ? "other " : "agent "}${row.agent_name}`, agentRow(row)]),
   );
   byId("leaders").hidden = rows.length === 0;
-  byId("leaders").classList.toggle("no-cost", !rows.some((row) => typeof row.avg_cost === "number"));
   byId("leaders-none").hidden = rows.length > 0;
 }
 

@@ -294,6 +294,7 @@ fn agents_performance(schemas: &mut Schemas) -> Operation {
     Operation::new("What each agent has done")
         .query("task_type", "Only on this task type", schemas.asked::<Name>())
         .query("tenant_id", "Whose; `default` unless given", schemas.asked::<Name>())
+        .query("outlook", "Also what is expected of each", json!({"type": "boolean"}))
         .answer(200, "A row for each agent", rows)
 }
 

@@ -6,8 +6,52 @@ use super::predict::evidence;
 use super::server::Request;
 use super::{Answer, App, Query, json_response};
 use crate::learner::Now;
-use crate::model::{Measure, Merits, Question, dominators};
+use crate::model::{
+    AgentPerformanceModel, Measure, Merits, Predicted, Question, Standing, dominators,
+};
 use crate::outcome::{Context, format_time};
+
+/// All agents that a question allows, in the order of their names, and who beats whom.
+pub(super) struct Compared {
+    pub(super) standings: Vec<Standing>,
+    pub(super) latencies: Vec<Predicted>,
+    pub(super) costs: Vec<Predicted>,
+    merits: Vec<Merits>,
+    /// For each the place of one that beats it and is beaten by none.
+    pub(super) dominators: Vec<Option<usize>>,
+}
+
+impl Compared {
+    pub(super) fn of(model: &AgentPerformanceModel, question: &Question<'_>) -> Self {
+        let standings = model.standings(question);
+        let [latencies, costs] =
+            [Measure::Latency, Measure::Cost].map(|measure| model.predictions(question, measure));
+        let mean = |predicted: &Predicted| predicted.value.map(|value| value.mean());
+        let merits: Vec<Merits> = standings
+            .iter()
+            .zip(latencies.iter().zip(&costs))
+            .map(|(standing, (latency, cost))| Merits {
+                success: standing.expected_success(),
+                latency_ms: mean(latency),
+                cost: mean(cost),
+            })
+            .collect();
+        let compared: Vec<Merits> = merits.iter().map(in_three_digits).collect();
+        let dominators = dominators(&compared);
+        Self { standings, latencies, costs, merits, dominators }
+    }
+}
+
+/// Beliefs of agents that did the same differ a little by how often they did it: nobody is better
+/// than another by what is not seen in three digits.
+fn in_three_digits(merits: &Merits) -> Merits {
+    let rounded = |value: f64| format!("{value:.2e}").parse().unwrap_or(value);
+    Merits {
+        success: rounded(merits.success),
+        latency_ms: merits.latency_ms.map(rounded),
+        cost: merits.cost.map(rounded),
+    }
+}
 
 impl App {
     pub(super) fn pareto(&self, request: &Request<'_>, caller: &Caller) -> Answer {
@@ -19,21 +63,8 @@ impl App {
             candidates: None,
             exclude: &[],
         };
-        let model = self.shared.model();
-        // All in the order of names.
-        let standings = model.standings(&question);
-        let [latencies, costs] =
-            [Measure::Latency, Measure::Cost].map(|measure| model.predictions(&question, measure));
-        let mean = |predicted: &crate::model::Predicted| predicted.value.map(|value| value.mean());
-        let merits: Vec<Merits> = standings
-            .iter()
-            .zip(latencies.iter().zip(&costs))
-            .map(|(standing, (latency, cost))| Merits {
-                success: standing.expected_success(),
-                latency_ms: mean(latency),
-                cost: mean(cost),
-            })
-            .collect();
+        let Compared { standings, merits, dominators, .. } =
+            Compared::of(&self.shared.model(), &question);
         let agent = |place: usize| ParetoAgent {
             agent_name: &standings[place].agent,
             success: merits[place].success,
@@ -44,7 +75,6 @@ impl App {
         };
         let mut best_first: Vec<usize> = (0..merits.len()).collect();
         best_first.sort_by(|a, b| merits[*b].success.total_cmp(&merits[*a].success));
-        let dominators = dominators(&merits);
         let mut body = Front {
             pareto: Vec::new(),
             dominated: Vec::new(),

@@ -1,13 +1,13 @@
 //! How the service is, and what its agents have done.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::access::Caller;
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
     Metrics, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts,
 };
+use super::pareto::Compared;
 use super::plots::colours;
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
@@ -16,7 +16,7 @@ use crate::evaluate::{BINS, Foresight};
 use crate::kafka;
 use crate::learner::{MODEL_TYPES, Now};
 use crate::model::{
-    Agent, AgentPerformanceModel, Question, Settings, Standing, Tally, Tenant, propensities,
+    Agent, AgentPerformanceModel, Predicted, Question, Settings, Tally, Tenant, propensities,
 };
 use crate::monitor::quantile;
 use crate::outcome::{Context, Status, format_time};
@@ -234,7 +234,9 @@ fn kafka_status(status: &kafka::Status) -> Kafka {
 
 /// What is expected of each agent.
 struct Outlook {
-    agent_to_standing: BTreeMap<Arc<str>, (Standing, f64)>,
+    compared: Compared,
+    /// Of each, in the same order, the probability of being ranked first.
+    best: Vec<f64>,
     agent_to_colour: BTreeMap<String, usize>,
 }
 
@@ -243,26 +245,35 @@ impl Outlook {
         let context = Context::new();
         let question =
             Question { tenant, task_type, context: &context, candidates: None, exclude: &[] };
-        let standings = model.standings(&question);
-        let best = propensities(&standings);
+        let compared = Compared::of(model, &question);
+        let best = propensities(&compared.standings);
         let agents = samples::agents(model, tenant, task_type);
         let colours = colours(&agents).into_iter();
         Self {
             agent_to_colour: colours.map(|(name, colour)| (name.to_owned(), colour)).collect(),
-            agent_to_standing: standings
-                .into_iter()
-                .zip(best)
-                .map(|(standing, best)| (standing.agent.clone(), (standing, best)))
-                .collect(),
+            compared,
+            best,
         }
     }
 
     fn added_to<'a>(&self, row: AgentPerformance<'a>) -> AgentPerformance<'a> {
-        let Some((standing, best)) = self.agent_to_standing.get(row.agent_name) else { return row };
+        let Compared { standings, latencies, costs, dominators, .. } = &self.compared;
+        let found = standings.binary_search_by(|standing| (*standing.agent).cmp(row.agent_name));
+        let Ok(place) = found else { return row };
+        // What an agent has not shown the model takes from the others; here it is unknown.
+        let shown = |predicted: &[Predicted]| {
+            predicted[place].value.filter(|_| predicted[place].samples > 0)
+        };
+        let (latency, cost) = (shown(latencies), shown(costs));
+        let standing = &standings[place];
         AgentPerformance {
             expected_success: Some(standing.expected_success()),
             interval: standing.interval(),
-            probability_best: Some(*best),
+            probability_best: Some(self.best[place]),
+            expected_latency_ms: latency.map(|value| value.mean()),
+            expected_latency_p95_ms: latency.map(|value| value.quantiles()[1]),
+            expected_cost: cost.map(|value| value.mean()),
+            unbeaten: Some(dominators[place].is_none()),
             plot_index: self.agent_to_colour.get(row.agent_name).copied(),
             ..row
         }
@@ -337,6 +348,10 @@ fn base_row<'a>(
         expected_success: None,
         interval: None,
         probability_best: None,
+        expected_latency_ms: None,
+        expected_latency_p95_ms: None,
+        expected_cost: None,
+        unbeaten: None,
         plot_index: None,
         is_other: None,
     }

@@ -278,6 +278,75 @@ fn the_page_comes_to_life_with_the_first_outcome_and_follows_without_a_reload() 
     service.stop();
 }
 
+/// The agents in the order of their names, each with what is said of it.
+fn rows(said: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#leaders tbody tr')].map((row) => \
+         `${{row.querySelector('bdi').innerText}} ${{{said}}}`).sort().join('|')"
+    )
+}
+
+#[test]
+fn what_agents_are_expected_to_take_and_cost_and_who_is_unbeaten_follow_the_filters() {
+    let Some(mut browser) = Browser::start() else { return };
+    let directory = tempdir().unwrap();
+    let service = setup(&directory).start();
+    let mut lines = Vec::new();
+    let mut add = |tenant: &str, agent: &str, task: &str, successes: usize, value: Option<u32>| {
+        for index in 0..40 {
+            let status = if index < successes { "success" } else { "partial" };
+            let mut event = json!({"tenant_id": tenant, "agent_name": agent, "task_type": task,
+                                   "status": status, "quality_score": 0});
+            if let Some(value) = value {
+                event["latency_ms"] = json!(value);
+                event["cost"] = json!(f64::from(value) / 1_000.0);
+            }
+            lines.push(format!("{event}\n"));
+        }
+    };
+    add("default", "quick", "review", 38, Some(400));
+    add("default", "slow", "review", 10, Some(3_000));
+    add("default", "quick", "search", 0, Some(400));
+    add("default", "slow", "search", 40, Some(3_000));
+    add("default", "silent", "review", 5, None);
+    add("other", "silent", "review", 5, None);
+    service.learn(&lines.concat());
+    browser.open(&service, "/");
+    browser.wait_for_text("#leaders tbody", "silent");
+    let choose = |browser: &mut Browser, what: &str, value: &str| {
+        browser.eval(&format!(
+            "{{ const select = document.querySelector('#{what}'); select.value = '{value}'; \
+             select.dispatchEvent(new Event('change')); }}"
+        ));
+    };
+    let cell =
+        |label: &str| rows(&format!("row.querySelector('[data-label=\"{label}\"]').innerText"));
+    let is_unbeaten = rows("row.querySelector('.unbeaten') ? 'yes' : 'no'");
+
+    browser.wait("[...document.querySelector('#task').options].some((o) => o.value === 'review')");
+    choose(&mut browser, "task", "review");
+    browser.wait(&format!("{is_unbeaten} === 'quick yes|silent no|slow no'"));
+    let expected = "quick 0.40|silent unknown|slow 3.00";
+    assert_eq!(browser.eval(&cell("Cost")), expected);
+    for label in ["Latency", "95 % below"] {
+        let said = browser.eval(&cell(label));
+        let said = said.as_str().unwrap();
+        assert!(
+            said.starts_with("quick 4") && said.contains(" ms|silent unknown|slow 3."),
+            "{said}"
+        );
+    }
+
+    choose(&mut browser, "task", "search");
+    browser.wait(&format!("{is_unbeaten} === 'quick yes|slow yes'"));
+    browser.wait("document.querySelector('#tenant').options.length === 2");
+    choose(&mut browser, "tenant", "other");
+    browser.wait(&format!("{} === 'silent unknown'", cell("Cost")));
+    assert_eq!(browser.eval(&is_unbeaten), "silent yes", "there is nobody else");
+    browser.check_clean(&service);
+    service.stop();
+}
+
 #[test]
 fn an_older_version_is_activated_from_the_keyboard() {
     let Some(mut browser) = Browser::start() else { return };

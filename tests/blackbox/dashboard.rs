@@ -131,6 +131,9 @@ fn performance_says_what_is_expected_of_each_agent() {
     let directory = tempdir().unwrap();
     let service = Setup::new(directory.path()).start();
     service.learn(&outcomes(300));
+    // Only one agent has ever told what it costs.
+    let paid = |status: &str| json!({"agent_name": "solid", "task_type": "search", "status": status, "cost": 0.25});
+    service.learn(&format!("{}\n", paid("success")));
     for query in ["", "&task_type=search"] {
         let path = format!("/api/learning/agents/performance?outlook=true{query}");
         let rows = service.get(&path).json();
@@ -145,6 +148,31 @@ fn performance_says_what_is_expected_of_each_agent() {
             assert!(0.0 < low && low < expected && expected < high && high < 1.0, "{row}");
             assert_eq!(row["plot_index"], index, "in the order of names");
             assert_eq!(row["latency_p95_ms"].is_number(), query.is_empty(), "{row}");
+        }
+        // Latency, cost and who is unbeaten are what the other calls say of the same task.
+        let task = if query.is_empty() { json!({}) } else { json!({"task_type": "search"}) };
+        for (measure, field) in [("latency", "expected_latency_ms"), ("cost", "expected_cost")] {
+            let path = format!("/api/learning/predict/{measure}");
+            let said = service.post_json(&path, &task).json()["predictions"].clone();
+            for row in rows {
+                let of = |said: &&Value| said["agent_name"] == row["agent_name"];
+                let said = said.as_array().unwrap().iter().find(of).unwrap();
+                let expected = if measure == "cost" && row["agent_name"] != "solid" {
+                    assert!(said["mean"].is_number(), "as the others: {said}");
+                    &Value::Null
+                } else {
+                    &said["mean"]
+                };
+                assert_eq!(&row[field], expected, "{row}, {said}");
+            }
+        }
+        let path = format!("/api/learning/agents/pareto?{query}");
+        let front = service.get(&path).json()["pareto"].clone();
+        for row in rows {
+            let is_on_front = |of: &Value| of["agent_name"] == row["agent_name"];
+            let is_unbeaten = front.as_array().unwrap().iter().any(is_on_front);
+            assert_eq!(row["unbeaten"], is_unbeaten, "{row}");
+            assert!(real(row, "expected_latency_p95_ms") > real(row, "expected_latency_ms"));
         }
         let first = rows
             .iter()

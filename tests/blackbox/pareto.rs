@@ -67,3 +67,26 @@ fn agents_that_are_beaten_in_everything_name_who_beats_them() {
     assert_eq!(service.get("/api/learning/agents/pareto?task_type=").status, 422);
     service.stop();
 }
+
+#[test]
+fn what_is_believed_of_a_few_more_outcomes_makes_nobody_better() {
+    let directory = tempdir().expect("there is room");
+    let service = Setup::new(directory.path()).start();
+    let mut lines = String::new();
+    for number in 0..41 {
+        let good = json!({"agent_name": "good", "status": "success", "cost": 0.01});
+        let status = if number % 2 == 0 { "success" } else { "failure" };
+        let bad = json!({"agent_name": "bad", "status": status, "cost": 0.01});
+        let events = if number < 40 { vec![good, bad] } else { vec![good] };
+        for event in events {
+            writeln!(lines, "{event}").expect("a string takes everything");
+        }
+    }
+    service.learn(&lines);
+    let found = pareto(&service, "");
+    assert_eq!((names(&found["pareto"]), names(&found["dominated"])), (vec!["good"], vec!["bad"]));
+    let [good, bad] =
+        ["pareto", "dominated"].map(|list| found[list][0]["cost"].as_f64().expect("a number"));
+    assert!(bad < good && good - bad < 1e-6, "{found}");
+    service.stop();
+}
