@@ -1,7 +1,8 @@
 //! Plots as SVG: figures in, text out. The only folder that names plotters.
 //!
 //! Pure: what is drawn is passed in. A plot is bounded in size whatever it is given: names are cut,
-//! lines thinned out, and there are no more of them than colours.
+//! lines thinned out, and there are no more of them than colours. All are of one height: a page of
+//! elsewhere that shows one is told its size, and must learn nothing from that.
 //!
 //! Text is SVG text in the reader's font, so its width is a guess: no layout depends on more than
 //! that. Colours are those of Okabe and Ito (2008), which people tell apart however they see colours.
@@ -31,8 +32,8 @@ pub const WIDTH: u32 = 640;
 pub const COLOURS: usize = 7;
 /// Coordinates are whole numbers: with so many of them to a pixel, curves are smooth.
 const SCALE: u32 = 4;
-/// Height of what is drawn into, without title, legend and labels, in pixels.
-const PLOT_HEIGHT: u32 = 190;
+/// Height of a plot in CSS pixels.
+pub const HEIGHT: u32 = 280;
 const TITLE_HEIGHT: u32 = 30;
 const LEGEND_ROW_HEIGHT: u32 = 20;
 const MARGIN: u32 = 12;
@@ -208,20 +209,19 @@ fn cut(text: &str, size: f64, width_max: f64) -> String {
     result
 }
 
-/// Draws into an area of `height` pixels below the title.
+/// Draws into the area below the title.
 fn draw(
     look: Look,
     title: &str,
     description: &str,
-    height: u32,
     fill: impl FnOnce(&Area<'_>, &Theme) -> Drawn,
 ) -> String {
-    let (width, height) = (look.width(), height + TITLE_HEIGHT);
+    let width = look.width();
     let theme = Theme::of(look);
     let mut svg = String::with_capacity(32 * 1_024);
     {
         let root =
-            SVGBackend::with_string(&mut svg, (width * SCALE, height * SCALE)).into_drawing_area();
+            SVGBackend::with_string(&mut svg, (width * SCALE, HEIGHT * SCALE)).into_drawing_area();
         let drawn = (|| -> Drawn {
             root.fill(&theme.paper)?;
             let style = text(TITLE_LETTER, theme.ink, HPos::Left, VPos::Center);
@@ -241,7 +241,7 @@ fn draw(
     // What is drawn is finer than what is shown, and has a name for those who can't see it.
     let label = escaped(&cut(description, 1.0, 400.0));
     let head = format!(
-        "<svg width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"{label}\" \
+        "<svg width=\"{width}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"{label}\" \
          stroke-linejoin=\"round\""
     );
     let rest = svg.find(" viewBox").unwrap_or(0);
@@ -255,7 +255,7 @@ fn escaped(text: &str) -> String {
 
 /// A plot of nothing, which says why.
 pub fn message(look: Look, title: &str, why: &str) -> String {
-    draw(look, title, why, PLOT_HEIGHT, |area, theme| {
+    draw(look, title, why, |area, theme| {
         let style = text(LETTER, theme.faint_ink, HPos::Center, VPos::Center);
         let fits = f64::from(look.width() - 2 * MARGIN);
         let (width, height) = area.dim_in_pixel();

@@ -129,7 +129,11 @@ impl App {
             Plot::Calibration => self.calibration_plot(&asked),
             Plot::Latency => self.latency_plot(&asked)?,
         };
-        let headers = vec![("content-type", "image/svg+xml; charset=utf-8".into())];
+        // Other pages may show it: they learn its size from that, which is the same whatever it shows.
+        let headers = vec![
+            ("content-type", "image/svg+xml; charset=utf-8".into()),
+            ("cross-origin-resource-policy", "cross-origin".into()),
+        ];
         Ok(Response { status: 200, headers, body: svg.into_bytes(), close: false })
     }
 

@@ -6,7 +6,7 @@ use plotters::series::DashedLineSeries;
 use plotters::style::Color;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Axis, LETTER, Look, MARGIN, PLOT_HEIGHT, draw, message, px, stroke, text};
+use super::{Axis, LETTER, Look, MARGIN, draw, message, px, stroke, text};
 
 /// Quantile of a standard Gaussian that leaves 5 % above.
 const Z_95: f64 = 1.644_853_626_951_472_2;
@@ -50,7 +50,7 @@ pub fn calibration(
     let Some(most) = bins.iter().map(|bin| bin.count).max() else {
         return message(look, title, nothing);
     };
-    draw(look, title, description, PLOT_HEIGHT + X_LABELS_HEIGHT, |area, theme| {
+    draw(look, title, description, |area, theme| {
         let mut chart = ChartBuilder::on(area)
             .margin_top(px(8.0))
             .margin_left(px(10.0))

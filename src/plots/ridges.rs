@@ -9,7 +9,6 @@ use super::{Axis, LETTER, Look, MARGIN, SCALE, cut, draw, message, px, stroke, t
 
 /// Agents that are drawn.
 pub(super) const RIDGES_MAX: usize = 12;
-const ROW_HEIGHT: u32 = 40;
 const X_LABELS_HEIGHT: u32 = 26;
 
 /// One agent.
@@ -41,8 +40,7 @@ pub fn ridges(
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most a dozen")]
     let rows = ridges.len() as u32;
-    let height = 10 + rows * ROW_HEIGHT + X_LABELS_HEIGHT;
-    draw(look, title, description, height, |area, theme| {
+    draw(look, title, description, |area, theme| {
         let width = area.dim_in_pixel().0 / SCALE;
         let names_width = (width / 3).min(190);
         let x = Axis::shares();

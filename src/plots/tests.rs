@@ -129,6 +129,38 @@ fn a_plot_is_bounded_however_much_there_is() {
 }
 
 #[test]
+fn a_plot_is_of_one_height_whatever_it_shows() {
+    let name = |index: usize| format!("an agent with a rather long name {index}");
+    let point = vec![(NOW_MS, 0.5)];
+    for width in [280, 640] {
+        let mut drawn = vec![message(look(width), "t", "why")];
+        for count in 0..=COLOURS {
+            let all: Vec<Line> = (0..count).map(|i| line(&name(i), point.clone())).collect();
+            let parts: Vec<_> = (0..count).map(|i| (name(i), Some(i))).collect();
+            let rows = [(NOW_MS, vec![1.0 / 7.0; count])];
+            let ridge = |index| Ridge {
+                name: name(index),
+                colour: None,
+                expected: 0.5,
+                interval: Some([0.4, 0.6]),
+                density: vec![(0.4, 0.0), (0.5, 1.0), (0.6, 0.0)],
+            };
+            let all_ridges: Vec<Ridge> = (0..2 * count).map(ridge).collect();
+            let bin = Calibrated { count: 1, expected: 0.5, reward: 0.5 };
+            drawn.push(lines(look(width), "t", "d", "", Unit::Share, &all));
+            drawn.push(shares(look(width), "t", "d", "", &parts, &rows));
+            drawn.push(ridges(look(width), "t", "d", "", &all_ridges));
+            drawn.push(calibration(look(width), "t", "d", "", &vec![bin; count]));
+        }
+        let head = format!("<svg width=\"{width}\" height=\"{HEIGHT}\" ");
+        for svg in drawn {
+            check_whole(&svg);
+            assert!(svg.starts_with(&head), "{svg}");
+        }
+    }
+}
+
+#[test]
 fn a_theme_has_colours_of_its_own() {
     let drawn = |is_dark| message(Look { is_dark, width: 640 }, "t", "w");
     assert!(drawn(false).contains("#FFFFFF") && drawn(true).contains("#171D26"));

@@ -10,8 +10,7 @@ use plotters::style::Color;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{
-    Area, Axis, LETTER, Legend, Look, MARGIN, PLOT_HEIGHT, SCALE, Theme, draw, message, px, stroke,
-    text,
+    Area, Axis, LETTER, Legend, Look, MARGIN, SCALE, Theme, draw, message, px, stroke, text,
 };
 
 /// Points of a line that are drawn.
@@ -128,8 +127,7 @@ pub fn lines(
     });
     let legend = Legend::of(look.width(), entries);
     let marks = unit.marks(points().map(|(_, value)| *value).fold(0.0, f64::max));
-    let height = legend.height + PLOT_HEIGHT + X_LABELS_HEIGHT;
-    draw(look, title, description, height, |area, theme| {
+    draw(look, title, description, |area, theme| {
         let mut chart = chart(area, theme, &legend, &times, unit, marks)?;
         for line in lines.iter().rev() {
             let points = line.points.iter().filter(is_drawn).copied();
@@ -168,8 +166,7 @@ pub fn shares(
         (name.clone(), last, theme.colour(*colour))
     });
     let legend = Legend::of(look.width(), entries);
-    let height = legend.height + PLOT_HEIGHT + X_LABELS_HEIGHT;
-    draw(look, title, description, height, |area, theme| {
+    draw(look, title, description, |area, theme| {
         let mut chart = chart(area, theme, &legend, &times, Unit::Share, Unit::Share.marks(1.0))?;
         let mut below = vec![0.0; rows.len()];
         for (index, (_, colour)) in parts.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! The dashboard in a real browser: headless Chromium, driven over its `DevTools` protocol. Without a
 //! `chromium` each test says `skipped` and passes, unless `REQUIRE_CHROMIUM` is set.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -462,6 +462,59 @@ fn busy(directory: &TempDir) -> Service {
         }
     }
     service
+}
+
+/// The address of a page of somebody else, which is there until the test ends.
+fn page_of_elsewhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let _ = lines.find(String::is_empty);
+            let page = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/html\r\n\
+                        content-length: 16\r\n\r\n<p id=elsewhere>";
+            let _ = (&stream).write_all(page.as_bytes());
+        }
+    });
+    // Another site, too: a name is not an address.
+    format!("http://localhost:{port}/")
+}
+
+#[test]
+fn a_page_of_elsewhere_may_show_plots_and_learns_nothing_from_them() {
+    let Some(mut browser) = Browser::start() else { return };
+    let directory = tempdir().unwrap();
+    let service = setup(&directory).start();
+    service.learn(&(outcomes("a", "t", 30, 5) + &outcomes("b", "t", 5, 30)));
+    browser.call("Page.navigate", &json!({"url": page_of_elsewhere()}));
+    browser.wait("document.querySelector('#elsewhere') !== null");
+    let mut shown = |path: &str, more: &str| {
+        let url = service.url(path);
+        browser.eval(&format!(
+            "new Promise((resolve) => {{ const image = new Image(); {more} \
+             image.onload = () => resolve(`${{image.naturalWidth}} x ${{image.naturalHeight}}`); \
+             image.onerror = () => resolve('refused'); image.src = '{url}'; }})"
+        ))
+    };
+    let sizes = [
+        "/plots/posterior.svg?width=400",
+        "/plots/posterior.svg?width=400&tenant_id=nobody",
+        "/plots/traffic.svg?width=400&task_type=t",
+        "/plots/traffic.svg?width=400&task_type=nothing",
+    ]
+    .map(|path| shown(path, ""));
+    assert_eq!(sizes, ["400 x 280"; 4], "it is the same whatever there is to show");
+    let readable = shown("/plots/posterior.svg", "image.crossOrigin = 'anonymous';");
+    assert_eq!(readable, "refused", "not so that it could read the pixels");
+    for path in ["/api/learning/agents/performance", "/api/learning/status", "/dashboard.js"] {
+        let taken = browser.eval(&format!(
+            "fetch('{}', {{mode: 'no-cors'}}).then(() => 'taken', () => 'refused')",
+            service.url(path)
+        ));
+        assert_eq!(taken, "refused", "{path}");
+    }
+    service.stop();
 }
 
 #[test]

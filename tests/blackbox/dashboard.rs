@@ -30,6 +30,7 @@ fn plot(service: &Service, query: &str) -> String {
     let answer = service.get(&format!("/plots/{query}"));
     assert_eq!(answer.status, 200, "{query}: {answer:?}");
     assert_eq!(answer.header("content-type"), Some("image/svg+xml; charset=utf-8"));
+    assert_eq!(answer.header("cross-origin-resource-policy"), Some("cross-origin"));
     assert!(answer.body.starts_with("<svg ") && answer.body.trim_end().ends_with("</svg>"));
     assert!(answer.body.len() < 100_000, "{query}: {} bytes", answer.body.len());
     answer.body
