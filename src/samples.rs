@@ -49,8 +49,7 @@ pub struct Subject {
     pub task_type: Option<String>,
     /// Outcomes so far, whatever their status.
     pub executions: u64,
-    /// Quantiles of the tenant's last latencies, [`LATENCY_SHARES`], ms; `None` with few, and for one
-    /// task type.
+    /// Quantiles of the last latencies, [`LATENCY_SHARES`], ms; `None` with few.
     pub latencies_ms: Option<[f64; 3]>,
     /// Those that matter.
     pub agents: Vec<AgentSample>,
@@ -89,10 +88,7 @@ impl Sample {
             }
             latencies = subjects
                 .iter()
-                .map(|subject| match subject.task_type {
-                    None => watch.latencies_ms(&subject.tenant),
-                    Some(_) => Vec::new(),
-                })
+                .map(|of| watch.latencies_ms(&of.tenant, of.task_type.as_deref()))
                 .collect();
         });
         for (subject, latencies) in subjects.iter_mut().zip(latencies) {
@@ -236,7 +232,7 @@ mod tests {
         }
         // 75 latencies of successes: 1, 2, 3, 5, ...; the 38th is 50, the 72nd 95, the last 99.
         assert_eq!(seen.subjects[0].latencies_ms, Some([50.0, 95.0, 99.0]));
-        assert_eq!(seen.subjects[1].latencies_ms, None);
+        assert_eq!(seen.subjects[1].latencies_ms, Some([50.0, 95.0, 99.0]));
     }
 
     #[test]

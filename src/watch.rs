@@ -16,8 +16,10 @@ const FORECASTS_MAX: usize = 1_000;
 const AGENTS_MAX: usize = 10_000;
 /// Costs kept per agent.
 const COSTS_MAX: usize = 100;
-/// Latencies kept per tenant.
+/// Latencies kept per tenant, and of each of its task types.
 const LATENCIES_MAX: usize = 1_000;
+/// Task types of all tenants whose latencies are kept; those of further ones are not.
+const TASKS_MAX: usize = 1_000;
 /// Outcomes of an agent without which a change of its mean can't be told.
 const DRIFT_OUTCOMES_MIN: usize = 30;
 /// Change of the mean reward that is of no interest.
@@ -210,6 +212,20 @@ impl Watched {
     }
 }
 
+/// A tenant's latencies, ms, newest last.
+#[derive(Debug, Clone, Default)]
+struct Latencies {
+    all: VecDeque<f64>,
+    by_task: HashMap<String, VecDeque<f64>>,
+}
+
+fn push_latency(latencies: &mut VecDeque<f64>, latency_ms: f64) {
+    if latencies.len() == LATENCIES_MAX {
+        latencies.pop_front();
+    }
+    latencies.push_back(latency_ms);
+}
+
 /// Everything watched.
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
@@ -218,8 +234,10 @@ pub struct Watch {
     /// By tenant and agent.
     agents: HashMap<String, HashMap<String, Watched>>,
     count: usize,
-    /// Of completed executions, ms, by tenant, newest last.
-    latencies_ms: HashMap<String, VecDeque<f64>>,
+    /// Of completed executions, by tenant.
+    latencies: HashMap<String, Latencies>,
+    /// Task types in them.
+    tasks: usize,
     drift_threshold: Option<f64>,
 }
 
@@ -230,7 +248,8 @@ impl Watch {
         let mut watch = Self { drift_threshold, ..Self::default() };
         for (tenant, agents) in model.tenants() {
             for (_, agent) in agents.agents() {
-                agent.latencies_ms.iter().for_each(|latency| watch.push_latency(tenant, latency));
+                let latencies = agent.latencies_ms.iter();
+                latencies.for_each(|latency| watch.push_latency(tenant, None, latency));
             }
         }
         for (tenant, agents) in model.tenants() {
@@ -260,22 +279,33 @@ impl Watch {
         self.agents.get_mut(tenant)?.get_mut(agent)
     }
 
-    fn push_latency(&mut self, tenant: &str, latency_ms: f64) {
-        let latencies = match self.latencies_ms.get_mut(tenant) {
+    fn push_latency(&mut self, tenant: &str, task_type: Option<&str>, latency_ms: f64) {
+        let latencies = match self.latencies.get_mut(tenant) {
             Some(latencies) => latencies,
             // There are no more tenants than the model may have.
-            None => self.latencies_ms.entry(tenant.to_owned()).or_default(),
+            None => self.latencies.entry(tenant.to_owned()).or_default(),
         };
-        if latencies.len() == LATENCIES_MAX {
-            latencies.pop_front();
+        push_latency(&mut latencies.all, latency_ms);
+        let Some(task_type) = task_type else { return };
+        match latencies.by_task.get_mut(task_type) {
+            Some(of_task) => push_latency(of_task, latency_ms),
+            None if self.tasks < TASKS_MAX => {
+                self.tasks += 1;
+                latencies.by_task.insert(task_type.to_owned(), VecDeque::from([latency_ms]));
+            }
+            None => {}
         }
-        latencies.push_back(latency_ms);
     }
 
-    /// The last 1,000 latencies of a tenant's completed executions, ms, oldest first. After a restart
-    /// they begin with what the model still holds, agent by agent.
-    pub fn latencies_ms(&self, tenant: &str) -> Vec<f64> {
-        self.latencies_ms.get(tenant).into_iter().flatten().copied().collect()
+    /// The last 1,000 latencies of a tenant's completed executions, on one task type or on all, ms,
+    /// oldest first. After a restart those on all begin with what the model still holds, agent by
+    /// agent, those on one with nothing.
+    pub fn latencies_ms(&self, tenant: &str, task_type: Option<&str>) -> Vec<f64> {
+        let of = self.latencies.get(tenant).and_then(|latencies| match task_type {
+            None => Some(&latencies.all),
+            Some(task_type) => latencies.by_task.get(task_type),
+        });
+        of.into_iter().flatten().copied().collect()
     }
 
     /// Takes in what was learned, and forecasts made before that.
@@ -287,7 +317,8 @@ impl Watch {
         let threshold = self.drift_threshold;
         for outcome in outcomes {
             if let Some(latency_ms) = outcome.observed_latency_ms() {
-                self.push_latency(&outcome.tenant, latency_ms);
+                let task_type = outcome.task_type.as_deref();
+                self.push_latency(&outcome.tenant, task_type, latency_ms);
             }
             if let Some(watched) = self.agent_mut(&outcome.tenant, &outcome.agent) {
                 watched.next(outcome, threshold);
@@ -390,5 +421,28 @@ mod tests {
         let watched = watch.agent("default", "perfect").unwrap();
         assert_eq!((watched.costs(), watched.mean_cost()), (1, Some(3.0)));
         assert_eq!(watch.agent("default", "nobody").map(Watched::mean_cost), None);
+    }
+
+    #[test]
+    fn latencies_are_those_of_the_tenant_and_of_a_bounded_number_of_task_types() {
+        let mut watch = Watch::new(&AgentPerformanceModel::new(Settings::default()), None);
+        let mut took = |tenant: &str, task_type: Option<String>, latency_ms: f64| {
+            let mut outcome = Outcome::new("a", Status::Success);
+            tenant.clone_into(&mut outcome.tenant);
+            outcome.task_type = task_type;
+            outcome.latency_ms = Some(latency_ms);
+            watch.learned([&outcome].into_iter(), []);
+        };
+        took("t", None, 1.0);
+        for (task, latency_ms) in (0..=TASKS_MAX).zip(2_u16..) {
+            took("t", Some(task.to_string()), f64::from(latency_ms));
+        }
+        took("t", Some("7".to_owned()), 5.0);
+        took("other", Some("7".to_owned()), 6.0);
+        assert_eq!(watch.latencies_ms("t", None).len(), LATENCIES_MAX);
+        assert_eq!(watch.latencies_ms("t", Some("7")), [9.0, 5.0]);
+        assert!(watch.latencies_ms("t", Some(&TASKS_MAX.to_string())).is_empty(), "past the bound");
+        assert_eq!(watch.latencies_ms("other", None), [6.0]);
+        assert!(watch.latencies_ms("nobody", Some("7")).is_empty());
     }
 }

@@ -278,9 +278,7 @@ impl App {
     }
 
     fn latency_plot(&self, asked: &Asked<'_>) -> Result<String> {
-        // Latencies are sampled of the tenant as a whole.
-        let whole = Asked { task_type: None, ..*asked };
-        let samples = self.subject_samples(&whole)?;
+        let samples = self.subject_samples(asked)?;
         let lines = ["p50", "p95", "p99"].into_iter().enumerate().map(|(index, name)| {
             let points = samples
                 .iter()
@@ -295,7 +293,7 @@ impl App {
         };
         Ok(plots::lines(
             asked.look,
-            "Latency of completed executions",
+            &asked.about("Latency of completed executions"),
             "Quantiles of the last 1,000 latencies of completed executions, over time",
             &nothing,
             Unit::Milliseconds,

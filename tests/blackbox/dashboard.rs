@@ -81,6 +81,33 @@ fn plots_show_what_was_learned_and_samples_survive_a_restart() {
 }
 
 #[test]
+fn latencies_are_those_of_the_task_type_that_is_asked_for() {
+    let directory = tempdir().unwrap();
+    let service = Setup::new(directory.path()).with("SAMPLE_INTERVAL", 0.05).start();
+    let lines: Vec<String> = (0..40)
+        .map(|index| {
+            let (task, latency_ms) = if index % 4 == 0 { ("slow", 9_000) } else { ("quick", 20) };
+            let event = json!({"agent_name": "a", "task_type": task, "status": "success",
+                               "latency_ms": latency_ms});
+            format!("{event}\n")
+        })
+        .collect();
+    service.learn(&lines.concat());
+    let of = |query: &str| plot(&service, &format!("latency.svg?{query}"));
+    let said = eventually("a sample is taken", || {
+        let said = ["", "task_type=slow", "task_type=quick"].map(of);
+        said[0].contains("p50 ").then_some(said)
+    });
+    let cases = [["20 ms", "9 s"], ["9 s", "9 s"], ["20 ms", "20 ms"]];
+    for (drawn, [p50, p95]) in said.iter().zip(cases) {
+        let legend = [format!("p50 {p50}"), format!("p95 {p95}")];
+        assert!(legend.iter().all(|entry| drawn.contains(entry)), "{legend:?}: {drawn}");
+    }
+    assert!(said[1].contains("Latency of completed executions, slow"), "{}", said[1]);
+    service.stop();
+}
+
+#[test]
 fn plots_are_of_the_tenant_task_type_theme_and_size_that_is_asked_for() {
     let directory = tempdir().unwrap();
     let service = Setup::new(directory.path()).with("SAMPLE_INTERVAL", 0.05).start();
