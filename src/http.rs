@@ -221,6 +221,7 @@ impl App {
             Route::Catalog => self.catalog(request, caller),
             Route::Plot(plot) => self.plot(*plot, request, caller),
             Route::Page(page) => Ok(page.response()),
+            Route::Budgets => Ok(self.list_budgets(caller)),
             Route::Budget(tenant) => self.budget(tenant, request, caller),
             Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
             Route::Readyz => self.readyz(request),
@@ -316,6 +317,7 @@ enum Route {
     Catalog,
     Plot(Plot),
     Page(Page),
+    Budgets,
     Budget(String),
     Livez,
     Readyz,
@@ -328,7 +330,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 33] = [
+    const PATTERNS: [&str; 34] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/predict/quality",
         "/api/learning/predict/latency",
@@ -355,6 +357,7 @@ impl Route {
         "/",
         "/dashboard.js",
         "/dashboard.css",
+        "/api/learning/budgets",
         "/api/learning/budgets/{tenant_id}",
         "/livez",
         "/readyz",
@@ -391,6 +394,7 @@ impl Route {
             Self::Catalog => "/api/learning/catalog",
             Self::Plot(_) => "/plots/{plot}.svg",
             Self::Page(page) => page.path(),
+            Self::Budgets => "/api/learning/budgets",
             Self::Budget(_) => "/api/learning/budgets/{tenant_id}",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
@@ -441,6 +445,7 @@ impl Route {
                     ["dead-letters", "replay"] => Self::ReplayDeadLetters,
                     ["alerts"] => Self::Alerts,
                     ["catalog"] => Self::Catalog,
+                    ["budgets"] => Self::Budgets,
                     ["budgets", tenant] => Self::Budget(decoded(tenant)?),
                     _ => return None,
                 }
@@ -466,6 +471,7 @@ impl Route {
             | Self::AgentsPerformance
             | Self::AgentsPareto
             | Self::Catalog
+            | Self::Budgets
             | Self::Budget(_)
             | Self::Decisions
             | Self::Decision(_)

@@ -1013,6 +1013,13 @@ pub(super) struct ExplainedLimits<'a> {
     pub(super) excluded: &'a Value,
 }
 
+/// `GET /api/learning/budgets`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Budgets<'a> {
+    /// Those of the tenants that the caller may ask for, in the order of their names.
+    pub(super) budgets: Vec<BudgetBody<'a>>,
+}
+
 /// A spending cap, and how it stands.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct BudgetBody<'a> {

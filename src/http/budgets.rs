@@ -3,14 +3,15 @@
 use serde_json::Value;
 
 use super::access::Caller;
-use super::answers::{BudgetBody, BudgetRemoved};
-use super::server::Request;
+use super::answers::{BudgetBody, BudgetRemoved, Budgets};
+use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response};
 use crate::budget::{Budget, Period};
 use crate::error::{Error, Result};
 use crate::fields::refused;
 use crate::learner::{Event, Now};
 use crate::outcome::{NAME_BYTES_MAX, format_time};
+use crate::store::Counters;
 
 impl App {
     pub(super) fn budget(
@@ -53,22 +54,33 @@ impl App {
 
     fn show_budget(&self, tenant: &str) -> Answer {
         let budget = self.known_budget(tenant)?;
-        let counters = self.shared.counters();
-        let spending = counters.spending.get(tenant).copied().unwrap_or_default();
-        let standing = budget.standing(&spending, Now::read().unix_ms);
-        let body = BudgetBody {
-            tenant_id: tenant,
-            amount: budget.amount,
-            period: budget.period,
-            period_start: format_time(standing.from_ms),
-            period_end: format_time(standing.to_ms),
-            spent: standing.spent,
-            share_spent: standing.share_spent,
-            share_elapsed: standing.share_elapsed,
-            cost_weight: standing.cost_weight(),
-            exhausted: standing.is_exhausted(),
-        };
-        Ok(json_response(200, &body))
+        Ok(json_response(200, &body(tenant, budget, &self.shared.counters())))
+    }
+
+    /// There are no more than tenants may be.
+    pub(super) fn list_budgets(&self, caller: &Caller) -> Response {
+        let (budgets, counters) = (self.shared.budgets(), self.shared.counters());
+        let is_own = |tenant: &str| caller.tenant().is_none_or(|own| own == tenant);
+        let budgets = budgets.iter().filter(|(tenant, _)| is_own(tenant));
+        let budgets = budgets.map(|(tenant, budget)| body(tenant, *budget, &counters)).collect();
+        json_response(200, &Budgets { budgets })
+    }
+}
+
+fn body<'a>(tenant: &'a str, budget: Budget, counters: &Counters) -> BudgetBody<'a> {
+    let spending = counters.spending.get(tenant).copied().unwrap_or_default();
+    let standing = budget.standing(&spending, Now::read().unix_ms);
+    BudgetBody {
+        tenant_id: tenant,
+        amount: budget.amount,
+        period: budget.period,
+        period_start: format_time(standing.from_ms),
+        period_end: format_time(standing.to_ms),
+        spent: standing.spent,
+        share_spent: standing.share_spent,
+        share_elapsed: standing.share_elapsed,
+        cost_weight: standing.cost_weight(),
+        exhausted: standing.is_exhausted(),
     }
 }
 

@@ -196,7 +196,9 @@ function showEmpty(isEmpty) {
 
 function asCommand(method, path, body, more = {}) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const lines = [`curl -s ${quoted(`${location.origin}${API}${path}`)}`];
+  // With a body curl posts by itself.
+  const flags = method === "POST" ? "-s" : `-s -X ${method}`;
+  const lines = [`curl ${flags} ${quoted(`${location.origin}${API}${path}`)}`];
   if (state.token) lines.push("-H \"authorization: Bearer $TOKEN\"");
   lines.push("-H 'content-type: application/json'");
   lines.push(`-d ${quoted(JSON.stringify({ ...body, ...more }))}`);
@@ -238,15 +240,15 @@ async function loadCatalog() {
 
 // ---- agents
 
-function intervalBar(row) {
+// A range of shares and a dot among them; what it says must stand beside it as text.
+function rangeBar(low, high, at) {
   const bar = el("div", { className: "bar" });
   bar.setAttribute("aria-hidden", "true");
-  const [low, high] = row.interval || [row.expected_success, row.expected_success];
   const range = el("span", { className: "range" });
   range.style.left = percent(low, 2).replace(" ", "");
   range.style.width = percent(high - low, 2).replace(" ", "");
   const dot = el("span", { className: "dot" });
-  dot.style.left = percent(row.expected_success, 2).replace(" ", "");
+  dot.style.left = percent(at, 2).replace(" ", "");
   bar.append(range, dot);
   return bar;
 }
@@ -268,8 +270,9 @@ function agentRow(row) {
     name.append(el("span", { className: "tag unbeaten", title }, "unbeaten"));
   }
   const known = typeof row.expected_success === "number";
+  const [low, high] = row.interval || [row.expected_success, row.expected_success];
   const expected = known
-    ? el("div", { className: "expected" }, intervalBar(row), el("span", {}, percent(row.expected_success)))
+    ? el("div", { className: "expected" }, rangeBar(low, high, row.expected_success), el("span", {}, percent(row.expected_success)))
     : "–";
   const interval = row.interval ? row.interval.map((end) => (100 * end).toFixed(0)).join(" – ") + " %" : "–";
   const shown = (value, unit) =>
@@ -391,6 +394,41 @@ async function activate() {
     state.seen = {};
     await round();
   });
+}
+
+// ---- budget
+
+async function loadBudget() {
+  const tenant = state.tenant || state.may.tenant_id || "default";
+  const { budgets } = await get("budgets");
+  const budget = budgets.find((one) => one.tenant_id === tenant);
+  byId("budget").hidden = !budget;
+  byId("budget-none").hidden = Boolean(budget);
+  const legend = budget ? `; the bar is what was spent, the dot how much of the ${budget.period} has gone` : "";
+  show(byId("budget-hint"), el("span", {}, "of ", el("bdi", {}, tenant), legend));
+  if (!budget) {
+    const body = { amount: 200, period: "month" };
+    byId("budget-curl").textContent = asCommand("PUT", `budgets/${encodeURIComponent(tenant)}`, body);
+    return;
+  }
+  const spent = Math.min(1, budget.share_spent);
+  const bar = rangeBar(0, spent, budget.share_elapsed);
+  bar.classList.toggle("bad", budget.exhausted);
+  const until = new Date(budget.period_end);
+  const ends = until.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  show(
+    byId("budget"),
+    bar,
+    el(
+      "dl",
+      { className: "tiles plain" },
+      tile("Amount", `${amount(budget.amount)} per ${budget.period}`),
+      tile("Spent", amount(budget.spent), budget.exhausted ? "bad" : ""),
+      tile("Share spent", percent(budget.share_spent), budget.exhausted ? "bad" : ""),
+      tile(`Share of the ${budget.period} gone`, percent(budget.share_elapsed)),
+      tile("Ends", ends),
+    ),
+  );
 }
 
 // ---- alerts
@@ -589,6 +627,7 @@ async function round() {
   if (due("agents", model + shown, 30)) work.push(loadAgents());
   if (due("versions", `${status.active_version}${status.last_save}`, 30)) work.push(loadVersions());
   if (due("alerts", String(status.alerts_firing), 10)) work.push(loadAlerts());
+  if (due("budget", model + shown, 10)) work.push(loadBudget());
   work.push(loadDecisions());
   await Promise.all(work);
   await loadPlots(`${model}\n${shown.replaceAll("\n", "\t")}`);

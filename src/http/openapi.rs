@@ -233,6 +233,11 @@ impl Route {
                 .page("Only alerts older than this one", number_as_id())
                 .answer(200, "A page", schemas.answered::<answers::Alerts>()),
             Self::AgentsPareto => pareto(schemas),
+            Self::Budgets => Operation::new("What tenants may spend and have spent").answer(
+                200,
+                "Those that have a budget",
+                schemas.answered::<answers::Budgets<'_>>(),
+            ),
             Self::Budget(_) => budget(method, schemas),
             Self::PredictValue(measure) => predict_value(*measure, schemas),
             Self::Catalog => catalog(schemas),

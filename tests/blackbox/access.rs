@@ -46,10 +46,9 @@ fn ask(service: &Service, method: &str, path: &str, headers: &[String], body: &s
         format!("host: {}\r\n", service.address)
     };
     let headers = headers.iter().flat_map(|line| [line, "\r\n"]).collect::<String>();
-    let length = if method == "POST" && !body.is_empty() {
-        format!("content-length: {}\r\n", body.len())
-    } else {
-        String::new()
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("content-length: {length}\r\n"),
     };
     wire.send(format!(
         "{method} {path} HTTP/1.1\r\n{host}{headers}{length}connection: close\r\n\r\n{body}"
@@ -100,6 +99,7 @@ fn each_scope_reaches_its_routes_and_no_more() {
             [401, 401, 200, 200, 200, 403, 403],
         ),
         ("GET", "/api/learning/events", [401, 401, 200, 200, 200, 403, 403]),
+        ("GET", "/api/learning/budgets", [401, 401, 200, 200, 200, 200, 200]),
         ("GET", "/api/learning/budgets/red", [401, 401, 404, 404, 404, 404, 404]),
         ("GET", "/api/learning/budgets/blue", [401, 401, 404, 404, 404, 403, 403]),
         ("PUT", "/api/learning/budgets/red", [401, 401, 403, 403, 422, 403, 403]),
@@ -191,6 +191,18 @@ fn a_token_with_a_tenant_asks_and_reports_for_that_one_alone() {
         assert_eq!(predict(token, &named).json(), answer.json(), "{token}");
     }
     assert_eq!(predict("red", &json!({"tenant_id": "blue"})).status, 403);
+
+    for tenant in ["red", "blue"] {
+        let path = format!("/api/learning/budgets/{tenant}");
+        let budget = r#"{"amount": 1, "period": "day"}"#;
+        assert_eq!(with_token(&service, "root", "PUT", &path, budget).status, 200);
+    }
+    for (token, expected) in [("root", &["blue", "red"][..]), ("red", &["red"])] {
+        let list = with_token(&service, token, "GET", "/api/learning/budgets", "").json();
+        let budgets = list["budgets"].as_array().expect("it is a list").iter();
+        let tenants: Vec<&Value> = budgets.map(|budget| &budget["tenant_id"]).collect();
+        assert_eq!(tenants, expected, "{token}");
+    }
 
     // A dead letter comes back without its token, and stays with the tenant.
     let letters = with_token(&service, "root", "GET", "/api/learning/dead-letters", "").json();

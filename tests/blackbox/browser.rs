@@ -348,6 +348,50 @@ fn what_agents_are_expected_to_take_and_cost_and_who_is_unbeaten_follow_the_filt
 }
 
 #[test]
+fn what_a_tenant_may_spend_is_shown_or_how_to_say_so() {
+    let Some(mut browser) = Browser::start() else { return };
+    let directory = tempdir().unwrap();
+    let service = setup(&directory).start();
+    let spent = |tenant: &str, cost: f64| {
+        let event =
+            json!({"agent_name": "a", "status": "success", "cost": cost, "tenant_id": tenant});
+        format!("{event}\n")
+    };
+    service.learn(&(spent("default", 50.0) + &spent("it's b/c", 3.0)));
+    browser.open(&service, "/");
+    browser.wait_for_text("#budget-none", "may spend without limit");
+    browser.wait("document.querySelector('#tenant').options.length === 2");
+    // The command works as it stands, whatever the tenant is called.
+    for (tenant, amounts) in [
+        ("default", ["200.00 per month", "50.00", "25.0 %"]),
+        ("it's b/c", ["200.00 per month", "3.00", "1.5 %"]),
+    ] {
+        browser.eval(&format!(
+            "{{ const select = document.querySelector('#tenant'); select.value = {tenant:?}; \
+             select.dispatchEvent(new Event('change')); }}"
+        ));
+        browser.wait_for_text("#budget-hint", tenant);
+        browser.wait("document.querySelector('#budget-curl').offsetParent !== null");
+        let command = browser.text("#budget-curl");
+        let output = Command::new("sh").args(["-ec", &command]).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).expect(&command);
+        assert_eq!(answer["tenant_id"], tenant, "{command}: {answer}");
+        // Another look comes with the next outcome, or after some seconds.
+        service.learn(&spent(tenant, 0.0));
+        for amount in amounts {
+            browser.wait_for_text("#budget", amount);
+        }
+        assert_eq!(browser.eval("document.querySelector('#budget-none').hidden"), true);
+    }
+    assert!(browser.text("#budget").contains("Share of the month gone"));
+    service.learn(&spent("it's b/c", 200.0));
+    browser.wait_for_text("#budget", "101.5 %");
+    assert_eq!(browser.eval("document.querySelectorAll('#budget .tile.bad').length"), 2);
+    browser.check_clean(&service);
+    service.stop();
+}
+
+#[test]
 fn an_older_version_is_activated_from_the_keyboard() {
     let Some(mut browser) = Browser::start() else { return };
     let directory = tempdir().unwrap();
@@ -522,6 +566,8 @@ fn it_is_readable_light_dark_and_on_a_phone() {
     let Some(mut browser) = Browser::start() else { return };
     let directory = tempdir().unwrap();
     let service = busy(&directory);
+    let budget = json!({"amount": 2.5, "period": "day"});
+    assert_eq!(service.put_json("/api/learning/budgets/default", &budget).status, 200);
     for (name, theme, width, height) in [
         ("light", "light", 1_280, 900),
         ("dark", "dark", 1_280, 900),
@@ -533,6 +579,7 @@ fn it_is_readable_light_dark_and_on_a_phone() {
         browser.wait_for_text("#leaders tbody", "ToolUseAgent");
         browser.wait_for_text("#decisions tbody", "Explain");
         browser.wait_for_text("#alerts", "ToolUseAgent");
+        browser.wait_for_text("#budget", "2.50 per day");
         let wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
         assert_eq!(browser.eval(wide), false, "{name} scrolls sideways");
         // No text is cut off by its box.

@@ -75,6 +75,10 @@ fn every_outcome_is_paid_for_once_also_over_a_crash_and_a_rollback() {
     assert!((spent(&service, other) - 64.0).abs() < 1e-12);
     assert_eq!(service.put_json(other, &json!({"amount": 32, "period": "day"})).status, 200);
     assert_eq!(service.get(other).json()["period"], "day", "the newest stands");
+    let list = service.get("/api/learning/budgets").json()["budgets"].clone();
+    let spent =
+        [0, 1].map(|place| (list[place]["tenant_id"].clone(), list[place]["spent"].as_f64()));
+    assert_eq!(spent, [(json!("default"), Some(2.0)), (json!("other"), Some(64.0))], "{list}");
     assert_eq!(service.delete(other).status, 200);
     assert_eq!((service.get(other).status, service.delete(other).status), (404, 404));
     service.stop();

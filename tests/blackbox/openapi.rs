@@ -350,6 +350,7 @@ fn budgets(service: &Service, tour: &mut Tour) {
         tour.check("put", BUDGET, &answer);
     }
     tour.get(service, BUDGET, 200);
+    tour.get(service, "/api/learning/budgets", 200);
     for status in [200, 404] {
         let answer = service.delete(BUDGET);
         assert_eq!(answer.status, status, "{answer:?}");
