@@ -252,6 +252,42 @@ fn what_fires_survives_a_restart_and_is_not_told_again() {
     service.stop();
 }
 
+#[test]
+fn what_begins_anew_with_the_process_neither_ends_an_alert_nor_repeats_it() {
+    let directory = tempdir().unwrap();
+    let setup = setup(directory.path()).with("ALERT_AGENT_COST_MAX", "0.5");
+    let mut service = setup.start();
+    let dear = json!({"cost": 2.0});
+    service.learn(&outcomes("a", "success", 200, &dear));
+    service.learn(&outcomes("a", "failure", 50, &dear));
+    let fired = ["agent_cost", "agent_drift"].map(|rule| check_fires(&mut service, rule));
+    service.stop();
+
+    let mut service = setup.start();
+    // Too few for a mean cost, and for a change to have passed.
+    service.learn(&outcomes("a", "failure", 20, &dear));
+    service.learn(&outcomes("b", "failure", 40, &dear));
+    eventually("all agents were looked at since", || {
+        alerts(&service, "").iter().any(|alert| alert["agent_name"] == "b").then_some(())
+    });
+    let of_a = |query: &str| {
+        let mut found = alerts(&service, query);
+        found.retain(|alert| alert["agent_name"] == "a");
+        found.sort_by_key(|alert| alert["rule"].to_string());
+        found
+    };
+    assert_eq!(of_a(""), fired, "the same, and no others");
+    service.learn(&outcomes("a", "failure", 100, &json!({"cost": 0.1})));
+    let passed = eventually("both have passed", || {
+        Some(of_a("?status=resolved")).filter(|resolved| resolved.len() == 2)
+    });
+    let ids = |alerts: &[Value]| alerts.iter().map(|alert| alert["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&passed), ids(&fired));
+    let log = service.log();
+    assert_eq!(log.matches("alert=firing").count(), 1, "that of b: {log}");
+    service.stop();
+}
+
 /// A receiver that answers each request with the next of these, then always with 204.
 struct Receiver {
     address: SocketAddr,
