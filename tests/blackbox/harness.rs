@@ -174,7 +174,10 @@ pub(crate) struct Service {
 impl Service {
     fn wait_until_ready(&mut self) -> bool {
         eventually("the service is ready", || {
-            if self.try_get("/readyz").is_ok_and(|answer| answer.status == 200) {
+            // What it logs before is read by another thread, and tests look for it.
+            if self.try_get("/readyz").is_ok_and(|answer| answer.status == 200)
+                && self.log().contains("service=started")
+            {
                 return Some(true);
             }
             self.child.try_wait().expect("it is our child").map(|_| false)
