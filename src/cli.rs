@@ -375,7 +375,10 @@ fn dispatch_command() -> clap::Command {
 }
 
 /// The arguments that describe a task; `task-type` is the first.
-fn task() -> [Arg; 4] {
+fn task() -> [Arg; 9] {
+    let limit = |name: &'static str, help: &'static str| {
+        text(name, "NUMBER", help).value_parser(value_parser!(f64)).allow_hyphen_values(true)
+    };
     [
         text("task-type", "TASK_TYPE", "Kind of the task"),
         text("context", "KEY=VALUE", "What is known of the task; repeat for more")
@@ -384,6 +387,12 @@ fn task() -> [Arg; 4] {
             .action(ArgAction::Append)
             .value_delimiter(','),
         text("tenant", "TENANT", "Whose agents"),
+        text("objective", "OBJECTIVE", "What to choose by, instead of success alone")
+            .value_parser(crate::model::Preset::ALL.map(crate::model::Preset::as_str)),
+        limit("max-latency-ms", "Only agents whose executions take at most this"),
+        limit("max-cost", "Only agents whose executions cost at most this"),
+        limit("min-success", "Only agents with at least this chance of success"),
+        limit("min-quality", "Only agents with at least this mean quality"),
     ]
 }
 
@@ -767,13 +776,20 @@ fn question(matches: &ArgMatches) -> Result<Value> {
         context.insert(key.to_owned(), value);
     }
     let mut request = json!({"context": context});
-    for (field, name) in [("task_type", "task-type"), ("tenant_id", "tenant")] {
+    for (field, name) in
+        [("task_type", "task-type"), ("tenant_id", "tenant"), ("objective", "objective")]
+    {
         if let Some(value) = matches.get_one::<String>(name) {
             request[field] = value.clone().into();
         }
     }
     if let Some(candidates) = matches.get_many::<String>("candidates") {
         request["candidates"] = candidates.cloned().collect();
+    }
+    for name in ["max-latency-ms", "max-cost", "min-success", "min-quality"] {
+        if let Some(limit) = matches.get_one::<f64>(name) {
+            request["constraints"][name.replace('-', "_")] = (*limit).into();
+        }
     }
     Ok(request)
 }
@@ -792,7 +808,8 @@ fn prediction(matches: &ArgMatches) -> Result<Value> {
 }
 
 fn print_table(answer: &Value, out: &mut impl Write) -> std::io::Result<()> {
-    let rows = answer["recommendations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let list = |name: &str| answer[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = list("recommendations");
     if rows.is_empty() {
         return writeln!(out, "no agent is known yet: report outcomes, or name candidates");
     }
@@ -825,6 +842,13 @@ fn print_table(answer: &Value, out: &mut impl Write) -> std::io::Result<()> {
         if let Some(text) = row["explanation"]["text"].as_str() {
             writeln!(out, "      {text}")?;
         }
+        if let Some(violation) = row["violation"].as_str() {
+            writeln!(out, "      does not meet {violation}")?;
+        }
+    }
+    for row in list("excluded") {
+        let reason = row["reason"].as_str().unwrap_or_default();
+        writeln!(out, "left out {}: {reason}", name(row))?;
     }
     Ok(())
 }
@@ -863,6 +887,10 @@ mod tests {
             "--seed",
             "7",
             "--no-explore",
+            "--objective",
+            "cheap",
+            "--max-cost",
+            "0.5",
         ];
         let Ok(Command::Predict(url, _, request, raw)) =
             Command::of(&command().try_get_matches_from(line).unwrap())
@@ -874,6 +902,7 @@ mod tests {
         let expected = json!({
             "task_type": "t", "context": {"size": 3, "domain": "law=uk"}, "candidates": ["a", "b"],
             "seed": 7, "explore": false, "explain": false, "top_k": 3,
+            "objective": "cheap", "constraints": {"max_cost": 0.5},
         });
         assert_eq!(request, expected);
     }

@@ -414,6 +414,17 @@ fn predict_prints_a_table_or_the_answer() {
     let elsewhere = printed(&mut predict(&service, &["--tenant", "red"]), b"");
     assert!(elsewhere.contains("no agent is known"), "{elsewhere}");
 
+    let mut arguments = question.to_vec();
+    arguments.extend(["--objective", "cheap", "--min-success", "0.6"]);
+    let table = printed(&mut predict(&service, &arguments), b"");
+    assert!(table.contains("left out ") && table.contains(": min_success: with"), "{table}");
+    arguments.extend(["--max-latency-ms", "1"]);
+    let table = printed(&mut predict(&service, &arguments), b"");
+    assert!(table.contains("      does not meet "), "{table}");
+    assert!(!table.contains("left out"), "{table}");
+    let wrong = ["--max-cost", "-1"];
+    check_failure(&mut predict(&service, &wrong), FAILURE, &["constraints/max_cost", "422"]);
+
     let name = "x".repeat(257);
     check_failure(&mut predict(&service, &["--task-type", &name]), FAILURE, &["task_type", "422"]);
     check_failure(
