@@ -252,7 +252,12 @@ fn learned(agents: usize) -> Vec<Outcome> {
             let success = rng.random::<f64>()
                 < 0.5 + 0.04 * f64::from(u8::try_from(number % 10).unwrap_or(0));
             let status = if success { Status::Success } else { Status::Failure };
-            Outcome::new(format!("agent-{}", number % agents), status).on_task("code_review")
+            Outcome {
+                latency_ms: Some(rng.random_range(500.0..5_000.0)),
+                quality: Some(rng.random_range(0.2..1.0)),
+                cost: Some(rng.random_range(0.001..0.1)),
+                ..Outcome::new(format!("agent-{}", number % agents), status).on_task("code_review")
+            }
         })
         .collect()
 }
@@ -282,11 +287,21 @@ fn bench_in_process() {
     say(&format!("prediction in process, 10 agents, without propensity: {micros:.2} us"));
 }
 
+/// Reads the body and answers 60 bytes.
+fn bare(request: &mut Request<'_>) -> Response {
+    let body = request.read_body(1 << 20).map(|body| body.len());
+    assert!(body.is_ok());
+    Response::json(200, vec![b' '; 60])
+}
+
 fn bench_predictions() {
     const REQUESTS: usize = 100_000;
     let threads: usize =
         std::env::var("BENCH_CONNECTIONS").map_or(16, |text| text.parse().expect("a number"));
-    let body = br#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3}"#;
+    let body = r#"{"task_type":"code_review","context":{"complexity":"high","domain":"financial"},"top_k":3"#;
+    // By success alone, and by all four models.
+    let (plain_body, full_body) =
+        (format!("{body}}}"), format!("{body},\"objective\":\"balanced\"}}"));
 
     // Two services, of which one records no decisions.
     let homes = [(); 2].map(|()| tempfile::tempdir().expect("there is room"));
@@ -307,11 +322,6 @@ fn bench_predictions() {
         let app = Arc::new(App::new(&config, access, inbox, shared, None, alerts, stop_rx.clone()));
         (updater, app)
     });
-    let bare = |request: &mut Request<'_>| {
-        let body = request.read_body(1 << 20).map(|body| body.len());
-        assert!(body.is_ok());
-        Response::json(200, vec![b' '; 60])
-    };
     let address = "127.0.0.1:0".parse().expect("it is an address");
     let bind = || Server::bind(address, Limits::default()).expect("a port is free");
     let (bare_server, plain_server, server) = (bind(), bind(), bind());
@@ -323,7 +333,7 @@ fn bench_predictions() {
         .expect("threads can be started");
     let handle = server.spawn(move |request| app.handle(request)).expect("threads can be started");
 
-    let play = |address: SocketAddr| {
+    let play = |address: SocketAddr, body: &str| {
         let started = Instant::now();
         let mut latencies: Vec<f64> = std::thread::scope(|scope| {
             let clients: Vec<_> = (0..threads)
@@ -336,7 +346,7 @@ fn bench_predictions() {
                                 let status = client.post(
                                     "/api/learning/predict/agent-selection",
                                     "application/json",
-                                    body,
+                                    body.as_bytes(),
                                 );
                                 assert_eq!(status, 200);
                                 sent.elapsed().as_secs_f64() * 1e6
@@ -353,27 +363,34 @@ fn bench_predictions() {
         (rate(count, seconds), p50, latencies[count * 99 / 100])
     };
     say(&format!("HTTP keep-alive, {threads} connections, 10 agents, {ROUNDS} rounds in turn:"));
-    let (mut ratios, mut of_plain) = (Vec::new(), Vec::new());
+    let (mut ratios, mut of_plain, mut full_of_plain) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (bare_rate, bare_p50, bare_p99) = play(bare_address);
-        let (plain_rate, plain_p50, plain_p99) = play(plain_address);
-        let (rate, p50, p99) = play(full_address);
+        let (bare_rate, bare_p50, bare_p99) = play(bare_address, &plain_body);
+        let (plain_rate, plain_p50, plain_p99) = play(plain_address, &plain_body);
+        let (rate, p50, p99) = play(full_address, &plain_body);
+        let (full_rate, full_p50, full_p99) = play(full_address, &full_body);
         ratios.push(rate / bare_rate);
         of_plain.push(rate / plain_rate);
+        full_of_plain.push(full_rate / plain_rate);
         say(&format!(
             "  bare handler {bare_rate:>7.0}/s p50 {bare_p50:>4.0} us p99 {bare_p99:>4.0} us   \
              unrecorded {plain_rate:>7.0}/s p50 {plain_p50:>4.0} us p99 {plain_p99:>4.0} us   \
-             prediction {rate:>7.0}/s p50 {p50:>4.0} us p99 {p99:>4.0} us   ratios {:.2} {:.2}",
+             prediction {rate:>7.0}/s p50 {p50:>4.0} us p99 {p99:>4.0} us   \
+             four models {full_rate:>7.0}/s p50 {full_p50:>4.0} us p99 {full_p99:>4.0} us   \
+             ratios {:.2} {:.2} {:.2}",
             rate / bare_rate,
-            rate / plain_rate
+            rate / plain_rate,
+            full_rate / plain_rate
         ));
     }
     let unrecorded = recording.shared().decisions.unrecorded();
     say(&format!(
-        "  median ratio {:.2}, to predictions that are not recorded {:.2}; {unrecorded} of {} were not",
+        "  median ratio {:.2}, to predictions that are not recorded {:.2}, by four models {:.2}; \
+         {unrecorded} of {} were not",
         median(ratios),
         median(of_plain),
-        ROUNDS * REQUESTS
+        median(full_of_plain),
+        2 * ROUNDS * REQUESTS
     ));
     for handle in [bare_handle, plain_handle, handle] {
         assert!(handle.stop(Duration::from_secs(5)));
