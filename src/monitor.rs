@@ -125,8 +125,14 @@ impl Monitor {
 
     fn round(&mut self, now: Now) {
         let changed = self.evaluate(now);
-        for alert in &changed {
-            log_change(alert);
+        self.unrecorded.extend(changed.iter().map(|alert| (alert.id, alert.clone())));
+        if !self.unrecorded.is_empty() && self.record().is_ok() {
+            self.unrecorded.clear();
+        }
+        // After that, so that what is shown survives a crash, unless the storage fails.
+        self.board.show(&changed);
+        for alert in changed {
+            log_change(&alert);
             for channel in &self.channels {
                 // A receiver that is slow or away costs the newest changes, and they are counted.
                 if channel.changes.try_send(alert.clone()).is_err() {
@@ -135,13 +141,7 @@ impl Monitor {
                     log::warn!("alert_channel={} dropped={}", channel.name, alert.id);
                 }
             }
-            self.unrecorded.insert(alert.id, alert.clone());
         }
-        if !self.unrecorded.is_empty() && self.record().is_ok() {
-            self.unrecorded.clear();
-        }
-        // Last, so that what is shown survives a crash, unless the storage fails.
-        self.board.show(&changed);
     }
 
     fn record(&self) -> Result<()> {

@@ -17,6 +17,9 @@ use crate::model::{Preset, Settings, Strategy, Terms};
 /// Rounds between two steps of the progress bar.
 const ROUNDS_PER_STEP: u64 = 1_000;
 
+/// Largest cost of an execution.
+const COST_MAX: f64 = 1e12;
+
 /// What to play.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -116,8 +119,9 @@ fn read_costs(path: &Path) -> Result<BTreeMap<String, f64>> {
     let mut costs = BTreeMap::new();
     for row in reader.deserialize::<(String, f64)>() {
         let (agent, cost) = row.map_err(|error| failed(&error))?;
-        if !(cost.is_finite() && cost >= 0.0) {
-            return Err(failed(&format!("{agent:?} costs {cost}, allowed is a number from 0 on")));
+        if !(0.0..=COST_MAX).contains(&cost) {
+            let allowed = format!("allowed is a number from 0 to {COST_MAX}");
+            return Err(failed(&format!("{agent:?} costs {cost}, {allowed}")));
         }
         costs.insert(agent, cost);
     }
@@ -143,6 +147,9 @@ fn play_one(
         Stream::from_ndjson(input)
     };
     let mut stream = stream.map_err(|error| in_file(&error))?;
+    if let Some(unknown) = costs.keys().find(|agent| !stream.agents.contains(agent)) {
+        return Err(in_file(&format!("it has no agent {unknown:?}, of which a cost is given")));
+    }
     stream.set_costs(costs);
     if plan.permutations > 0 {
         stream.shuffle(order);
@@ -214,10 +221,12 @@ fn print(runs: &[Run], out: &mut impl Write) -> std::io::Result<()> {
             groups.push((&run.stream, run.policy));
         }
     }
+    let policies = groups.iter().map(|(_, policy)| policy.to_string().len());
+    let policy_width = policies.max().unwrap_or(0).max(6);
     let width = groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(6);
     writeln!(
         out,
-        "{:width$}  {:17}  {:>4}  {:>15}  {:>6}  {:>6}  {:>9}  {:>12}  {:>6}  {:>8}  {:>11}  {:>8}",
+        "{:width$}  {:policy_width$}  {:>4}  {:>15}  {:>6}  {:>6}  {:>9}  {:>12}  {:>6}  {:>8}  {:>11}  {:>8}",
         "stream",
         "policy",
         "runs",
@@ -249,7 +258,7 @@ fn print(runs: &[Run], out: &mut impl Write) -> std::io::Result<()> {
         }
         writeln!(
             out,
-            "{name:width$}  {policy:17}  {:>4}  {:>15}  {:>6.4}  {:>6.4}  {:>9.1}  {:>12.4}  {:>6.4}  \
+            "{name:width$}  {policy:policy_width$}  {:>4}  {:>15}  {:>6.4}  {:>6.4}  {:>9.1}  {:>12.4}  {:>6.4}  \
              {:>8.4}  {:>11.4}  {:>8}",
             of_group.len(),
             format!("{reward:.4} +- {error:.4}"),

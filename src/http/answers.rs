@@ -741,7 +741,8 @@ pub(super) struct LeftOut<'a> {
 pub(super) struct Recommended<'a> {
     /// Its name.
     pub(super) agent_name: &'a str,
-    /// What it is ranked by: the draw, or the expected success without one.
+    /// What it is ranked by, where nobody violates a constraint and something may be spent: the draw of
+    /// success, or the mean of the parts; expected ones without a draw.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub(super) score: f64,
     /// From 1.

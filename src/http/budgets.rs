@@ -13,6 +13,10 @@ use crate::learner::{Event, Now};
 use crate::outcome::{NAME_BYTES_MAX, format_time};
 use crate::store::Counters;
 
+/// What may be spent in a period: shares of it must stay numbers.
+pub(super) const AMOUNT_MIN: f64 = 1e-6;
+pub(super) const AMOUNT_MAX: f64 = 1e12;
+
 impl App {
     pub(super) fn budget(
         &self,
@@ -88,8 +92,10 @@ fn parse(body: Option<&[u8]>) -> std::result::Result<Budget, Failure> {
     let body = json_object(body)?;
     let field = |name: &str| body.get(name).unwrap_or(&Value::Null).clone();
     let (amount, period) = (field("amount"), field("period"));
-    let Some(amount_seen) = amount.as_f64().filter(|amount| *amount > 0.0) else {
-        return Err(refused("amount", &amount, "a number above 0").into());
+    let in_range = |amount: &f64| (AMOUNT_MIN..=AMOUNT_MAX).contains(amount);
+    let Some(amount_seen) = amount.as_f64().filter(in_range) else {
+        let allowed = format!("a number from {AMOUNT_MIN} to {AMOUNT_MAX}");
+        return Err(refused("amount", &amount, &allowed).into());
     };
     let Some(period_seen) = period.as_str().and_then(Period::of) else {
         return Err(refused("period", &period, "\"day\" or \"month\"").into());

@@ -347,7 +347,8 @@ fn budget(method: &str, schemas: &mut Schemas) -> Operation {
     let standing = schemas.answered::<answers::BudgetBody<'_>>();
     match method {
         "PUT" => {
-            let amount = json!({"type": "number", "exclusiveMinimum": 0});
+            let (minimum, maximum) = (super::budgets::AMOUNT_MIN, super::budgets::AMOUNT_MAX);
+            let amount = json!({"type": "number", "minimum": minimum, "maximum": maximum});
             let schema = json!({
                 "type": "object",
                 "required": ["amount", "period"],

@@ -59,7 +59,7 @@ pub(super) struct PredictionRequest {
     exclude: Option<Names>,
     /// Whose agents; `default` unless given.
     tenant_id: Option<Name>,
-    /// True unless given; false ranks by `expected_success`.
+    /// True unless given; false ranks by what is expected instead of a draw.
     explore: Option<bool>,
     /// Makes the draw reproducible.
     seed: Option<Whole<0, { u64::MAX }>>,
@@ -76,7 +76,8 @@ pub(super) struct PredictionRequest {
 }
 
 /// A request for a prediction, checked. Its JSON is what two requests under one id are compared by:
-/// a field added later is left out of it at its default, or requests of before would be others.
+/// a field added later is left out of it where a request does not give it, or requests of before would
+/// be others.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Prediction {
     tenant_id: String,
@@ -217,6 +218,16 @@ impl Answered {
         }
     }
 
+    /// How many plain standings take as much memory, about.
+    fn weight(&self) -> usize {
+        let Contest { standings, excluded, violations, .. } = &self.contest;
+        let sides = if self.contest.is_success_alone() { 1 } else { 2 };
+        let reasons = excluded.iter().map(|excluded| excluded.reason.len());
+        let reasons = reasons.chain(violations.iter().map(|violation| violation.reason.len()));
+        let texts = reasons.map(|bytes| 1 + bytes / CONTEXT_BYTES_PER_STANDING).sum::<usize>();
+        1 + standings.len() * sides + texts
+    }
+
     fn interval(&self, index: usize) -> Option<[f64; 2]> {
         *self.intervals[index].get_or_init(|| self.contest.standings[index].interval())
     }
@@ -327,8 +338,7 @@ impl Questions {
         }
         let answered = compute();
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        let weight =
-            answered.contest.standings.len() + answered.contest.excluded.len() + 1 + context_weight;
+        let weight = answered.weight() + context_weight;
         if cached.model_version != model.sequence()
             || cached.standings + weight > CACHED_STANDINGS_MAX
         {
@@ -429,7 +439,12 @@ impl App {
                 explored: index != answered.best_expected(),
                 model_version: answer.model_version,
                 strategy: answer.strategy,
-                details: answer.details.recorded(ranked.first().map(|first| first.parts)),
+                details: answer.details.recorded(
+                    ranked
+                        .first()
+                        .map(|first| first.parts)
+                        .filter(|_| prediction.objective.is_some()),
+                ),
             }
         });
         let decision = Decision {
@@ -476,8 +491,7 @@ impl App {
         let budget = *self.shared.budgets().get(tenant)?;
         let spending = self.shared.counters().spending.get(tenant).copied().unwrap_or_default();
         let standing = budget.standing(&spending, now_ms);
-        // In hundredths, so that the same question has the same answer for a while.
-        let cost_weight = (standing.cost_weight().min(COST_WEIGHT_MAX) * 100.0).round() / 100.0;
+        let cost_weight = rounded_weight(standing.cost_weight().min(COST_WEIGHT_MAX));
         let exhausted = standing.is_exhausted();
         (exhausted || prediction.gives_weight_to_cost()).then_some(BudgetEffect {
             share_spent: standing.share_spent,
@@ -485,6 +499,12 @@ impl App {
             exhausted,
         })
     }
+}
+
+/// To three digits, so that the same question has the same answer for a while.
+fn rounded_weight(weight: f64) -> f64 {
+    let unit = 10_f64.powf(weight.log10().floor() - 2.0);
+    (weight / unit).round() * unit
 }
 
 fn left_out(contest: &Contest) -> Vec<LeftOut<'_>> {

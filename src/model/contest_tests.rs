@@ -274,6 +274,15 @@ fn when_nobody_is_admissible_the_least_violation_comes_first() {
     assert_eq!(contest.best_expected(), Some(2));
     let reasons: Vec<&str> = contest.violations.iter().map(|v| &*v.reason).collect();
     assert!(reasons.iter().all(|reason| reason.starts_with("max_latency_ms: ")), "{reasons:?}");
+    // Nobody meets a limit of 0, and by how much tells them apart.
+    let limits = Limits { max_cost: Some(0.0), ..Limits::default() };
+    let contest = model.contest(&question(None), &Terms { limits, ..Terms::default() });
+    assert_eq!(ranked(&contest), ["cheap", "hasty", "good"]);
+    // With nothing left to spend, too; and the objective rules among equals only.
+    let terms = Terms { weights: Preset::Fast.weights(), cheapest_first: true, ..Terms::default() };
+    let contest = model.contest(&question(None), &Terms { limits, ..terms });
+    assert_eq!(ranked(&contest), ["cheap", "hasty", "good"]);
+    assert_eq!(contest.best_expected(), Some(0));
     // Two limits count more than one.
     let limits = Limits { min_success: Some(0.99), max_cost: Some(0.01), ..Limits::default() };
     let contest = model.contest(&question(None), &Terms { limits, ..Terms::default() });
@@ -354,15 +363,63 @@ fn propensities_are_the_frequencies_of_being_first() {
     assert!(worst < 0.01, "{worst}");
 }
 
+/// One strong agent among others that are weaker, but may be first.
+fn strong_among(agents: usize, seed: u64) -> (AgentPerformanceModel, Vec<String>) {
+    let mut rng = rng(seed);
+    let mut model = AgentPerformanceModel::new(Settings::default());
+    let names: Vec<String> = (0..agents).map(|agent| format!("agent-{agent:04}")).collect();
+    for (place, name) in names.iter().enumerate() {
+        let (success, latency_ms) = if place == agents / 2 { (0.9, 800.0) } else { (0.6, 1_500.0) };
+        let agent = Simulated { name: "", success, latency_ms, quality: 0.7, cost: 0.05 };
+        // Few know less.
+        for _ in 0..if agents < 100 { 4 } else { 12 } {
+            model.update(&Outcome { agent: name.clone(), ..outcome(&agent, &mut rng) });
+        }
+    }
+    (model, names)
+}
+
 #[test]
 fn propensities_of_very_many_agents_are_frequencies_too() {
-    let (model, names) = open_world(Strategy::Thompson, 200, 3);
-    let terms = Terms { weights: Preset::Balanced.weights(), ..Terms::default() };
-    let contest = model.contest(&question(Some(&names)), &terms);
-    let propensities = contest.propensities();
-    for (seen, told) in firsts(&contest, 20_000).into_iter().zip(propensities) {
-        assert!((seen - told).abs() < 0.015, "{seen} {told}");
+    // (agents, draws, bound): what is told, and three standard errors of the draws.
+    for (agents, draws, bound) in
+        [(20, 40_000, 0.01 + 0.0075), (50, 40_000, 0.01 + 0.0075), (1_000, 10_000, 0.03 + 0.015)]
+    {
+        for seed in 0..2 {
+            let (model, names) = strong_among(agents, seed);
+            let weights = Weights { success: 1.0, quality: 0.0, latency: 0.5, cost: 0.0 };
+            let terms = Terms { weights, ..Terms::default() };
+            let contest = model.contest(&question(Some(&names)), &terms);
+            let propensities = contest.propensities();
+            assert!((propensities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            for (seen, told) in firsts(&contest, draws).into_iter().zip(propensities) {
+                assert!((seen - told).abs() < bound, "{agents}: {seen} {told}");
+            }
+        }
     }
+}
+
+#[test]
+fn agents_with_the_same_scores_have_the_same_propensity() {
+    // Everybody's quality is always 1: a draw of it mostly is 1, too.
+    let mut model = AgentPerformanceModel::new(Settings::default());
+    let names: Vec<String> = (0..10).map(|agent| format!("agent-{agent}")).collect();
+    for _ in 0..20 {
+        for name in &names {
+            let perfect = Outcome::new(name.clone(), Status::Success).on_task(TASK);
+            model.update(&Outcome { quality: Some(1.0), cost: Some(0.0), ..perfect });
+        }
+    }
+    let quality = Weights { success: 0.0, quality: 1.0, latency: 0.0, cost: 0.0 };
+    let terms = Terms { weights: quality, ..Terms::default() };
+    for told in model.contest(&question(Some(&names)), &terms).propensities() {
+        assert!((told - 0.1).abs() < 0.01, "{told}");
+    }
+    // Nobody has paid anything, so cost has no say.
+    let terms = Terms { weights: Preset::Cheap.weights(), ..Terms::default() };
+    let contest = model.contest(&question(Some(&names)), &terms);
+    assert_eq!(contest.scales.cost, None);
+    assert!(contest.rank(true, &mut rng(1)).iter().all(|one| one.parts.cost.is_none()));
 }
 
 proptest! {

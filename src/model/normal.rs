@@ -32,7 +32,7 @@ pub(super) fn below(z: f64) -> f64 {
 }
 
 /// The `z` that lies above with probability `1 - p`, for `p` in (0, 1): within 4.5e-4 by Abramowitz and
-/// Stegun, 26.2.23, and within 1e-5 after a step of Newton's method where [`below`] is precise enough.
+/// Stegun, 26.2.23, and within 2e-5 after a step of Newton's method where [`below`] is precise enough.
 pub(super) fn quantile(p: f64) -> f64 {
     let tail = p.min(1.0 - p).max(f64::MIN_POSITIVE);
     let t = (-2.0 * tail.ln()).sqrt();

@@ -63,6 +63,8 @@ const PRIOR_WEIGHT: f64 = 4.0;
 
 /// Shortest latency told apart from none, ms.
 const LATENCY_MIN_MS: f64 = 0.1;
+/// Smallest mean cost that the cost of one execution is taken to have, of its deviation.
+const MEAN_COST_MIN: f64 = 0.25;
 /// Largest amount that is answered.
 const AMOUNT_MAX: f64 = 1e12;
 
@@ -415,14 +417,14 @@ impl Values {
     }
 
     /// The median of all values of a measure, as far as they are log-normal: of latency the geometric
-    /// mean. `None` before the first that was observed.
+    /// mean. `None` before the first that was observed, and while nobody has paid anything: no amount
+    /// can be measured by that.
     pub(super) fn usual(&self, measure: Measure) -> Option<f64> {
         let (mean, variance) = self.pools[measure as usize].as_ref()?.sums.moments()?;
         Some(match measure {
             Measure::Quality => mean,
             Measure::Latency => mean.exp().min(AMOUNT_MAX),
-            // Nobody has paid anything.
-            Measure::Cost if mean <= 0.0 => 0.0,
+            Measure::Cost if mean <= 0.0 => return None,
             Measure::Cost => mean / (variance / mean / mean).sqrt().hypot(1.0),
         })
     }
@@ -538,7 +540,9 @@ impl Value {
         match self.measure {
             Measure::Quality | Measure::Latency => (self.centre, variance),
             Measure::Cost => {
-                let mean = self.centre.max(f64::MIN_POSITIVE.sqrt());
+                // What is extrapolated may be below 0, of which there is no log-normal.
+                let mean = self.centre.max(MEAN_COST_MIN * variance.sqrt());
+                let mean = mean.max(f64::MIN_POSITIVE.sqrt());
                 let of_log = (variance / mean / mean).ln_1p().min(f64::MAX);
                 (mean.ln() - 0.5 * of_log, of_log)
             }

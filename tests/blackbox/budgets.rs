@@ -98,7 +98,9 @@ fn check_refused(service: &Service, body: &Value, pointer: &str) {
 fn what_makes_no_sense_is_told() {
     let directory = tempdir().expect("there is room");
     let service = Setup::new(directory.path()).with("MAX_TENANTS", 2).start();
-    for amount in [json!(0), json!(-1), json!("5"), json!(null), json!([1])] {
+    for amount in
+        [json!(0), json!(-1), json!(1e-310), json!(1e300), json!("5"), json!(null), json!([1])]
+    {
         check_refused(&service, &json!({"amount": amount, "period": "day"}), "/amount");
     }
     check_refused(&service, &json!({"period": "day"}), "/amount");

@@ -264,9 +264,35 @@ fn a_budget_makes_cost_weigh_more_and_spent_to_the_end_the_cheapest_first() {
     );
     let decision = decision(&service, "d1");
     assert_eq!(decision["budget"]["exhausted"], true, "{decision}");
+    assert!(decision.get("parts").is_none(), "none were asked for: {decision}");
     let able = ask(&service, &json!({"constraints": {"min_success": 0.75}}));
     assert_eq!(names(&able), ["good"], "the cheapest admissible one");
     assert_eq!(service.delete(BUDGET).status, 200);
     assert_eq!(names(&ask(&service, &json!({"explore": false})))[0], "good");
     service.stop();
+}
+
+#[test]
+fn every_strategy_takes_objectives_and_limits() {
+    let (directory, _setup, service) = service();
+    service.stop();
+    for strategy in ["beta", "moving_average", "exponential", "thompson"] {
+        let service = Setup::new(directory.path()).with("MODEL_STRATEGY", strategy).start();
+        let limits = json!({"max_cost": 1, "min_success": 0.5});
+        let question = json!({"objective": "balanced", "constraints": limits, "top_k": 1});
+        let answer = ask(&service, &question);
+        assert_eq!(names(&answer).len(), 1);
+        let excluded = answer["excluded"].as_array().expect("some are out");
+        assert_eq!(excluded.len(), 1, "{strategy}: {answer}");
+        assert_eq!(excluded[0]["agent_name"], "hasty", "{strategy}: {answer}");
+        // Among the two that compete the first has the propensity that it has in a longer list.
+        let mut question = question;
+        (question["top_k"], question["explore"]) = (json!(3), json!(false));
+        let all = ask(&service, &question);
+        assert_eq!(names(&all).len(), 2, "{strategy}: {all}");
+        let first = &all["recommendations"][0];
+        assert_eq!(first["propensity"], 1.0, "{strategy}: {all}");
+        assert!(first["score"].as_f64() >= all["recommendations"][1]["score"].as_f64());
+        service.stop();
+    }
 }
