@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 /// The share of a period from which on spending is compared with time: in its first minutes every
 /// execution would look like a rush.
 const ELAPSED_MIN: f64 = 0.01;
+/// The largest share of a budget that is told: of a tiny amount it would be infinite.
+const SHARE_MAX: f64 = 1e12;
 
 /// How long an amount has to last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -111,7 +113,7 @@ pub struct Standing {
     pub to_ms: i64,
     /// In the user's currency.
     pub spent: f64,
-    /// Of the amount; above 1 when more was spent.
+    /// Of the amount, at most 1e12; above 1 when more was spent.
     pub share_spent: f64,
     /// Of the period, `0..1`.
     pub share_elapsed: f64,
@@ -126,7 +128,7 @@ impl Budget {
             from_ms,
             to_ms,
             spent,
-            share_spent: spent / self.amount,
+            share_spent: (spent / self.amount).min(SHARE_MAX),
             share_elapsed: share(now_ms - from_ms, to_ms - from_ms),
         }
     }
@@ -239,5 +241,16 @@ mod tests {
         check(1.0, 0.0, 10.0, false);
         check(10.0, 12.0, 2.0, true);
         check(30.0, 12.0, 6.0, true);
+    }
+
+    #[test]
+    fn however_small_the_amount_what_is_said_of_it_is_finite() {
+        let mut spending = Spending::default();
+        spending.add(3.8, 0, 0);
+        for amount in [f64::from_bits(1), f64::MIN_POSITIVE, 1e-300] {
+            let standing = Budget { amount, period: Period::Day }.standing(&spending, 0);
+            assert!(standing.share_spent.is_finite() && standing.share_spent > 1e6, "{standing:?}");
+            assert!(standing.cost_weight().is_finite() && standing.is_exhausted(), "{standing:?}");
+        }
     }
 }

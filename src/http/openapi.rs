@@ -161,8 +161,9 @@ fn number_as_id() -> Value {
     json!({"type": "string", "pattern": "^[0-9]{1,19}$"})
 }
 
+/// As [`super::Query::flag`] reads it; the name alone is a yes.
 fn flag() -> Value {
-    json!({"type": "boolean", "default": false})
+    json!({"enum": [true, false, 1, 0, ""], "default": false})
 }
 
 impl Route {
