@@ -157,43 +157,54 @@ impl App {
         access::finished(response, &id)
     }
 
+    /// Finishes an answer of the server itself: to what is no request, or is one too many.
+    pub fn finish(&self, response: Response) -> Response {
+        let id = new_id(Now::read().unix_ms);
+        let _scope = RequestScope::begin(&id);
+        log::debug!("request=refused status={}", response.status);
+        self.shared.instruments.http_requests(Route::NOWHERE, response.status).inc();
+        access::finished(response, &id)
+    }
+
     fn answer(&self, request: &mut Request<'_>, now: Instant, caller: &mut Caller) -> Response {
-        if self.stopping.load(Ordering::SeqCst) {
-            return unavailable("the service is stopping").closing();
-        }
-        let checked = self.access.check_browser(request.header("host"), request.header("origin"));
-        if let Err(denied) = checked {
-            return denied.into();
-        }
         let route = Route::of(request.path());
         let pattern = route.as_ref().map_or(Route::NOWHERE, Route::pattern);
-        let response = match route {
-            None => {
-                Response::problem(404, format!("there is nothing at {}", shown(request.path())))
+        let response = self.admit(route, request, now, caller).unwrap_or_else(|failure| {
+            if let Some(reason) = failure.denied {
+                self.shared.instruments.http_refused(reason).inc();
             }
-            Some(route) => {
-                let allowed = route.methods();
-                let method = if request.method() == "HEAD" { "GET" } else { request.method() };
-                if allowed.contains(&method) {
-                    let authorization = request.header("authorization");
-                    let need = route.need(method, request.query());
-                    match self.access.authorize(authorization, need, now) {
-                        Ok(found) => {
-                            *caller = found;
-                            self.route(&route, request, caller).unwrap_or_else(|failure| failure.0)
-                        }
-                        Err(denied) => denied.into(),
-                    }
-                } else {
-                    let detail =
-                        format!("{} takes {}", shown(request.path()), allowed.join(" and "));
-                    Response::problem(405, detail)
-                        .with_header("allow", allowed.join(", ").replace("GET", "GET, HEAD"))
-                }
-            }
-        };
+            failure.response
+        });
         self.shared.instruments.http_requests(pattern, response.status).inc();
         if self.stopping.load(Ordering::SeqCst) { response.closing() } else { response }
+    }
+
+    /// Answers a request whose caller may ask it.
+    fn admit(
+        &self,
+        route: Option<Route>,
+        request: &mut Request<'_>,
+        now: Instant,
+        caller: &mut Caller,
+    ) -> Answer {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(unavailable("the service is stopping").into());
+        }
+        self.access.check_browser(request.header("host"), request.header("origin"))?;
+        let Some(route) = route else {
+            let detail = format!("there is nothing at {}", shown(request.path()));
+            return Err(Response::problem(404, detail).into());
+        };
+        let allowed = route.methods();
+        let method = if request.method() == "HEAD" { "GET" } else { request.method() };
+        if !allowed.contains(&method) {
+            let detail = format!("{} takes {}", shown(request.path()), allowed.join(" and "));
+            let allow = allowed.join(", ").replace("GET", "GET, HEAD");
+            return Err(Response::problem(405, detail).with_header("allow", allow).into());
+        }
+        let need = route.need(method, request.query());
+        *caller = self.access.authorize(request.header("authorization"), need, now)?;
+        self.route(&route, request, caller)
     }
 
     fn route(&self, route: &Route, request: &mut Request<'_>, caller: &Caller) -> Answer {
@@ -235,11 +246,15 @@ impl App {
 type Answer = std::result::Result<Response, Failure>;
 
 /// The answer to a request that failed; made from any error by `?`.
-struct Failure(Response);
+struct Failure {
+    response: Response,
+    /// Why it was not allowed, where that is why; see [`access::REASONS`].
+    denied: Option<&'static str>,
+}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self(match error {
+        Self::from(match error {
             Error::Invalid { pointer, detail } => problem(422, &pointer, &detail),
             Error::NotFound(text) => Response::problem(404, text),
             Error::Conflict(text) => Response::problem(409, text),
@@ -254,13 +269,19 @@ impl From<Error> for Failure {
 
 impl From<access::Denied> for Failure {
     fn from(denied: access::Denied) -> Self {
-        Self(denied.into())
+        Self { denied: Some(denied.reason()), response: denied.into() }
     }
 }
 
 impl From<Response> for Failure {
     fn from(response: Response) -> Self {
-        Self(response)
+        Self { response, denied: None }
+    }
+}
+
+impl From<server::BodyError> for Failure {
+    fn from(error: server::BodyError) -> Self {
+        Response::from(error).into()
     }
 }
 
@@ -578,7 +599,7 @@ fn media_type(request: &Request<'_>) -> String {
 fn unsupported_media_type(seen: &str, allowed: &str) -> Failure {
     let seen = if seen.is_empty() { "missing".to_owned() } else { format!("{seen:?}") };
     let detail = format!("content-type is {seen}, allowed is {allowed}");
-    Failure(Response::problem(415, detail))
+    Response::problem(415, detail).into()
 }
 
 /// The body of a request that takes JSON; `None` when there is none.
@@ -590,7 +611,7 @@ fn json_body(request: &mut Request<'_>) -> std::result::Result<Option<server::Bo
     if media != JSON {
         return Err(unsupported_media_type(&media, JSON));
     }
-    request.read_body(BODY_BYTES_MAX).map(Some).map_err(|error| Failure(error.into()))
+    Ok(Some(request.read_body(BODY_BYTES_MAX)?))
 }
 
 /// The JSON object of a body; an empty one without a body.
@@ -598,9 +619,7 @@ fn json_object(body: Option<&[u8]>) -> std::result::Result<Map<String, Value>, F
     match serde_json::from_slice(body.unwrap_or(b"{}")) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::invalid("", "the body is JSON, but allowed is an object").into()),
-        Err(error) => {
-            Err(Failure(Response::problem(400, format!("the body is not JSON: {error}"))))
-        }
+        Err(error) => Err(Response::problem(400, format!("the body is not JSON: {error}")).into()),
     }
 }
 

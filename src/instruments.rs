@@ -29,6 +29,7 @@ pub struct Instruments {
     /// Time from the arrival of the oldest outcome of a batch until it was learned, seconds.
     pub learning_delay_seconds: Histogram,
     http_requests: IntCounterVec,
+    http_refused: IntCounterVec,
     notifications: IntCounterVec,
 }
 
@@ -64,6 +65,11 @@ impl Default for Instruments {
                 "Requests answered, by route and class of status",
                 &["route", "status"],
             ),
+            http_refused: counters(
+                "online_learning_http_requests_refused_total",
+                "Requests that were not allowed, by reason",
+                &["reason"],
+            ),
             notifications: counters(
                 "online_learning_alert_notifications_total",
                 "Changes of alerts that were to be sent, by channel and result",
@@ -85,28 +91,37 @@ impl Instruments {
         self.http_requests.with_label_values(&[route, class])
     }
 
+    /// Counts requests that were not allowed; `reason` is one of few.
+    pub fn http_refused(&self, reason: &'static str) -> IntCounter {
+        self.http_refused.with_label_values(&[reason])
+    }
+
     /// Counts what became of alerts; see [`CHANNELS`] and [`DELIVERIES`].
     pub fn notifications(&self, channel: &'static str, result: &'static str) -> IntCounter {
         self.notifications.with_label_values(&[channel, result])
     }
 
     /// As they stand. What has not happened yet is shown as 0.
-    pub fn collect(&self, routes: &[&'static str]) -> Vec<MetricFamily> {
+    pub fn collect(&self, routes: &[&'static str], reasons: &[&'static str]) -> Vec<MetricFamily> {
         for route in routes {
             for class in STATUS_CLASSES {
                 self.http_requests.with_label_values(&[route, class]);
             }
+        }
+        for reason in reasons {
+            self.http_refused(reason);
         }
         for channel in CHANNELS {
             for result in DELIVERIES {
                 self.notifications(channel, result);
             }
         }
-        let collectors: [&dyn Collector; 5] = [
+        let collectors: [&dyn Collector; 6] = [
             &self.prediction_seconds,
             &self.batch_seconds,
             &self.learning_delay_seconds,
             &self.http_requests,
+            &self.http_refused,
             &self.notifications,
         ];
         collectors.into_iter().flat_map(Collector::collect).collect()

@@ -347,8 +347,9 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     let (inbox, shared) = (updater.inbox(), updater.shared());
     let app =
         Arc::new(App::new(config, access.clone(), inbox, shared, ends, board.clone(), stop_rx));
-    let handler = app.clone();
+    let (handler, finisher) = (app.clone(), app.clone());
     let http = server
+        .finishing(move |response| finisher.finish(response))
         .spawn(move |request| handler.handle(request))
         .map_err(|error| Error::Fatal(format!("can't start the HTTP server: {error}")))?;
     let http = Arc::new(http);

@@ -339,6 +339,26 @@ pub(super) enum Denied {
     Rate(Duration),
 }
 
+/// What [`Denied::reason`] may say.
+pub(super) const REASONS: [&str; 8] =
+    ["host", "origin", "no_token", "unknown_token", "scope", "tenant", "all_tenants", "rate"];
+
+impl Denied {
+    /// The reason, of which there are few.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "host",
+            Self::Origin(_) => "origin",
+            Self::NoToken => "no_token",
+            Self::UnknownToken => "unknown_token",
+            Self::Scope { .. } => "scope",
+            Self::Tenant(_) => "tenant",
+            Self::AllTenants => "all_tenants",
+            Self::Rate(_) => "rate",
+        }
+    }
+}
+
 impl From<Denied> for Response {
     fn from(denied: Denied) -> Self {
         let shown = |text: &str| text.chars().take(200).collect::<String>();

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::answers::{MadeVersion, ModelSummary, PerformanceSummary, Versions};
 use super::server::Request;
 use super::{
-    Answer, App, Failure, JSON, Query, json_body, json_object, json_response, media_type, page,
+    Answer, App, JSON, Query, json_body, json_object, json_response, media_type, page,
     unsupported_media_type,
 };
 use crate::error::{Error, Result};
@@ -117,7 +117,7 @@ impl App {
         if media != JSON {
             return Err(unsupported_media_type(&media, JSON));
         }
-        let body = request.read_body(MODEL_BYTES_MAX).map_err(|error| Failure(error.into()))?;
+        let body = request.read_body(MODEL_BYTES_MAX)?;
         let (model, _) = parse_model(&body, self.options.settings)?;
         drop(body);
         let model = Box::new(model);

@@ -62,7 +62,7 @@ impl App {
                 format!("{JSON}, {ND_JSON} (a line each), {CLOUD_EVENT} or {CLOUD_EVENTS}");
             return Err(unsupported_media_type(&media, &allowed));
         }
-        let body = request.read_body(BODY_BYTES_MAX).map_err(|error| Failure(error.into()))?;
+        let body = request.read_body(BODY_BYTES_MAX)?;
         let body: Arc<Shared> = Arc::new(Shared(body));
         let now_ms = Now::read().unix_ms;
         let reply = if media == ND_JSON {
@@ -212,7 +212,7 @@ fn json_records(
 ) -> std::result::Result<Vec<Record>, Failure> {
     let bytes: &[u8] = body.as_ref().as_ref();
     let not_json = |error: &dyn std::fmt::Display| {
-        Failure(Response::problem(400, format!("the body is not JSON: {error}")))
+        Failure::from(Response::problem(400, format!("the body is not JSON: {error}")))
     };
     let text = std::str::from_utf8(bytes).map_err(|error| not_json(&error))?;
     if !text.trim_ascii_start().starts_with('[') {
@@ -220,7 +220,7 @@ fn json_records(
         let record = record(Payload::new(body.clone(), 0..bytes.len()), now_ms, caller);
         if let Err(Refusal { code: RefusalCode::NotJson, detail }) = &record.content {
             let hint = format!("{detail} (several events: an array, or {ND_JSON})");
-            return Err(Failure(Response::problem(400, hint)));
+            return Err(Response::problem(400, hint).into());
         }
         return Ok(vec![record]);
     }

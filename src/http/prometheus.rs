@@ -12,7 +12,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{Encoder, TextEncoder};
 
 use super::server::Response;
-use super::{Answer, App, Route};
+use super::{Answer, App, Route, access};
 use crate::alerts::Rule;
 use crate::error::Error;
 use crate::learner::{Now, SOURCES};
@@ -122,7 +122,8 @@ impl App {
         add_storage(&mut families, &self.storage_path);
         self.add_process(&mut families);
         self.add_alerts(&mut families);
-        families.0.extend(self.shared.instruments.collect(&Route::PATTERNS));
+        let measured = self.shared.instruments.collect(&Route::PATTERNS, &access::REASONS);
+        families.0.extend(measured);
         families.0.sort_by(|one, other| one.name().cmp(other.name()));
 
         let mut body = Vec::with_capacity(32 * 1_024);

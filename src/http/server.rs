@@ -64,6 +64,14 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365);
 
 type Handler = dyn Fn(&mut Request<'_>) -> Response + Send + Sync;
+type Finish = dyn Fn(Response) -> Response + Send + Sync;
+
+/// What makes answers.
+struct Answering {
+    handler: Box<Handler>,
+    /// What answers go through that the handler had no part in.
+    finish: Box<Finish>,
+}
 
 /// What one server may hold and how long it waits. Every timeout is a total, not per read.
 #[derive(Debug, Clone)]
@@ -103,6 +111,7 @@ pub struct Server {
     listener: TcpListener,
     addr: SocketAddr,
     limits: Limits,
+    finish: Box<Finish>,
 }
 
 impl Server {
@@ -116,7 +125,14 @@ impl Server {
         // A second listen only raises the backlog, which a burst of clients can fill.
         rustix::net::listen(&listener, LISTEN_BACKLOG)?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr, limits })
+        Ok(Self { listener, addr, limits, finish: Box::new(|response| response) })
+    }
+
+    /// Answers that the server gives by itself, to what is no request or is one too many, go through
+    /// `finish` before they are sent.
+    #[must_use]
+    pub fn finishing(self, finish: impl Fn(Response) -> Response + Send + Sync + 'static) -> Self {
+        Self { finish: Box::new(finish), ..self }
     }
 
     /// The bound address, with the real port when port 0 was asked for.
@@ -148,7 +164,7 @@ impl Server {
         let acceptor = Acceptor {
             listener: self.listener,
             shared: Arc::clone(&shared),
-            handler: Arc::new(handler),
+            answering: Arc::new(Answering { handler: Box::new(handler), finish: self.finish }),
             refused: VecDeque::new(),
             next_id: 0,
             full: Episode::new("the connection limit is reached"),
@@ -316,7 +332,7 @@ impl Episode {
 struct Acceptor {
     listener: TcpListener,
     shared: Arc<Shared>,
-    handler: Arc<Handler>,
+    answering: Arc<Answering>,
     refused: VecDeque<(Instant, Arc<Socket>)>,
     next_id: u64,
     full: Episode,
@@ -388,13 +404,13 @@ impl Acceptor {
             connections.insert(id, Arc::clone(&socket));
         }
         let registration = Registration { shared: Arc::clone(&self.shared), id };
-        let handler = Arc::clone(&self.handler);
+        let answering = Arc::clone(&self.answering);
         let served = Arc::clone(&socket);
         let spawned = thread::Builder::new()
             .name("http-connection".to_owned())
             .stack_size(STACK_SIZE)
             .spawn(move || {
-                serve(&registration.shared, served, handler);
+                serve(&registration.shared, served, answering);
                 drop(registration);
             });
         if let Err(error) = spawned {
@@ -407,6 +423,7 @@ impl Acceptor {
     /// with unread input would reset it and could take the answer away from the client.
     fn refuse(&mut self, socket: Arc<Socket>, detail: &str) {
         let response = Response::problem(503, detail).with_header("Retry-After", "1");
+        let response = (self.answering.finish)(response);
         let mut bytes = Vec::new();
         response.write_head(&mut bytes, Some("close"));
         bytes.extend_from_slice(&response.body);
@@ -435,10 +452,10 @@ fn is_starvation(error: &io::Error) -> bool {
     )
 }
 
-/// The life of one connection. Takes the handler by value: it must be released before the
+/// The life of one connection. Takes what answers by value: it must be released before the
 /// connection leaves the registry.
 #[expect(clippy::needless_pass_by_value, reason = "see the doc comment")]
-fn serve(shared: &Arc<Shared>, socket: Arc<Socket>, handler: Arc<Handler>) {
+fn serve(shared: &Arc<Shared>, socket: Arc<Socket>, answering: Arc<Answering>) {
     // Some systems let accepted sockets inherit the listener's mode.
     if socket.stream.set_nonblocking(false).is_err() || socket.stream.set_nodelay(true).is_err() {
         return;
@@ -446,7 +463,7 @@ fn serve(shared: &Arc<Shared>, socket: Arc<Socket>, handler: Arc<Handler>) {
     let mut connection = Connection::new(Arc::clone(shared), Arc::clone(&socket));
     let answered = loop {
         match connection.read_head() {
-            Ok(Some(head)) => match exchange(shared, &socket, &mut connection, head, &*handler) {
+            Ok(Some(head)) => match exchange(shared, &socket, &mut connection, head, &answering) {
                 Ok(true) => {}
                 Ok(false) => break true,
                 Err(_) => break false,
@@ -455,6 +472,7 @@ fn serve(shared: &Arc<Shared>, socket: Arc<Socket>, handler: Arc<Handler>) {
             Err(reject) => {
                 log::debug!("{}: {} {}", socket.peer, reject.status, reject.detail);
                 let response = Response::problem(reject.status, &reject.detail);
+                let response = (answering.finish)(response);
                 break connection.write_response(&response, false, Some("close")).is_ok();
             }
         }
@@ -475,15 +493,15 @@ fn exchange(
     socket: &Socket,
     connection: &mut Connection,
     head: Head,
-    handler: &Handler,
+    answering: &Answering,
 ) -> Result<bool, Stall> {
     let in_flight = InFlight::new(shared, socket);
     let mut request = Request { connection: &mut *connection, head };
-    let response = catch_unwind(AssertUnwindSafe(|| handler(&mut request)));
+    let response = catch_unwind(AssertUnwindSafe(|| (answering.handler)(&mut request)));
     let Head { method, keep_alive, http10, .. } = request.head;
     let response = response.unwrap_or_else(|panic| {
         log::error!("the handler panicked: {}", panic_message(&*panic));
-        Response::problem(500, "the request could not be handled").closing()
+        (answering.finish)(Response::problem(500, "the request could not be handled")).closing()
     });
     let skip = match connection.unread {
         Unread::Nothing => Some(0),
@@ -1480,6 +1498,7 @@ mod tests {
         handler: impl Fn(&mut Request<'_>) -> Response + Send + Sync + 'static,
     ) -> (SocketAddr, Handle) {
         let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), limits).unwrap();
+        let server = server.finishing(|response| response.with_header("X-Finished", "once"));
         (server.local_addr(), server.spawn(handler).unwrap())
     }
 
@@ -1681,6 +1700,7 @@ mod tests {
             assert_eq!(status, wanted, "{request:?}");
             assert!(head.contains("\r\nConnection: close\r\n"), "{request:?}");
             assert!(head.contains("\r\nContent-Type: application/problem+json\r\n"));
+            assert_eq!(head.matches("\r\nX-Finished: once\r\n").count(), 1, "{request:?}");
             let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
             assert_eq!(problem["status"], wanted, "{request:?}");
             assert_eq!(receive_all(&mut client), "", "{request:?}");
@@ -1910,7 +1930,7 @@ mod tests {
             let mut third = connect(addr);
             let (status, head, _) = receive(&mut third);
             assert_eq!(status, 503);
-            assert!(head.contains("\r\nRetry-After: 1\r\nContent-Length: "), "{head:?}");
+            assert!(head.contains("\r\nRetry-After: 1\r\nX-Finished: once\r\n"), "{head:?}");
             assert!(head.contains("\r\nConnection: close\r\n"), "{head:?}");
             assert_eq!(receive_all(&mut third), "");
         }
@@ -1966,6 +1986,7 @@ mod tests {
         let answer = talk(addr, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(status(&answer), 500, "{answer:?}");
         assert!(answer.contains("\r\nConnection: close\r\n"));
+        assert!(answer.contains("\r\nX-Finished: once\r\n"));
         assert_serves(addr);
         assert_eq!(handle.in_flight(), 0);
     }

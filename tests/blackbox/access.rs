@@ -358,6 +358,54 @@ fn answers_carry_the_headers_that_keep_browsers_in_bounds() {
     service.stop();
 }
 
+/// Those of the server too, which no handler sees.
+#[test]
+fn what_is_no_request_or_one_too_many_is_answered_like_everything_else() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).with("HTTP_MAX_CONNECTIONS", 20).start();
+    let check = |answer: &Answer, status: u16| {
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        let id = answer.header("x-request-id").expect("there is one");
+        assert_eq!((id.len(), &answer.json()["request_id"]), (36, &json!(id)));
+        for (name, value) in [
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("connection", "close"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{status}");
+        }
+    };
+    for (request, status) in [
+        ("nonsense\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: a\r\nexpect: tea\r\n\r\n", 417),
+        (&format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(20_000)), 431),
+        ("GET / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 501),
+        ("GET / HTTP/2.0\r\nhost: a\r\n\r\n", 505),
+    ] {
+        let mut wire = Wire::open(service.address).unwrap();
+        wire.send(request).unwrap();
+        check(&wire.answer().unwrap(), status);
+    }
+    // All are held open, so the last of these is one too many.
+    let mut open: Vec<(Wire, Answer)> = (0..21)
+        .map(|_| {
+            let mut wire = Wire::open(service.address).unwrap();
+            let answer = wire.get("/livez").unwrap();
+            (wire, answer)
+        })
+        .collect();
+    let (_, last) = open.pop().expect("there are some");
+    check(&last, 503);
+    assert!(open.iter().any(|(_, answer)| answer.status == 200));
+    drop(open);
+    service.stop();
+}
+
 #[test]
 fn a_request_id_is_in_the_answer_in_problems_and_in_the_log() {
     let directory = directory();

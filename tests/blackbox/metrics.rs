@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use online_learning::outcome::hex;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
-use crate::harness::{Service, Setup};
+use crate::harness::{Answer, Service, Setup, Wire};
 
 /// A scrape: the type of each family, and each series with its value.
 struct Scrape {
@@ -199,6 +201,80 @@ fn what_happens_is_counted_where_it_belongs() {
     let again = setup.start();
     check(&Scrape::of(&again), &kept[..6]);
     again.stop();
+}
+
+/// What is answered to a request with these lines after the first.
+fn asked(service: &Service, method: &str, path: &str, headers: &[&str]) -> Answer {
+    let mut wire = Wire::open(service.address).expect("it listens");
+    let fields = headers.join("\r\n");
+    wire.send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n")).expect("it reads");
+    wire.answer().expect("it answers")
+}
+
+#[test]
+fn what_was_not_allowed_is_counted_by_reason_and_what_was_no_request_with_the_others() {
+    let directory = tempdir().unwrap();
+    let digest = |secret: &str| hex(&Sha256::digest(secret));
+    let tokens = directory.path().join("tokens");
+    let lines = format!(
+        "reader, read, blue, {}\nroot, admin, , {}\n",
+        digest("reader-secret"),
+        digest("root-secret")
+    );
+    std::fs::write(&tokens, lines).unwrap();
+    let service = Setup::new(&directory.path().join("models"))
+        .with("AUTH_TOKENS_FILE", tokens.display())
+        .with("RATE_LIMIT", "0.001")
+        .with("RATE_LIMIT_BURST", 6)
+        .start();
+    let (reader, root) =
+        ("authorization: Bearer reader-secret", "authorization: Bearer root-secret");
+    let scrape = || {
+        let answer = asked(&service, "GET", "/metrics", &["host: localhost", root]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Scrape::parse(answer.body)
+    };
+    let count = |scrape: &Scrape, reason: &str| {
+        let name = "online_learning_http_requests_refused_total";
+        scrape.value(&format!("{name}{{reason=\"{reason}\"}}"))
+    };
+    let reasons =
+        ["host", "origin", "no_token", "unknown_token", "scope", "tenant", "all_tenants", "rate"];
+    let before = scrape();
+    assert!(reasons.iter().all(|reason| count(&before, reason) == 0.0), "{}", before.text);
+
+    let performance = "/api/learning/agents/performance";
+    let blue = "/api/learning/agents/performance?tenant_id=blue";
+    let red = "/api/learning/agents/performance?tenant_id=red";
+    for (method, path, headers, status) in [
+        ("GET", "/livez", vec!["host: evil.example"], 403),
+        ("GET", "/livez", vec!["host: localhost", "origin: http://evil.example"], 403),
+        ("GET", performance, vec!["host: localhost"], 401),
+        ("GET", performance, vec!["host: localhost", "authorization: Bearer other"], 401),
+        ("GET", performance, vec!["host: localhost", "authorization: Bearer another"], 401),
+        ("POST", "/api/learning/models/save", vec!["host: localhost", reader], 403),
+        ("GET", red, vec!["host: localhost", reader], 403),
+        ("GET", "/metrics", vec!["host: localhost", reader], 403),
+        ("GET", blue, vec!["host: localhost", reader], 200),
+        ("GET", blue, vec!["host: localhost", reader], 200),
+        ("GET", blue, vec!["host: localhost", reader], 200),
+        ("GET", blue, vec!["host: localhost", reader], 429),
+        // No request at all.
+        ("GET", "/livez", vec!["host: a b"], 400),
+    ] {
+        let answer = asked(&service, method, path, &headers);
+        assert_eq!(answer.status, status, "{method} {path} {headers:?}: {answer:?}");
+    }
+    let after = scrape();
+    for (reason, wanted) in reasons.iter().zip([1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0]) {
+        let counted = count(&after, reason);
+        assert!((counted - wanted).abs() < 1e-9, "{reason} is {counted}, not {wanted}");
+    }
+    let requests = "online_learning_http_requests_total";
+    after.check(&format!("{requests}{{route=\"/livez\",status=\"4xx\"}}"), 2.0);
+    after.check(&format!("{requests}{{route=\"{performance}\",status=\"4xx\"}}"), 5.0);
+    after.check(&format!("{requests}{{route=\"other\",status=\"4xx\"}}"), 1.0);
+    service.stop();
 }
 
 #[test]
