@@ -212,7 +212,7 @@ impl App {
             Route::PredictAgentSelection => self.predict_agent_selection(request, caller),
             Route::PredictValue(measure) => self.predict_value(*measure, request, caller),
             Route::Metrics => self.metrics(),
-            Route::Prometheus => self.prometheus(),
+            Route::Prometheus => self.prometheus(request),
             Route::AgentsPerformance => self.agents_performance(request, caller),
             Route::AgentsPareto => self.pareto(request, caller),
             Route::Status => Ok(self.status()),

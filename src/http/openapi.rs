@@ -329,7 +329,9 @@ fn decision(schemas: &mut Schemas) -> Operation {
 fn prometheus() -> Operation {
     let mut operation = Operation::new("Everything that is measured, for Prometheus");
     let text = json!({"schema": {"type": "string"}});
-    operation.answers.push((200, "The text format 0.0.4", json!({"text/plain": text})));
+    let content = json!({"text/plain": text, "application/openmetrics-text": text});
+    let what = "The text format 0.0.4, or OpenMetrics where `Accept` asks for it";
+    operation.answers.push((200, what, content));
     operation
 }
 

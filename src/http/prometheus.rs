@@ -1,5 +1,5 @@
-//! `GET /metrics`: everything that is known of the service, as Prometheus reads it (text format
-//! 0.0.4, whatever Accept asks for: the library writes no other).
+//! `GET /metrics`: everything that is known of the service, as Prometheus reads it: text format 0.0.4,
+//! or `OpenMetrics` 1.0.0 where `Accept` asks for that.
 //!
 //! Every family is there from the first scrape, with Kafka or without, and the number of series is
 //! bounded: agents beyond a few are one series, routes are patterns. Service counters come from the
@@ -8,10 +8,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use prometheus::TextEncoder;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Encoder, TextEncoder};
 
-use super::server::Response;
+use super::server::{Request, Response};
 use super::{Answer, App, Route, access};
 use crate::alerts::Rule;
 use crate::error::Error;
@@ -21,7 +21,55 @@ use crate::outcome::RefusalCode;
 use crate::process::Usage;
 use crate::store::{Counters, Space};
 
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether an `Accept` field asks for `OpenMetrics` by name, and likes it no less than plain text.
+fn wants_open_metrics(accept: &str) -> bool {
+    // The best quality of the ranges of that name, 0 without one (RFC 9110, section 12.5.1).
+    let quality = |wanted: &str, version: &str| {
+        let ranges = accept.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_wanted = parts.next()?.eq_ignore_ascii_case(wanted);
+            let mut quality = 1.0;
+            for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+                match (name.to_ascii_lowercase().as_str(), value.trim_matches('"')) {
+                    ("q", value) => quality = value.parse().ok()?,
+                    ("version", value) if value != version => return None,
+                    _ => {}
+                }
+            }
+            is_wanted.then_some(quality)
+        });
+        ranges.fold(0.0, f64::max)
+    };
+    let open_metrics = quality("application/openmetrics-text", "1.0.0");
+    open_metrics > 0.0 && open_metrics >= quality("text/plain", "0.0.4")
+}
+
+/// Text of the format 0.0.4 as `OpenMetrics` 1.0.0: a counter's family is named without the `_total` of
+/// its samples, whole bounds of buckets are written as floats, and the end is marked. Of all families
+/// only counters end in `_total`; in values of labels quotes and line breaks are escaped.
+fn open_metrics(text: &str) -> String {
+    let mut open = String::with_capacity(text.len() + 64);
+    for line in text.lines() {
+        let described = line.strip_prefix("# ").and_then(|rest| {
+            // HELP or TYPE, the name, what is said of it.
+            let mut words = rest.splitn(3, ' ');
+            let (keyword, name, said) = (words.next()?, words.next()?, words.next()?);
+            Some(format!("# {keyword} {} {said}", name.strip_suffix("_total")?))
+        });
+        let bounded = line.split_once("{le=\"").and_then(|(name, rest)| {
+            let (bound, value) = rest.split_once('"')?;
+            let is_whole = bound.bytes().all(|byte| byte.is_ascii_digit());
+            is_whole.then(|| format!("{name}{{le=\"{bound}.0\"{value}"))
+        });
+        open.push_str(described.or(bounded).as_deref().unwrap_or(line));
+        open.push('\n');
+    }
+    open.push_str("# EOF\n");
+    open
+}
 
 /// Families under construction.
 #[derive(Default)]
@@ -109,7 +157,7 @@ fn flag(is: bool) -> f64 {
 }
 
 impl App {
-    pub(super) fn prometheus(&self) -> Answer {
+    pub(super) fn prometheus(&self, request: &Request<'_>) -> Answer {
         let mut families = Families::default();
         let counters = self.shared.counters();
         let model = self.shared.model();
@@ -126,12 +174,17 @@ impl App {
         families.0.extend(measured);
         families.0.sort_by(|one, other| one.name().cmp(other.name()));
 
-        let mut body = Vec::with_capacity(32 * 1_024);
+        let mut text = String::with_capacity(32 * 1_024);
         TextEncoder::new()
-            .encode(&families.0, &mut body)
+            .encode_utf8(&families.0, &mut text)
             .map_err(|error| Error::Fatal(format!("the metrics can't be written: {error}")))?;
-        let headers = vec![("content-type", CONTENT_TYPE.into())];
-        Ok(Response { status: 200, headers, body, close: false })
+        let (media, text) = if wants_open_metrics(request.header("accept").unwrap_or_default()) {
+            (OPEN_METRICS, open_metrics(&text))
+        } else {
+            (TEXT, text)
+        };
+        let headers = vec![("content-type", media.into()), ("vary", "accept".into())];
+        Ok(Response { status: 200, headers, body: text.into_bytes(), close: false })
     }
 
     fn add_service(&self, to: &mut Families, counters: &Counters) {
@@ -433,4 +486,51 @@ fn add_storage(to: &mut Families, directory: &Path) {
         "Space that there is where the database is",
         number(space.size_bytes),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_metrics_is_for_who_asks_for_it() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                          application/openmetrics-text;version=0.0.1;q=0.4,\
+                          text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for wanted in [
+            prometheus,
+            "application/openmetrics-text",
+            "Application/OpenMetrics-Text; version=\"1.0.0\"; charset=utf-8",
+            "text/plain, application/openmetrics-text",
+            "text/plain;q=0.9, application/openmetrics-text",
+            "text/plain;version=1.0.0;q=0.9,application/openmetrics-text;q=0.8",
+        ] {
+            assert!(wants_open_metrics(wanted), "{wanted}");
+        }
+        for other in [
+            "",
+            "*/*",
+            "application/*",
+            "text/plain",
+            "text/plain, application/openmetrics-text;q=0.9",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=much",
+            "application/openmetrics-text;version=2.0.0",
+            "application/openmetrics-text;version=0.0.1",
+            "application/openmetrics-texts",
+        ] {
+            assert!(!wants_open_metrics(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_differs_between_the_formats_is_changed_and_nothing_else() {
+        let text = "# HELP a_total Of b_total c\n# TYPE a_total counter\na_total{x=\"{le=\\\"1\\\"}\"} 1\n\
+                    # HELP h H\n# TYPE h histogram\nh_bucket{le=\"0.5\"} 0\nh_bucket{le=\"60\"} 1\n\
+                    h_bucket{le=\"+Inf\"} 1\nh_sum 7\nh_count 1\n";
+        let open = "# HELP a Of b_total c\n# TYPE a counter\na_total{x=\"{le=\\\"1\\\"}\"} 1\n\
+                    # HELP h H\n# TYPE h histogram\nh_bucket{le=\"0.5\"} 0\nh_bucket{le=\"60.0\"} 1\n\
+                    h_bucket{le=\"+Inf\"} 1\nh_sum 7\nh_count 1\n# EOF\n";
+        assert_eq!(open_metrics(text), open);
+    }
 }

@@ -277,6 +277,66 @@ fn what_was_not_allowed_is_counted_by_reason_and_what_was_no_request_with_the_ot
     service.stop();
 }
 
+/// `OpenMetrics` 1.0.0, where it differs from the other format.
+#[test]
+fn open_metrics_is_answered_where_it_is_asked_for() {
+    let directory = tempdir().unwrap();
+    let service = Setup::new(directory.path()).start();
+    use_it(&service);
+    service.learn(&json!({"agent_name": "# EOF\n\"{le=\"1\"}\\", "status": "success"}).to_string());
+    let accept = |accept: &str| asked(&service, "GET", "/metrics", &["host: localhost", accept]);
+    let plain = accept("accept: text/plain, */*");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let plain = Scrape::parse(plain.body);
+    let open = accept("accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+    let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(open.header("content-type"), Some(media));
+    assert_eq!(open.header("vary"), Some("accept"));
+    let body = open.body.strip_suffix("\n# EOF\n").expect("the end is marked");
+
+    let (mut families, mut series) = (BTreeMap::new(), BTreeSet::new());
+    let mut current = (String::new(), String::new());
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, _) = rest.split_once(' ').expect("it has both");
+            current = (name.to_owned(), String::new());
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("it has both");
+            assert_eq!(name, current.0, "{line}");
+            assert_eq!(families.insert(name.to_owned(), kind.to_owned()), None, "{line}");
+            kind.clone_into(&mut current.1);
+        } else {
+            let (labelled, value) = line.rsplit_once(' ').expect("it has both");
+            let sample = labelled.split('{').next().expect("it has a name");
+            let suffix = sample.strip_prefix(current.0.as_str()).expect("it is of its family");
+            let suffixes: &[&str] = match current.1.as_str() {
+                "counter" => &["_total"],
+                "gauge" => &[""],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                other => panic!("there is no type {other}"),
+            };
+            assert!(suffixes.contains(&suffix), "{line}");
+            assert!(value == "NaN" || value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+            let mut named = labelled.to_owned();
+            if suffix == "_bucket" {
+                let bound = labelled.split('"').nth(1).expect("it has a bound");
+                assert!(bound == "+Inf" || bound.contains('.'), "{line}");
+                named = named.replace(".0\"}", "\"}");
+            }
+            assert!(series.insert(named), "{line} comes twice");
+        }
+    }
+    let named: BTreeMap<String, String> = plain
+        .families
+        .iter()
+        .map(|(name, kind)| (name.trim_end_matches("_total").to_owned(), kind.clone()))
+        .collect();
+    assert_eq!(families, named);
+    let same: BTreeSet<String> = plain.series.keys().cloned().collect();
+    assert_eq!(series, same);
+    service.stop();
+}
+
 #[test]
 fn however_many_agents_there_are_few_are_shown_and_the_rest_is_one() {
     let directory = tempdir().unwrap();
