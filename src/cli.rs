@@ -746,19 +746,21 @@ fn print_settings(
     Ok(())
 }
 
-/// The value of a setting without what is secret in it: passwords in addresses, their queries.
+/// The value of a setting without what is secret in it. Of an address only the host is shown: many
+/// webhooks have their secret in the path.
 fn without_secrets(env: &str, value: &str) -> String {
     let is_secret = ["PASSWORD", "SECRET", "TOKEN"].iter().any(|word| env.contains(word));
     if is_secret && !env.ends_with("_FILE") {
         return "(hidden)".to_owned();
     }
     let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
-    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?(hidden)"));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://(hidden)@{host}{path}{query}"),
-        None => format!("{scheme}://{authority}{path}{query}"),
-    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, host) = match authority.rsplit_once('@') {
+        Some((_, host)) => ("(hidden)@", host),
+        None => ("", authority),
+    };
+    let path = if path.len() > 1 { "/(hidden)" } else { path };
+    format!("{scheme}://{user}{host}{path}")
 }
 
 /// The request for agents that the arguments of [`task`] make.
@@ -865,8 +867,11 @@ mod tests {
     #[test]
     fn what_is_secret_in_a_value_is_not_shown() {
         let shown = |value| without_secrets("ALERT_WEBHOOK_URL", value);
-        assert_eq!(shown("https://u:p@host/x?key=1"), "https://(hidden)@host/x?(hidden)");
-        assert_eq!(shown("http://host:80/x"), "http://host:80/x");
+        assert_eq!(shown("https://u:p@host/x?key=1"), "https://(hidden)@host/(hidden)");
+        assert_eq!(shown("https://u:p@host?key=1"), "https://(hidden)@host/(hidden)");
+        assert_eq!(shown("https://host/services/s3cret"), "https://host/(hidden)");
+        assert_eq!(shown("http://host:80/"), "http://host:80/");
+        assert_eq!(shown("http://host:80"), "http://host:80");
         assert_eq!(without_secrets("KAFKA_SASL_PASSWORD_FILE", "/p"), "/p");
         assert_eq!(without_secrets("SOME_TOKEN", "t"), "(hidden)");
     }

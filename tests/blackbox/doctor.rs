@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use rdkafka::mocking::MockCluster;
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::harness::{Service, Setup, free_address, program};
+use super::harness::{Service, Setup, eventually, free_address, program};
 
 const SAMPLE: &str = include_str!("../../data/sample_outcomes.jsonl");
 
@@ -266,6 +267,107 @@ fn learning_that_cannot_go_on_is_a_failure() {
     findings.expect("learning", "ok", "1 are learned at the next start");
 }
 
+fn open(directory: &Path) -> Connection {
+    Connection::open(directory.join("online-learning.db")).expect("it can be opened")
+}
+
+#[test]
+fn a_model_that_is_not_updated_is_told_with_the_reason() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    service.learn(SAMPLE);
+    beside(&service, directory.path()).expect("learning", "ok", "811 outcomes learned");
+    // Somebody else writes, and does not come to an end.
+    let other = open(directory.path());
+    other.execute_batch("BEGIN IMMEDIATE").expect("it can be locked");
+    let event = json!({"agent_name": "a", "status": "success"});
+    assert_eq!(service.post_json("/api/learning/outcomes", &event).status, 503);
+    let findings = beside(&service, directory.path());
+    findings.expect("service", "fail", "it runs, but is degraded: storage: database is locked");
+    findings.expect("learning", "fail", "the model is not updated: storage: database is locked");
+    assert_eq!(findings.code, 4);
+    other.execute_batch("ROLLBACK").expect("it can be unlocked");
+    eventually("learning goes on by itself", || {
+        (service.get("/api/learning/status").json()["status"] == "running").then_some(())
+    });
+    beside(&service, directory.path()).expect("learning", "ok", "811 outcomes learned");
+    service.stop();
+}
+
+#[test]
+fn outcomes_that_have_waited_for_long_are_a_failure_while_a_service_runs() {
+    let directory = directory();
+    let service = Setup::new(directory.path())
+        .with("MODEL_BATCH_SIZE", 1_000)
+        .with("MODEL_BATCH_TIMEOUT", 3_600)
+        .start();
+    let event = json!({"agent_name": "a", "status": "success"});
+    assert_eq!(service.post_json("/api/learning/outcomes", &event).status, 202);
+    beside(&service, directory.path()).expect("learning", "ok", "1 wait for a full micro-batch");
+    // As if it had come ten minutes ago, which a batch of the doctor's settings never waits.
+    let sql = "UPDATE counters SET value =
+                   json_set(value, '$.last_event_ms', value ->> '$.last_event_ms' - 600000)";
+    assert_eq!(open(directory.path()).execute(sql, []), Ok(1));
+    let findings = beside(&service, directory.path());
+    findings.expect("learning", "fail", "1 outcomes have waited for 10 min and are not learned");
+    assert_eq!(findings.code, 4);
+    service.learn("");
+    beside(&service, directory.path()).expect("learning", "ok", "1 outcomes learned");
+    service.stop();
+}
+
+#[test]
+fn micro_batches_that_take_long_are_a_failure() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    // Each micro-batch has to count rows, ever more of them, however fast the machine.
+    let database = open(directory.path());
+    let trigger = "CREATE VIEW long AS SELECT 1 AS counted;
+                   CREATE TRIGGER slow BEFORE INSERT ON learning_events
+                   WHEN new.event_type = 'micro_batch' BEGIN SELECT counted FROM long; END;";
+    database.execute_batch(trigger).expect("the schema can be changed");
+    let mut rows = 4_000_000_u64;
+    let findings = loop {
+        let view = format!(
+            "DROP VIEW long; CREATE VIEW long AS
+                 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers
+                                               LIMIT {rows})
+                 SELECT count(*) AS counted FROM numbers;"
+        );
+        database.execute_batch(&view).expect("the schema can be changed");
+        // The time of a micro-batch is stored with the next one.
+        service.learn(r#"{"agent_name": "a", "status": "success"}"#);
+        let findings = beside(&service, directory.path());
+        if findings.of("update time")["state"] != "ok" {
+            break findings;
+        }
+        rows *= 2;
+        assert!(rows < 1 << 32, "no micro-batch takes long");
+    };
+    findings.expect("update time", "fail", "a micro-batch takes");
+    assert_eq!(findings.code, 4);
+    service.stop();
+}
+
+#[test]
+fn expectations_that_do_not_come_true_are_pointed_out() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    let of = |status: &str| {
+        let line = json!({"agent_name": "a", "status": status, "task_type": "t"});
+        format!("{line}\n").repeat(300)
+    };
+    service.learn(&of("success"));
+    beside(&service, directory.path()).expect("calibration", "skip", "150 outcomes are too few");
+    // What was learned says nothing of what comes.
+    service.learn(&of("failure"));
+    let findings = beside(&service, directory.path());
+    findings.expect("calibration", "warn", "over the last 300 outcomes the Brier score is");
+    assert!(findings.of("calibration")["finding"].to_string().contains("the mean alone: 0.000"));
+    assert_eq!(findings.code, 0, "warnings are no failure");
+    service.stop();
+}
+
 #[test]
 fn data_that_makes_predictions_poor_is_pointed_out() {
     let directory = directory();
@@ -373,4 +475,21 @@ fn the_configuration_is_printed_with_where_each_value_comes_from() {
     );
     assert_eq!(printed["MODEL_BATCH_SIZE"], json!({"value": "25", "from": "environment"}));
     assert_eq!(printed["QUEUE_CAPACITY"], json!({"value": "1024", "from": "default"}));
+}
+
+#[test]
+fn the_configuration_is_printed_without_what_is_secret_in_an_address() {
+    let url = "https://user:s3cret-1@hooks.example/services/s3cret-2?token=s3cret-3#s3cret-4";
+    let settings = [("ALERT_WEBHOOK_URL", url)];
+    for arguments in [
+        &["print"][..],
+        &["print", "--effective"],
+        &["print", "--effective", "--json"],
+        &["print", "--alert-webhook-url", url],
+    ] {
+        let (code, said, complained) = config(arguments, &settings);
+        assert_eq!(code, Some(0), "{complained}");
+        assert!(said.contains("https://(hidden)@hooks.example/(hidden)"), "{said}");
+        assert!(!said.contains("s3cret") && !complained.contains("s3cret"), "{said}{complained}");
+    }
 }

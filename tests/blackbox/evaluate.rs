@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Answer, Service, Setup, program};
+use crate::harness::{Answer, Service, Setup, eventually, program};
 
 const PREDICT: &str = "/api/learning/predict/agent-selection";
 const EVALUATE: &str = "/api/learning/evaluate";
@@ -202,6 +203,37 @@ fn a_log_that_cannot_support_an_answer_says_why() {
     service.learn(&event.to_string());
     check(&service, &json!({"policy": "agent:solo"}), "/policy", "two are needed");
     assert_eq!(service.get(EVALUATE).status, 405);
+}
+
+#[test]
+fn two_evaluations_at_a_time_are_one_too_many() {
+    let directory = TempDir::new().unwrap();
+    let service = Setup::new(directory.path()).start();
+    live(&service, 300, &json!({}));
+    let request = json!({"policy": "thompson"});
+    let refused: Mutex<Option<Answer>> = Mutex::default();
+    // Two ask again and again, until one of them comes while the other is answered.
+    let ask = || {
+        eventually("they meet", || {
+            if refused.lock().unwrap().is_none() {
+                let answer = evaluate(&service, &request);
+                if answer.status == 200 {
+                    return None;
+                }
+                *refused.lock().unwrap() = Some(answer);
+            }
+            Some(())
+        });
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(ask);
+        ask();
+    });
+    let refused = refused.into_inner().unwrap().expect("one was refused");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.body.contains("another evaluation is under way"), "{refused:?}");
+    assert_eq!(evaluate(&service, &request).status, 200);
 }
 
 #[test]
