@@ -300,7 +300,7 @@ fn agents_performance(schemas: &mut Schemas) -> Operation {
     Operation::new("What each agent has done")
         .query("task_type", "Only on this task type", schemas.asked::<Name>())
         .query("tenant_id", "Whose; `default` unless given", schemas.asked::<Name>())
-        .query("outlook", "Also what is expected of each", json!({"type": "boolean"}))
+        .query("outlook", "Also what is expected of each", flag())
         .answer(200, "A row for each agent", rows)
 }
 
@@ -596,6 +596,24 @@ mod tests {
             Value::Array(items) => items.iter().for_each(|value| references(value, found)),
             _ => {}
         }
+    }
+
+    #[test]
+    fn what_a_query_answers_with_yes_or_no_is_described_as_it_is_read() {
+        let document = document();
+        let paths = document["paths"].as_object().expect("there are paths");
+        let operations =
+            paths.values().flat_map(|path| path.as_object().expect("methods").values());
+        let parameters = operations.flat_map(|operation| operation["parameters"].as_array());
+        let mut flags = BTreeSet::new();
+        for parameter in parameters.flatten().filter(|parameter| parameter["in"] == "query") {
+            let (name, schema) = (&parameter["name"], &parameter["schema"]);
+            assert_ne!(schema["type"], "boolean", "{name}: 1, 0 and nothing are read too");
+            if *schema == flag() {
+                flags.insert(name.as_str());
+            }
+        }
+        assert_eq!(flags, BTreeSet::from([Some("outlook"), Some("verbose"), Some("wait")]));
     }
 
     #[test]
