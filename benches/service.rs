@@ -6,6 +6,7 @@
 //! `BENCH_CONNECTIONS` sets how many clients ask for predictions at a time (16).
 
 use std::fmt::Write as _;
+use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -18,7 +19,9 @@ use online_learning::http::App;
 use online_learning::http::access::Access;
 use online_learning::http::server::{Limits, Request, Response, Server};
 use online_learning::learner::LearnerOptions;
-use online_learning::model::{AgentPerformanceModel, Caps, Question, Settings, Strategy, rank};
+use online_learning::model::{
+    AgentPerformanceModel, Caps, Preset, Question, Settings, Strategy, Terms, rank,
+};
 use online_learning::outcome::{Context, Feature, Outcome, Status};
 use online_learning::service::RealTimeModelUpdater;
 use online_learning::store::StoreOptions;
@@ -285,6 +288,21 @@ fn bench_in_process() {
     let micros = started.elapsed().as_secs_f64() * 1e6 / f64::from(times);
     assert!(picked > 0);
     say(&format!("prediction in process, 10 agents, without propensity: {micros:.2} us"));
+
+    let propensities = [Preset::Success, Preset::Balanced].map(|preset| {
+        let terms = Terms { weights: preset.weights(), ..Terms::default() };
+        let agents = model.contest(&question, &terms);
+        assert_eq!(agents.is_success_alone(), preset == Preset::Success);
+        let times = 300;
+        let started = Instant::now();
+        let sum: f64 = (0..times).map(|_| black_box(&agents).propensities()[0]).sum();
+        assert!(sum > 0.0);
+        started.elapsed().as_secs_f64() * 1e6 / f64::from(times)
+    });
+    let [success, all] = propensities;
+    say(&format!(
+        "propensities of 10 agents: by success {success:.1} us, by all four models {all:.0} us"
+    ));
 }
 
 /// Reads the body and answers 60 bytes.

@@ -604,7 +604,7 @@ mod tests {
         let paths = document["paths"].as_object().expect("there are paths");
         let operations =
             paths.values().flat_map(|path| path.as_object().expect("methods").values());
-        let parameters = operations.flat_map(|operation| operation["parameters"].as_array());
+        let parameters = operations.filter_map(|operation| operation["parameters"].as_array());
         let mut flags = BTreeSet::new();
         for parameter in parameters.flatten().filter(|parameter| parameter["in"] == "query") {
             let (name, schema) = (&parameter["name"], &parameter["schema"]);

@@ -28,7 +28,7 @@ use rand_distr::{Distribution, StandardNormal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::mixture::{Luck, SHARED_DRAWS, Scores};
+use super::mixture::{Luck, SHARED_DRAWS};
 use super::normal;
 use super::selection::{Question, Recommendation, Standing, best_expected, propensities, rank};
 use super::values::{Measure, Predicted, Value};
@@ -37,16 +37,23 @@ use super::{AgentPerformanceModel, Belief};
 /// Outcomes on a question from which on an agent is judged by them.
 pub const EVIDENCE_MIN: u64 = 5;
 
-/// Points by which the distribution of an agent's score is known, fewest and most, and of all agents
-/// together. With these, propensities are within 0.01 for up to 50 agents, within 0.03 for a thousand.
-const POINTS_MIN: usize = 256;
-const POINTS_MAX: usize = 2_048;
-const ALL_POINTS: usize = 65_536;
-/// Quantiles that stand for a distribution.
-const GAUSSIAN_QUANTILES: usize = 4_096;
-const QUANTILES_OF_SUCCESS: usize = 256;
+/// Points by which the distribution of an agent's score is known: to see who may be first at all; then of
+/// those who hardly are, and of the others, in proportion, fewest and most. With these, propensities are
+/// within 0.01 (tested up to a thousand agents).
+const POINTS_ROUGHLY: usize = 256;
+const UNLIKELY: f64 = 0.001;
+const POINTS_UNLIKELY: usize = 512;
+const POINTS_OF_FIRST: usize = 32_768;
+const POINTS_MIN: usize = 2_048;
+const POINTS_MAX: usize = 4_096;
 /// `z` beyond which nothing is looked for: 3e-5 of the mass.
 const FAR: f64 = 4.0;
+/// Steps in which a part of a score is known. An even number: one of them ends at 0, where the draw of
+/// success bends.
+const STEPS: usize = 64;
+/// Bits of a packed point: 30 are the score's.
+const ORDER_BITS: u32 = 10;
+const AGENT_BITS: u32 = 24;
 
 /// How much each part of a score counts, finite and at least 0, one of them above.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
@@ -553,7 +560,7 @@ impl Contest {
 
     /// The probability of each who competes to be ranked first, with a draw if the strategy explores;
     /// sums to 1. With more than success in the score it is a sum over points of each agent's
-    /// distribution: within 0.01 for up to 50 agents, within 0.03 for a thousand (tested).
+    /// distribution: within 0.01 (tested up to a thousand agents).
     pub fn propensities(&self) -> Vec<f64> {
         let mut all = vec![0.0; self.standings.len()];
         let leaders = self.leaders();
@@ -576,54 +583,73 @@ impl Contest {
         all
     }
 
-    /// The probability of each of these to have the highest score: given the draw that all share,
-    /// scores are independent, so it is the mean over an agent's points of the product of the others'
-    /// distribution functions, each known by its own points.
+    /// The probability of each of these to have the highest score, by as many points of an agent as it is
+    /// worth: those who are first more often are known better.
     fn sampled(&self, among: &[usize]) -> Vec<f64> {
         let reach: Vec<[f64; 2]> = among.iter().map(|index| self.reach(*index)).collect();
         let lowest = reach.iter().map(|[low, _]| *low).fold(f64::NEG_INFINITY, f64::max);
         // The others are beaten by somebody for certain.
         let open: Vec<usize> =
             (0..among.len()).filter(|place| reach[*place][1] >= lowest).collect();
-        let points = (ALL_POINTS / open.len().max(1)).clamp(POINTS_MIN, POINTS_MAX);
-        let agents: Vec<Drawn<'_>> =
-            open.iter().map(|place| self.drawn(among[*place], points)).collect();
-        let has_luck = agents.iter().any(|agent| matches!(agent.success, Success::Scores(_)));
+        let indices: Vec<usize> = open.iter().map(|place| among[*place]).collect();
+        let sides: Vec<Vec<Curve>> = indices.iter().map(|index| self.side_curves(*index)).collect();
+
+        let roughly = self.first_of(&indices, &sides, lowest, &vec![POINTS_ROUGHLY; open.len()]);
+        let points: Vec<usize> = roughly.into_iter().map(points_of).collect();
+        let first = self.first_of(&indices, &sides, lowest, &points);
+        let mut all = vec![0.0; among.len()];
+        for (place, first) in open.into_iter().zip(first) {
+            all[place] = first;
+        }
+        all
+    }
+
+    /// The same by these numbers of points. Given the draw that all share, scores are independent, so it is
+    /// the mean over an agent's points of the product of the others' distribution functions, each known by
+    /// its own points. Nobody is first with less than `lowest`.
+    fn first_of(
+        &self,
+        indices: &[usize],
+        sides: &[Vec<Curve>],
+        lowest: f64,
+        points: &[usize],
+    ) -> Vec<f64> {
+        let is_mixture =
+            |index: &usize| matches!(self.standings[*index].belief, Belief::Mixture(_));
+        let has_luck = self.success_share > 0.0 && indices.iter().any(is_mixture);
         let shared: &[(f64, f64)] = if has_luck { &SHARED_DRAWS } else { &[(0.0, 1.0)] };
 
-        let mut first = vec![0.0; open.len()];
-        let mut scores: Vec<Scored> = Vec::new();
-        // No two have points in common: errors of theirs even out.
+        let mut first = vec![0.0; indices.len()];
+        let mut scores: Vec<u64> = Vec::new();
+        // Few have points in common: errors of theirs even out.
         let mut next = 0;
         for &(luck, weight) in shared {
-            let points = share_of(points, weight);
-            let each = weight / points_f64(points);
-            let mut counts = Counts::new(open.len(), points);
+            let points: Vec<usize> = points.iter().map(|all| share_of(*all, weight)).collect();
+            let mut counts = Counts::new(&points);
             scores.clear();
-            for (agent, drawn) in agents.iter().enumerate() {
-                for point in next..next + points {
-                    let score = drawn.score(point, luck);
-                    // Nobody is first with less than somebody has for certain.
-                    if score < lowest {
+            for (agent, (index, sides)) in indices.iter().zip(sides).enumerate() {
+                let success = self.success_curve(*index, luck);
+                for point in next..next + points[agent] {
+                    let [own, others @ ..] = &POINTS[point % POINTS.len()];
+                    let parts = sides.iter().zip(others).map(|(side, place)| side.at(*place));
+                    let score = success.at(*own) + parts.sum::<f32>();
+                    if f64::from(score) < lowest {
                         counts.add(agent);
                     } else {
-                        scores.push(Scored { score, order: mixed(point), agent });
+                        scores.push(packed(score, point, agent));
                     }
                 }
-                next += points;
+                next += points[agent];
             }
-            scores.sort_unstable_by(|a, b| a.score.total_cmp(&b.score).then(a.order.cmp(&b.order)));
-            for scored in &scores {
-                first[scored.agent] += each * counts.others_below(scored.agent);
-                counts.add(scored.agent);
+            scores.sort_unstable();
+            for &scored in &scores {
+                let agent = agent_of(scored);
+                first[agent] += weight / points_f64(points[agent]) * counts.others_below(agent);
+                counts.add(agent);
             }
         }
         let total: f64 = first.iter().sum();
-        let mut all = vec![0.0; among.len()];
-        for (place, first) in open.into_iter().zip(first) {
-            all[place] = first / total;
-        }
-        all
+        first.into_iter().map(|first| first / total).collect()
     }
 
     /// Scores beyond which a draw is not to be expected.
@@ -647,19 +673,42 @@ impl Contest {
         reach
     }
 
-    /// `points` are those that it will be asked for, about.
-    fn drawn(&self, index: usize, points: usize) -> Drawn<'_> {
-        let success = match &self.standings[index].belief {
-            _ if self.success_share == 0.0 => Success::Drawn(vec![0.0]),
-            Belief::Mixture(mixture) => Success::Scores(mixture.scores()),
-            Belief::Posterior(posterior) => Success::Drawn(
-                strata(points.min(QUANTILES_OF_SUCCESS)).map(|p| posterior.quantile(p)).collect(),
-            ),
-            Belief::Point(mean) => Success::Drawn(vec![*mean]),
-        };
-        let sides = self.sides.iter().zip(&self.values[index]).collect();
-        Drawn { success_share: self.success_share, success, sides }
+    /// What success adds to an agent's score, given the luck that all share.
+    fn success_curve(&self, index: usize, luck: f64) -> Curve {
+        let share = self.success_share;
+        match &self.standings[index].belief {
+            _ if share == 0.0 => Curve::of(|_| 0.0),
+            Belief::Mixture(mixture) => {
+                let scores = mixture.scores();
+                Curve::of(|z| share * scores.at(z.max(0.0), luck))
+            }
+            Belief::Posterior(posterior) => {
+                Curve::of(|z| share * posterior.quantile(normal::below(z)))
+            }
+            Belief::Point(mean) => Curve::of(|_| share * mean),
+        }
     }
+
+    /// What each other part adds.
+    fn side_curves(&self, index: usize) -> Vec<Curve> {
+        let curve =
+            |(side, value): (&Side, &Value)| Curve::of(|z| side.share * side.part(value.drawn(z)));
+        self.sides.iter().zip(&self.values[index]).map(curve).collect()
+    }
+}
+
+/// How many points tell of an agent that is first with this probability.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "points are few"
+)]
+fn points_of(first: f64) -> usize {
+    if first < UNLIKELY {
+        return POINTS_UNLIKELY;
+    }
+    ((first * POINTS_OF_FIRST as f64) as usize).clamp(POINTS_MIN, POINTS_MAX)
 }
 
 /// How many of the points fall to a part of this weight.
@@ -677,39 +726,46 @@ fn before(a: &[f64; 2], b: &[f64; 2]) -> std::cmp::Ordering {
     a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1]))
 }
 
-/// Where an agent's score is drawn from.
-struct Drawn<'a> {
-    success_share: f64,
-    success: Success,
-    sides: Vec<(&'a Side, &'a Value)>,
-}
+/// A part of a score by the standard Gaussian it is drawn from, between `-FAR` and `FAR`: known at equal
+/// steps, a straight line in between.
+struct Curve([f32; STEPS + 1]);
 
-enum Success {
-    Scores(Scores),
-    /// Quantiles at equal distances.
-    Drawn(Vec<f64>),
-}
+impl Curve {
+    fn of(part: impl Fn(f64) -> f64) -> Self {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "steps are few, and parts are drawn more coarsely than this"
+        )]
+        let at = |step: usize| part((step as f64 / STEPS as f64).mul_add(2.0 * FAR, -FAR)) as f32;
+        Self(std::array::from_fn(at))
+    }
 
-impl Drawn<'_> {
-    /// The score at a point of the unit cube, and the luck that all share.
-    fn score(&self, point: usize, luck: f64) -> f64 {
-        let success = match &self.success {
-            Success::Scores(scores) => scores.at(gaussian(point, 0).max(0.0), luck),
-            Success::Drawn(quantiles) => stratum(place(point, 0), quantiles),
-        };
-        let sides = self.sides.iter().enumerate().map(|(dimension, (side, value))| {
-            side.share * side.part(value.drawn(gaussian(point, dimension + 1)))
-        });
-        self.success_share * success + sides.sum::<f64>()
+    /// `place` is that of the Gaussian in steps from `-FAR`, `0..STEPS`.
+    fn at(&self, place: f32) -> f32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is in range"
+        )]
+        let step = (place as usize).min(STEPS - 1);
+        #[expect(clippy::cast_precision_loss, reason = "steps are few")]
+        let beyond = place - step as f32;
+        (self.0[step + 1] - self.0[step]).mul_add(beyond, self.0[step])
     }
 }
 
-/// A point of an agent's score.
-struct Scored {
-    score: f64,
-    /// Equal scores are in random order, as they are when they are drawn.
-    order: u64,
-    agent: usize,
+/// A score, an order among equal ones that is random as it is when they are drawn, and whose it is, in a
+/// number that sorts by the first two: floating-point numbers that are not negative sort as their bits.
+fn packed(score: f32, point: usize, agent: usize) -> u64 {
+    let order = mixed(point) >> (64 - ORDER_BITS);
+    u64::from(score.clamp(0.0, 1.0).to_bits()) << (ORDER_BITS + AGENT_BITS)
+        | order << AGENT_BITS
+        | agent as u64
+}
+
+fn agent_of(packed: u64) -> usize {
+    (packed & ((1 << AGENT_BITS) - 1)) as usize
 }
 
 /// Spreads neighbours over all numbers (Steele, Lea and Flood, OOPSLA 2014: the finaliser of `SplitMix64`).
@@ -728,27 +784,27 @@ fn points_f64(points: usize) -> f64 {
 /// How many points of each agent are below where a walk has come to.
 struct Counts {
     below: Vec<usize>,
-    /// Agents without any.
+    /// Logarithm of how many there are.
+    ln_all: Vec<f64>,
+    /// Agents without any below.
     without: usize,
     /// Logarithm of the product of the shares that the others have below.
     ln_product: f64,
-    /// By count.
-    ln_share: Vec<f64>,
 }
 
+/// Logarithms of numbers of points.
+static LN: LazyLock<Vec<f64>> =
+    LazyLock::new(|| (0..=POINTS_MAX).map(|count| points_f64(count).ln()).collect());
+
 impl Counts {
-    fn new(agents: usize, points: usize) -> Self {
-        let ln_share = (0..=points).map(|below| (points_f64(below) / points_f64(points)).ln());
-        Self {
-            below: vec![0; agents],
-            without: agents,
-            ln_product: 0.0,
-            ln_share: ln_share.collect(),
-        }
+    /// `points` are how many each agent has, up to [`POINTS_MAX`].
+    fn new(points: &[usize]) -> Self {
+        let ln_all = points.iter().map(|points| LN[*points]).collect();
+        Self { below: vec![0; points.len()], ln_all, without: points.len(), ln_product: 0.0 }
     }
 
     fn ln_own(&self, agent: usize) -> f64 {
-        if self.below[agent] == 0 { 0.0 } else { self.ln_share[self.below[agent]] }
+        if self.below[agent] == 0 { 0.0 } else { LN[self.below[agent]] - self.ln_all[agent] }
     }
 
     fn add(&mut self, agent: usize) {
@@ -765,41 +821,25 @@ impl Counts {
     }
 }
 
-/// A coordinate in (0, 1) of a point of the additive recurrence by powers of the root of `x^5 = x + 1`: a
-/// sequence of low discrepancy in four dimensions (Niederreiter, Random Number Generation and Quasi-Monte
-/// Carlo Methods, 1992, section 3.1).
-fn place(point: usize, dimension: usize) -> f64 {
-    const STEPS: [f64; 4] = [
+/// Points of four independent standard Gaussians, in steps of a [`Curve`]: the additive recurrence by powers
+/// of the root of `x^5 = x + 1`, a sequence of low discrepancy in four dimensions (Niederreiter, Random
+/// Number Generation and Quasi-Monte Carlo Methods, 1992, section 3.1).
+static POINTS: LazyLock<Vec<[f32; 4]>> = LazyLock::new(|| {
+    const ROOT_POWERS: [f64; 4] = [
         0.856_674_883_854_502_9,
         0.733_891_856_627_126_8,
         0.628_706_721_032_458_4,
         0.538_597_257_223_612_9,
     ];
-    #[expect(clippy::cast_precision_loss, reason = "points are few")]
-    let place = (0.5 + point as f64 * STEPS[dimension]).fract();
-    place.clamp(f64::EPSILON, 1.0 - f64::EPSILON)
-}
-
-/// The same, of a standard Gaussian.
-fn gaussian(point: usize, dimension: usize) -> f64 {
-    static QUANTILES: LazyLock<Vec<f64>> =
-        LazyLock::new(|| strata(GAUSSIAN_QUANTILES).map(normal::quantile).collect());
-    stratum(place(point, dimension), &QUANTILES)
-}
-
-/// The middles of so many parts of (0, 1).
-#[expect(clippy::cast_precision_loss, reason = "strata are few")]
-fn strata(count: usize) -> impl Iterator<Item = f64> {
-    (0..count).map(move |step| (step as f64 + 0.5) / count as f64)
-}
-
-/// That of these which stands for a place in (0, 1).
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "it is a place among few"
-)]
-fn stratum(place: f64, quantiles: &[f64]) -> f64 {
-    quantiles[((place * quantiles.len() as f64) as usize).min(quantiles.len() - 1)]
-}
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "points are few, and needed as exactly as this"
+    )]
+    let place = |point: usize, power: f64| {
+        let p = (0.5 + point as f64 * power).fract().clamp(f64::EPSILON, 1.0 - f64::EPSILON);
+        let z = normal::quantile(p).clamp(-FAR, FAR);
+        ((z + FAR) / (2.0 * FAR) * STEPS as f64) as f32
+    };
+    (0..16 * POINTS_MAX).map(|point| ROOT_POWERS.map(|power| place(point, power))).collect()
+});
