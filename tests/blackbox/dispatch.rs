@@ -10,7 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::harness::{SOON, Service, Setup, eventually, free_address, program};
+use super::harness::{
+    SOON, Service, Setup, eventually, free_address, program, without_environment,
+};
 
 fn start() -> (TempDir, Service) {
     let directory = tempfile::tempdir().expect("there is room for a directory");
@@ -26,7 +28,9 @@ fn dispatch(service: &Service, options: &[&str], command: &[&str]) -> Command {
 }
 
 fn dispatch_to(url: &str, options: &[&str]) -> Command {
-    let mut line = program();
+    // Whoever runs the tests in the background of a shell without job control has them ignore interrupts.
+    let mut line = without_environment("env");
+    line.arg("--default-signal=INT").arg(env!("CARGO_BIN_EXE_online-learning"));
     line.args(["dispatch", "--url", url, "--task-type", "t"]).args(options);
     line
 }
@@ -418,9 +422,9 @@ fn at_a_terminal_the_command_can_read_and_ctrl_c_reaches_it_once() {
         "exec {binary} dispatch --url {} --task-type t --candidates a -- sh inner.sh",
         service.url("")
     );
-    let mut command = Command::new("script");
+    let mut command = Command::new("env");
     command
-        .args(["-qec", &line, "/dev/null"])
+        .args(["--default-signal=INT", "script", "-qec", &line, "/dev/null"])
         .current_dir(directory.path())
         .env("SHELL", "/bin/sh");
     let mut running = Running::start(&mut command);

@@ -15,7 +15,12 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// The program, with none of this process's settings.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_online-learning"));
+    without_environment(env!("CARGO_BIN_EXE_online-learning"))
+}
+
+/// A command that knows nothing of the environment that the tests run in.
+pub(crate) fn without_environment(program: &str) -> Command {
+    let mut command = Command::new(program);
     command.env_clear();
     // Coverage and sanitizer runs need it; the program does not read it.
     if let Some(path) = std::env::var_os("PATH") {
