@@ -2,6 +2,7 @@
 "use strict";
 
 const POLL_MS = 2000;
+const ANSWER_MS = 30000;
 const PLOT_MS = 4000;
 const TOKEN_KEY = "online-learning-token";
 const API = "/api/learning/";
@@ -118,7 +119,9 @@ class Refused extends Error {
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
   if (state.token) headers.set("authorization", `Bearer ${state.token}`);
-  const response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+  // The round waits for its answers: one that never comes must not end it.
+  const signal = AbortSignal.timeout(ANSWER_MS);
+  const response = await fetch(path, { ...options, headers, signal, cache: "no-store", credentials: "omit" });
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   throw new Refused(response.status, problem.detail || `the service answered ${response.status}`);
@@ -542,6 +545,9 @@ function explanationOf(name, explanation, open) {
 
 // ---- trying
 
+// What a score is made of, 1 is best.
+const PARTS = { success: "Success", quality: "Quality", latency: "Speed", cost: "Price" };
+
 function question() {
   const form = byId("try");
   const context = {};
@@ -559,6 +565,7 @@ function question() {
   if (Object.keys(context).length > 0) body.context = context;
   body.top_k = Number(form.top_k.value) || 3;
   if (!form.explore.checked) body.explore = false;
+  if (form.objective.value) body.objective = form.objective.value;
   if (state.tenant) body.tenant_id = state.tenant;
   return body;
 }
@@ -569,10 +576,12 @@ function showQuestion() {
 
 async function tryPrediction() {
   const answer = await post("predict/agent-selection", question());
+  const parts = Object.keys(PARTS).filter((part) => part in (answer.recommendations[0]?.parts ?? {}));
   const table = el("table", {}, el("thead", {}, el("tr", {},
     el("th", { scope: "col", className: "num" }, "Rank"),
     el("th", { scope: "col" }, "Agent"),
     el("th", { scope: "col", className: "num" }, "Score"),
+    ...parts.map((part) => el("th", { scope: "col", className: "num" }, PARTS[part])),
     el("th", { scope: "col", className: "num" }, "Expected"),
     el("th", { scope: "col", className: "num" }, "Likely first"))));
   const rows = el("tbody");
@@ -581,6 +590,7 @@ async function tryPrediction() {
       el("td", { className: "num" }, String(row.rank)),
       el("th", { scope: "row" }, el("bdi", {}, row.agent_name)),
       el("td", { className: "num" }, percent(row.score)),
+      ...parts.map((part) => el("td", { className: "num" }, percent(row.parts[part]))),
       el("td", { className: "num" }, percent(row.expected_success)),
       el("td", { className: "num" }, chance(row.propensity))));
   }

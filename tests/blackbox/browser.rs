@@ -462,6 +462,16 @@ fn a_prediction_is_tried_and_its_decision_explained_and_names_are_text() {
     let both = [&decision, &answer].map(|said| said["model_version"].clone());
     assert_eq!(both[0], both[1], "form and command ask the same");
 
+    assert!(!browser.text("#try-answer thead").contains("Speed"));
+    browser.eval(
+        "{ const form = document.querySelector('#try'); form.objective.value = 'fast'; \
+         form.dispatchEvent(new Event('input')); }",
+    );
+    assert!(browser.text("#try-curl").contains(r#""objective":"fast""#));
+    browser.click("#try button[type=submit]");
+    browser.wait_for_text("#try-answer thead", "Speed");
+    browser.wait_for_text("#try-answer tbody", "%");
+
     browser.click(&format!("[data-explain='{decision_id}']"));
     browser.wait("document.querySelector('#explanation').open");
     let explained = browser.text("#explanation-body");
