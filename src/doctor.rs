@@ -843,4 +843,20 @@ mod tests {
         check(&state, 2_001, "id", State::Fail, "partitions 0 hold another log");
         check(&state, 20, "other", State::Fail, "partitions 0 hold another log");
     }
+
+    #[test]
+    fn updates_that_fail_too_often_are_pointed_out() {
+        let config = Config::resolve(|_| None).expect("nothing is set");
+        let judged = |successful_updates, failed_updates| {
+            let counters = Counters { successful_updates, failed_updates, ..Counters::default() };
+            let mut report = Report::default();
+            updates(&config, &counters, None, 0, &mut report);
+            let check = &report.0[0];
+            (check.state, check.finding.clone())
+        };
+        assert_eq!(judged(28, 2).0, State::Warn);
+        assert_eq!(judged(94, 6), (State::Warn, "6 of 100 updates failed".to_owned()));
+        assert_eq!(judged(95, 5).0, State::Ok, "one in twenty is not too often");
+        assert_eq!(judged(26, 3).0, State::Ok, "29 updates say little");
+    }
 }

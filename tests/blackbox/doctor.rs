@@ -248,6 +248,18 @@ fn records_that_cannot_be_understood_are_counted_by_reason() {
 }
 
 #[test]
+fn outcomes_without_anything_to_learn_from_are_pointed_out() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    service.learn(&"{\"agent_name\": \"a\", \"status\": \"cancelled\"}\n".repeat(30));
+    let findings = beside(&service, directory.path());
+    findings.expect("learning", "warn", "no outcome has a status to learn from");
+    service.learn("{\"agent_name\": \"a\", \"status\": \"success\"}\n");
+    beside(&service, directory.path()).expect("learning", "ok", "1 outcomes learned");
+    service.stop();
+}
+
+#[test]
 fn learning_that_cannot_go_on_is_a_failure() {
     let directory = directory();
     let service = Setup::new(directory.path()).with("MODEL_BATCH_SIZE", "1000").start();
