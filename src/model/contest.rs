@@ -51,7 +51,7 @@ const FAR: f64 = 4.0;
 /// Steps in which a part of a score is known. An even number: one of them ends at 0, where the draw of
 /// success bends.
 const STEPS: usize = 64;
-/// Bits of a packed point: 30 are the score's.
+/// Bits of a packed point: 30 are the score's. More agents than can be told apart are never known at a time.
 const ORDER_BITS: u32 = 10;
 const AGENT_BITS: u32 = 24;
 
@@ -274,6 +274,12 @@ impl Side {
             Measure::Latency | Measure::Cost if amount > 0.0 => self.scale / (self.scale + amount),
             Measure::Latency | Measure::Cost => 1.0,
         }
+    }
+
+    /// What it adds to a score, as far as is to be expected.
+    fn reach(&self, value: &Value) -> [f64; 2] {
+        let [a, b] = [-FAR, FAR].map(|z| self.share * self.part(value.drawn(z)));
+        [a.min(b), a.max(b)]
     }
 }
 
@@ -587,16 +593,17 @@ impl Contest {
     /// worth: those who are first more often are known better.
     fn sampled(&self, among: &[usize]) -> Vec<f64> {
         let reach: Vec<[f64; 2]> = among.iter().map(|index| self.reach(*index)).collect();
-        let lowest = reach.iter().map(|[low, _]| *low).fold(f64::NEG_INFINITY, f64::max);
+        let range = Range::of_firsts(&reach);
         // The others are beaten by somebody for certain.
         let open: Vec<usize> =
-            (0..among.len()).filter(|place| reach[*place][1] >= lowest).collect();
+            (0..among.len()).filter(|place| reach[*place][1] >= range.lowest).collect();
         let indices: Vec<usize> = open.iter().map(|place| among[*place]).collect();
-        let sides: Vec<Vec<Curve>> = indices.iter().map(|index| self.side_curves(*index)).collect();
+        let sides: Vec<Vec<Curve>> =
+            indices.iter().map(|index| self.side_curves(*index, range)).collect();
 
-        let roughly = self.first_of(&indices, &sides, lowest, &vec![POINTS_ROUGHLY; open.len()]);
+        let roughly = self.first_of(&indices, &sides, range, &vec![POINTS_ROUGHLY; open.len()]);
         let points: Vec<usize> = roughly.into_iter().map(points_of).collect();
-        let first = self.first_of(&indices, &sides, lowest, &points);
+        let first = self.first_of(&indices, &sides, range, &points);
         let mut all = vec![0.0; among.len()];
         for (place, first) in open.into_iter().zip(first) {
             all[place] = first;
@@ -606,12 +613,12 @@ impl Contest {
 
     /// The same by these numbers of points. Given the draw that all share, scores are independent, so it is
     /// the mean over an agent's points of the product of the others' distribution functions, each known by
-    /// its own points. Nobody is first with less than `lowest`.
+    /// its own points. Nobody is first with a score below the range.
     fn first_of(
         &self,
         indices: &[usize],
         sides: &[Vec<Curve>],
-        lowest: f64,
+        range: Range,
         points: &[usize],
     ) -> Vec<f64> {
         let is_mixture =
@@ -628,15 +635,15 @@ impl Contest {
             let mut counts = Counts::new(&points);
             scores.clear();
             for (agent, (index, sides)) in indices.iter().zip(sides).enumerate() {
-                let success = self.success_curve(*index, luck);
+                let success = self.success_curve(*index, luck, range);
                 for point in next..next + points[agent] {
                     let [own, others @ ..] = &POINTS[point % POINTS.len()];
                     let parts = sides.iter().zip(others).map(|(side, place)| side.at(*place));
-                    let score = success.at(*own) + parts.sum::<f32>();
-                    if f64::from(score) < lowest {
+                    let place = success.at(*own) + parts.sum::<f32>();
+                    if place < 0.0 {
                         counts.add(agent);
                     } else {
-                        scores.push(packed(score, point, agent));
+                        scores.push(packed(place, point, agent));
                     }
                 }
                 next += points[agent];
@@ -654,6 +661,17 @@ impl Contest {
 
     /// Scores beyond which a draw is not to be expected.
     fn reach(&self, index: usize) -> [f64; 2] {
+        let mut reach = self.success_reach(index);
+        for (side, value) in self.sides.iter().zip(&self.values[index]) {
+            let [low, high] = side.reach(value);
+            reach[0] += low;
+            reach[1] += high;
+        }
+        reach
+    }
+
+    /// What success adds to them.
+    fn success_reach(&self, index: usize) -> [f64; 2] {
         let success = match &self.standings[index].belief {
             Belief::Mixture(mixture) => {
                 let scores = mixture.scores();
@@ -664,36 +682,66 @@ impl Contest {
             }
             Belief::Point(mean) => [*mean; 2],
         };
-        let mut reach = success.map(|success| self.success_share * success);
-        for (side, value) in self.sides.iter().zip(&self.values[index]) {
-            let ends = [-FAR, FAR].map(|z| side.share * side.part(value.drawn(z)));
-            reach[0] += ends[0].min(ends[1]);
-            reach[1] += ends[0].max(ends[1]);
-        }
-        reach
+        success.map(|success| self.success_share * success)
     }
 
-    /// What success adds to an agent's score, given the luck that all share.
-    fn success_curve(&self, index: usize, luck: f64) -> Curve {
+    /// Where an agent's lowest score lies in the range, and what success adds to it, given the luck that
+    /// all share.
+    fn success_curve(&self, index: usize, luck: f64, range: Range) -> Curve {
+        let [low, _] = self.success_reach(index);
+        let lowest = range.place(self.reach(index)[0]);
         let share = self.success_share;
+        let curve = |success: &dyn Fn(f64) -> f64| {
+            Curve::of(|z| lowest + range.part(share * success(z) - low))
+        };
         match &self.standings[index].belief {
-            _ if share == 0.0 => Curve::of(|_| 0.0),
+            _ if share == 0.0 => curve(&|_| 0.0),
             Belief::Mixture(mixture) => {
                 let scores = mixture.scores();
-                Curve::of(|z| share * scores.at(z.max(0.0), luck))
+                curve(&|z| scores.at(z.max(0.0), luck))
             }
-            Belief::Posterior(posterior) => {
-                Curve::of(|z| share * posterior.quantile(normal::below(z)))
-            }
-            Belief::Point(mean) => Curve::of(|_| share * mean),
+            Belief::Posterior(posterior) => curve(&|z| posterior.quantile(normal::below(z))),
+            Belief::Point(mean) => curve(&|_| *mean),
         }
     }
 
     /// What each other part adds.
-    fn side_curves(&self, index: usize) -> Vec<Curve> {
-        let curve =
-            |(side, value): (&Side, &Value)| Curve::of(|z| side.share * side.part(value.drawn(z)));
+    fn side_curves(&self, index: usize, range: Range) -> Vec<Curve> {
+        let curve = |(side, value): (&Side, &Value)| {
+            let [low, _] = side.reach(value);
+            Curve::of(|z| range.part(side.share * side.part(value.drawn(z)) - low))
+        };
         self.sides.iter().zip(&self.values[index]).map(curve).collect()
+    }
+}
+
+/// Scores with which somebody may be first. In parts of it scores differ as much as they can, however small
+/// or alike they are.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    /// Somebody is sure to have it.
+    lowest: f64,
+    width: f64,
+}
+
+impl Range {
+    /// By everybody's reach.
+    fn of_firsts(reach: &[[f64; 2]]) -> Self {
+        let greatest =
+            |end: usize| reach.iter().map(|reach| reach[end]).fold(f64::NEG_INFINITY, f64::max);
+        let [lowest, highest] = [0, 1].map(greatest);
+        // All are equal: none lies above 0.
+        let width = if highest > lowest { highest - lowest } else { f64::INFINITY };
+        Self { lowest, width }
+    }
+
+    fn part(self, difference: f64) -> f64 {
+        difference / self.width
+    }
+
+    /// `0..=1` in the range.
+    fn place(self, score: f64) -> f64 {
+        self.part(score - self.lowest)
     }
 }
 
@@ -755,11 +803,11 @@ impl Curve {
     }
 }
 
-/// A score, an order among equal ones that is random as it is when they are drawn, and whose it is, in a
+/// A place in the range of scores, an order among equal ones that is random as it is when they are drawn, and whose it is, in a
 /// number that sorts by the first two: floating-point numbers that are not negative sort as their bits.
-fn packed(score: f32, point: usize, agent: usize) -> u64 {
+fn packed(place: f32, point: usize, agent: usize) -> u64 {
     let order = mixed(point) >> (64 - ORDER_BITS);
-    u64::from(score.clamp(0.0, 1.0).to_bits()) << (ORDER_BITS + AGENT_BITS)
+    u64::from(place.clamp(0.0, 1.0).to_bits()) << (ORDER_BITS + AGENT_BITS)
         | order << AGENT_BITS
         | agent as u64
 }

@@ -422,6 +422,36 @@ fn agents_with_the_same_scores_have_the_same_propensity() {
     assert!(contest.rank(true, &mut rng(1)).iter().all(|one| one.parts.cost.is_none()));
 }
 
+#[test]
+fn propensities_do_not_depend_on_how_small_scores_are() {
+    for latency in [3.0, 7.0, 1_000.1, 123_456.7] {
+        let mut model = AgentPerformanceModel::new(Settings::default());
+        for (agent, slower) in [("a", 1.0), ("b", 1.0), ("slow", 2.0)] {
+            for _ in 0..30_000 {
+                let success = Outcome::new(agent, Status::Success).on_task(TASK);
+                model.update(&Outcome { latency_ms: Some(slower * latency), ..success });
+            }
+        }
+        for scale in [1e-300, 0.9 * latency, 1.1 * latency, 9.7 * latency, 1e12] {
+            let terms = Terms {
+                weights: Weights { success: 0.0, quality: 0.0, latency: 1.0, cost: 0.0 },
+                scales: Scales { latency_ms: Some(scale), cost: None },
+                ..Terms::default()
+            };
+            for candidates in [&["a"][..], &["a", "b", "slow"]] {
+                let candidates: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+                let contest = model.contest(&question(Some(&candidates)), &terms);
+                let propensities = contest.propensities();
+                let sum: f64 = propensities.iter().sum();
+                assert!((sum - 1.0).abs() < 1e-9, "{candidates:?}: {propensities:?}");
+                if let [a, b, slow] = propensities[..] {
+                    assert!((a - b).abs() < 0.01 && slow == 0.0, "{scale}: {propensities:?}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn parts_and_scores_stay_in_range_and_fall_with_latency_and_cost(
