@@ -1,17 +1,18 @@
 //! Numbers as the hexadecimal digits of their bits: exact, and quick to read back. For serde's `with`.
 
-use std::fmt::Write;
-
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
 use crate::error::{Error, Result};
 
+const DIGITS: [char; 16] =
+    ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+
 pub(super) fn write<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> String {
     let mut text = String::new();
     for number in numbers {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{:016x}", number.to_bits());
+        let bits = number.to_bits();
+        text.extend((0..16).rev().map(|place| DIGITS[(bits >> (4 * place) & 15) as usize]));
     }
     text
 }

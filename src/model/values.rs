@@ -130,34 +130,87 @@ impl Measure {
 }
 
 /// An agent's values of one measure.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Own {
     pub(super) sums: Sums,
-    /// By task type.
+    /// By task type, in the order of their rows.
     pub(super) groups: Vec<Group>,
+    pub(super) held: Held,
 }
 
 /// An agent's values on one task type.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Group {
     /// Of the task type; 0 where it has none.
     pub(super) row: u8,
     /// Values, censored ones included.
     pub(super) samples: u64,
     /// Of the last values.
-    weight: f64,
-    mean: f64,
+    pub(super) weight: f64,
+    pub(super) mean: f64,
     /// Sum of squared deviations from the mean.
-    squares: f64,
-    /// The same of all values.
-    spread: Spread,
-    /// The first [`HELD`] values and their rows, until there are so many.
-    held: Vec<(f64, Vec<Row>)>,
+    pub(super) squares: f64,
+    /// The same of all values; nothing while values are [held](Held).
+    pub(super) spread: Spread,
+}
+
+/// The first [`HELD`] values of each group and their rows, until it has so many. They are in two
+/// vectors whatever they are of: an agent is copied whenever a snapshot has it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Held {
+    /// In the order in which they came.
+    values: Vec<HeldValue>,
+    /// Of these, one after the other.
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct HeldValue {
+    /// The [`Group::row`] that it is of.
+    group: u8,
+    /// How many there are of it.
+    rows: u8,
+    y: f64,
+}
+
+impl Held {
+    /// The values of a group with their rows.
+    pub(super) fn of(&self, group: u8) -> impl Iterator<Item = (f64, &[Row])> {
+        let mut rest = &self.rows[..];
+        self.values.iter().filter_map(move |value| {
+            let (rows, after) = rest.split_at(usize::from(value.rows));
+            rest = after;
+            (value.group == group).then_some((value.y, rows))
+        })
+    }
+
+    /// Adds a value to a group; its rows are fewer than 256.
+    pub(super) fn push(&mut self, group: u8, y: f64, rows: &[Row]) {
+        // Most of very many agents hold one: no room for more than comes.
+        self.values.reserve_exact(1);
+        self.rows.reserve_exact(rows.len());
+        let count = u8::try_from(rows.len()).expect("rows are few");
+        self.values.push(HeldValue { group, rows: count, y });
+        self.rows.extend_from_slice(rows);
+    }
+
+    /// Removes the values of a group.
+    fn clear(&mut self, group: u8) {
+        let all = std::mem::take(self);
+        let mut rest = &all.rows[..];
+        for value in all.values {
+            let (rows, after) = rest.split_at(usize::from(value.rows));
+            rest = after;
+            if value.group != group {
+                self.push(value.group, value.y, rows);
+            }
+        }
+    }
 }
 
 /// How far values are from the mean of their group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-struct Spread {
+pub(super) struct Spread {
     weight: f64,
     squares: f64,
 }
@@ -200,12 +253,13 @@ impl Own {
     /// Whether the parts fit together, for a tenant with `rows` rows.
     pub(super) fn is_sound(&self, rows: usize) -> bool {
         let is_row = |row: u8| usize::from(row) < rows;
-        let of_held = |(_, held): &(f64, Vec<Row>)| held.iter().all(|(row, _)| is_row(*row));
         let group = |group: &Group| {
-            let Group { row, weight, held, .. } = group;
-            is_row(*row) && *weight >= 0.0 && held.len() < HELD && held.iter().all(of_held)
+            is_row(group.row) && group.weight >= 0.0 && self.held.of(group.row).count() < HELD
         };
-        self.sums.is_sound(rows) && self.groups.iter().all(group)
+        self.sums.is_sound(rows)
+            && self.groups.is_sorted_by(|a, b| a.row < b.row)
+            && self.groups.iter().all(group)
+            && self.held.rows.iter().all(|(row, _)| is_row(*row))
     }
 }
 
@@ -231,16 +285,16 @@ impl Group {
         let far = FAR * own.max(deviation).max(DEVIATION_MIN);
         y.clamp(self.mean - far, self.mean + far)
     }
+}
 
-    /// The held values as far as they count: by median and median absolute deviation.
-    fn cut_held(&self, deviation: f64) -> Vec<f64> {
-        let values: Vec<f64> = self.held.iter().map(|(y, _)| *y).collect();
-        let middle = median(values.clone());
-        // That of a Gaussian is 0.6745 of its standard deviation.
-        let own = median(values.iter().map(|y| (y - middle).abs()).collect()) / 0.6745;
-        let far = FAR * own.max(deviation).max(DEVIATION_MIN);
-        values.iter().map(|y| y.clamp(middle - far, middle + far)).collect()
-    }
+/// The first values of a group as far as they count, where values usually deviate by `deviation`: by
+/// median and median absolute deviation.
+fn cut_first(values: &[f64], deviation: f64) -> Vec<f64> {
+    let middle = median(values.to_vec());
+    // That of a Gaussian is 0.6745 of its standard deviation.
+    let own = median(values.iter().map(|y| (y - middle).abs()).collect()) / 0.6745;
+    let far = FAR * own.max(deviation).max(DEVIATION_MIN);
+    values.iter().map(|y| y.clamp(middle - far, middle + far)).collect()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -266,16 +320,17 @@ impl Pool {
 
     fn learn(&mut self, own: &mut Own, measure: Measure, x: &Rows, observed: Observed) {
         let Rows { rows, task } = x;
-        let place = own.groups.iter().position(|group| group.row == *task).unwrap_or_else(|| {
+        let known = own.groups.binary_search_by_key(task, |group| group.row);
+        let place = known.unwrap_or_else(|place| {
             // Most of very many agents do one task: no room for more than comes.
             own.groups.reserve_exact(1);
-            own.groups.push(Group { row: *task, ..Group::default() });
-            own.groups.len() - 1
+            own.groups.insert(place, Group { row: *task, ..Group::default() });
+            place
         });
         let deviation = self.within(measure).sqrt();
         let group = &mut own.groups[place];
         group.samples += 1;
-        let settled = group.weight > 0.0 && group.held.is_empty();
+        let settled = group.weight > 0.0;
         let cut = |group: &Group, y: f64| {
             if measure.cuts_absurd_values() && settled { group.cut(y, deviation) } else { y }
         };
@@ -295,20 +350,19 @@ impl Pool {
                     self.spread.add(spread);
                     return;
                 }
-                group.held.reserve_exact(1);
-                group.held.push((y, rows.clone()));
-                if group.held.len() == HELD {
-                    let corrected = if measure.cuts_absurd_values() {
-                        group.cut_held(deviation)
-                    } else {
-                        group.held.iter().map(|(y, _)| *y).collect()
-                    };
-                    let held = std::mem::take(&mut group.held);
-                    for ((y, rows), corrected) in held.iter().zip(corrected) {
-                        own.sums.correct(rows, *y, corrected);
-                        self.sums.correct(rows, *y, corrected);
+                own.held.push(*task, y, rows);
+                let held: Vec<(f64, &[Row])> = own.held.of(*task).collect();
+                if held.len() == HELD {
+                    let mut corrected: Vec<f64> = held.iter().map(|(y, _)| *y).collect();
+                    if measure.cuts_absurd_values() {
+                        corrected = cut_first(&corrected, deviation);
+                    }
+                    for ((y, rows), corrected) in held.into_iter().zip(corrected) {
+                        own.sums.correct(rows, y, corrected);
+                        self.sums.correct(rows, y, corrected);
                         group.add(corrected);
                     }
+                    own.held.clear(*task);
                     group.spread = Spread { weight: group.weight - 1.0, squares: group.squares };
                     self.spread.add(group.spread);
                 }

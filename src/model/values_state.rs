@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::de::Error as _;
 use serde::ser::SerializeStruct;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Tenant;
 use super::features::{Key, Keys};
 use super::state::MapRef;
-use super::sums::ROWS_MAX;
-use super::values::{Own, Pool, Values};
+use super::sums::{ROWS_MAX, Row, Sums};
+use super::values::{Group, Own, Pool, Spread, Values};
 use crate::error::{Error, Result};
 
 /// What [`ValuesRef`] writes.
@@ -55,6 +56,55 @@ impl ValuesState {
             pools: self.pools,
         };
         Ok(numbers)
+    }
+}
+
+/// [`Own`], where each group has the values that are held of it.
+#[derive(Serialize, Deserialize)]
+struct OwnState<S, G> {
+    sums: S,
+    groups: Vec<GroupState<G>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GroupState<H> {
+    row: u8,
+    samples: u64,
+    weight: f64,
+    mean: f64,
+    squares: f64,
+    spread: Spread,
+    held: Vec<(f64, H)>,
+}
+
+impl Serialize for Own {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let group = |group: &Group| {
+            let Group { row, samples, weight, mean, squares, spread } = *group;
+            let held = self.held.of(row).collect();
+            GroupState { row, samples, weight, mean, squares, spread, held }
+        };
+        let groups = self.groups.iter().map(group).collect();
+        OwnState { sums: &self.sums, groups }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Own {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let OwnState { sums, groups } = OwnState::<Sums, Vec<Row>>::deserialize(deserializer)?;
+        let mut own = Self { sums, ..Self::default() };
+        for GroupState { row, samples, weight, mean, squares, spread, held } in groups {
+            own.groups.push(Group { row, samples, weight, mean, squares, spread });
+            for (y, rows) in held {
+                if rows.len() > ROWS_MAX {
+                    return Err(D::Error::custom("a value has more rows than there are"));
+                }
+                own.held.push(row, y, &rows);
+            }
+        }
+        // Older files have them as they came.
+        own.groups.sort_unstable_by_key(|group| group.row);
+        Ok(own)
     }
 }
 
