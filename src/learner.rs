@@ -68,6 +68,10 @@ const PENDING_OUTCOMES_MAX: usize = 100_000;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Longest wait of an answered selection for others to share its transaction.
 const RECORD_AFTER: Duration = Duration::from_millis(50);
+/// Answered selections in one transaction after which recording rests, and for how many times as long
+/// as that took: a flood of predictions must leave learning, and the predictions, their time.
+const RECORDED_AT_ONCE: usize = 1_024;
+const RECORDING_RESTS: u32 = 4;
 
 /// A moment: monotonic for deadlines, wall clock for records.
 #[derive(Debug, Clone, Copy)]
@@ -395,6 +399,8 @@ pub struct Learner {
     pending_since: Option<Instant>,
     /// When the answered selections that wait are recorded at the latest.
     decisions_due: Option<Instant>,
+    /// Until when recording them rests.
+    decisions_rest: Instant,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -451,6 +457,7 @@ impl Learner {
             group: Vec::new(),
             group_records: 0,
             decisions_due: None,
+            decisions_rest: now.instant,
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -495,7 +502,7 @@ impl Learner {
             // The next transaction takes it along: after a crash some are sent again.
             Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
             Event::Decisions => {
-                self.decisions_due.get_or_insert(now.instant + RECORD_AFTER);
+                self.record_soon(now);
             }
             Event::Alerts { alerts, reply } => {
                 let written = self.store.write_alerts(&alerts);
@@ -579,7 +586,7 @@ impl Learner {
     pub fn settle(&mut self, now: Now) -> Result<()> {
         if self.shared.decisions.waiting() > 0 {
             // Also when there was no place in the queue to say so.
-            self.decisions_due.get_or_insert(now.instant + RECORD_AFTER);
+            self.record_soon(now);
         }
         self.append_group(now)?;
         if self.retry_at.is_some_and(|at| now.instant < at) {
@@ -693,6 +700,12 @@ impl Learner {
         Ok(())
     }
 
+    /// Has the answered selections recorded that wait.
+    fn record_soon(&mut self, now: Now) {
+        let due = (now.instant + RECORD_AFTER).max(self.decisions_rest);
+        self.decisions_due.get_or_insert(due);
+    }
+
     fn append_group(&mut self, now: Now) -> Result<()> {
         let group = std::mem::take(&mut self.group);
         if self.shared.decisions.waiting() == 0 {
@@ -714,8 +727,11 @@ impl Learner {
         let mut counters = self.current_counters(now);
         let mut sorted = self.sort(group, &mut counters, now);
         // An outcome in the group may be of any decision answered until now.
-        let decisions = self.shared.decisions.take_waiting();
-        self.decisions_due = None;
+        let mut decisions = Vec::new();
+        if record || now.instant >= self.decisions_rest {
+            decisions = self.shared.decisions.take_waiting();
+            self.decisions_due = None;
+        }
         count_decisions(&decisions, &mut counters);
         counters.last_sequence += sorted.outcomes.len() as u64;
         counters.last_dead_letter += sorted.dead_letters.len() as u64;
@@ -729,7 +745,12 @@ impl Learner {
             positions: &sorted.positions,
             decisions: &decisions,
         };
+        let began = Instant::now();
         let appended = self.store.append(&append, &mut counters, now.unix_ms);
+        if decisions.len() >= RECORDED_AT_ONCE {
+            let took = began.elapsed();
+            self.decisions_rest = now.instant + took + took * RECORDING_RESTS;
+        }
         match &appended {
             Ok(()) => {
                 self.shared.note(None);

@@ -99,6 +99,35 @@ fn a_decision_is_recorded_whole_after_a_moment_with_others() {
 }
 
 #[test]
+fn after_a_flood_of_decisions_recording_rests() {
+    let mut bench = Bench::new(manual());
+    for number in 0..RECORDED_AT_ONCE {
+        bench.decide(&format!("d{number}"), "amy");
+    }
+    bench.record();
+    assert_eq!(bench.counters().last_decision, RECORDED_AT_ONCE as u64);
+
+    // Its outcome is joined although it is recorded later.
+    bench.decide("late", "amy");
+    bench.append(vec![of_decision(1, "late", "amy", Status::Success)]).unwrap();
+    assert_eq!(bench.recorded("late"), None);
+    bench.pass(Duration::from_mins(1));
+    let now = bench.now;
+    bench.learner().on_deadline(now).unwrap();
+    assert_eq!(bench.joined("late"), Some(1));
+
+    // Whoever waits for everything does not wait for the rest.
+    for number in 0..RECORDED_AT_ONCE {
+        bench.decide(&format!("e{number}"), "amy");
+    }
+    bench.record();
+    bench.decide("f", "amy");
+    let now = bench.now;
+    bench.learner().finish(now).unwrap();
+    assert!(bench.recorded("f").is_some());
+}
+
+#[test]
 fn decisions_of_earlier_runs_are_remembered() {
     let mut bench = Bench::new(manual());
     bench.decide("d", "amy");
@@ -242,6 +271,8 @@ fn an_id_that_was_forgotten_may_be_given_again() {
         bench.decide(&number.to_string(), "amy");
     }
     bench.record();
+    // Recording rests after so many.
+    bench.pass(Duration::from_mins(1));
     bench.decide("d", "bob");
     bench.record();
     assert_eq!(bench.recorded("d").unwrap().chosen.as_deref(), Some("bob"));
