@@ -434,3 +434,14 @@ fn memory_is_bounded_and_what_does_not_fit_is_learned_without_its_features() {
     // 48 rows of the agent and of the pool.
     assert!(model.value_bytes() <= 2 * (48 * 49 / 2 + 48) * 8, "{}", model.value_bytes());
 }
+
+/// Whoever imports a model may bring any state: a row of several features would be counted as often.
+#[test]
+fn a_state_in_which_features_share_a_row_is_corrupt() {
+    let model = learned(["t", "u"].map(|task| done("a", 200.0).on_task(task)));
+    let json = serde_json::to_string(&model.state()).unwrap();
+    let shared = json.replace(r#""rows":[1,2],"row_keys""#, r#""rows":[1,1],"row_keys""#);
+    assert_ne!(shared, json);
+    let restored = AgentPerformanceModel::from_state(shared.as_bytes(), 2, *model.settings());
+    assert!(matches!(restored, Err(crate::Error::Corrupt(_))));
+}

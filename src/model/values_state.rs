@@ -29,11 +29,14 @@ impl ValuesState {
     pub(super) fn restore(self, tenant: &mut Tenant) -> Result<usize> {
         let rows = self.row_keys.len() + 1;
         let is_row = |row: &u8| usize::from(*row) < rows;
+        let mut given: Vec<u8> = self.rows.iter().copied().filter(|row| *row > 0).collect();
+        given.sort_unstable();
         let own = || self.agents.values().flatten().flatten();
         let pools = || self.pools.iter().flatten();
         let features = self.rows.len();
         if rows > ROWS_MAX
             || !self.rows.iter().all(is_row)
+            || !given.is_sorted_by(|a, b| a < b)
             || !self.keys.values().flat_map(Key::features).all(|id| (id as usize) < features)
             || !pools().map(|pool| &pool.sums).all(|sums| sums.is_sound(rows))
             || !own().all(|own| own.is_sound(rows))
