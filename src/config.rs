@@ -40,7 +40,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 75] = [
+pub const OPTIONS: [Opt; 76] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -62,8 +62,24 @@ pub const OPTIONS: [Opt; 75] = [
         "300",
         "Seconds between automatic saves; 0 turns them off",
     ),
-    opt("MODEL_PRIOR_ALPHA", "prior-alpha", "1", "Pseudo-successes of an agent without outcomes"),
-    opt("MODEL_PRIOR_BETA", "prior-beta", "1", "Pseudo-failures of an agent without outcomes"),
+    opt(
+        "MODEL_PRIOR_ALPHA",
+        "prior-alpha",
+        "",
+        "Pseudo-successes of an agent without outcomes; unset: learned from the others by thompson, 1 else",
+    ),
+    opt(
+        "MODEL_PRIOR_BETA",
+        "prior-beta",
+        "",
+        "Pseudo-failures of an agent without outcomes; unset: learned from the others by thompson, 1 else",
+    ),
+    opt(
+        "EXPLORE_MIN",
+        "explore-min",
+        "0",
+        "Share of choices dealt out evenly among those who may be chosen, from 0 to 1",
+    ),
     opt(
         "MODEL_EXPONENTIAL_ALPHA",
         "exponential-alpha",
@@ -339,6 +355,7 @@ pub struct Config {
     pub kafka: Option<KafkaOptions>,
     pub queue_capacity: usize,
     pub decision_wait: Duration,
+    pub explore_min: f64,
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
     pub metrics_agents_max: usize,
@@ -383,8 +400,8 @@ impl Config {
         };
         let settings = Settings {
             strategy,
-            prior_alpha: source.real("MODEL_PRIOR_ALPHA", 0.001, 1e6)?,
-            prior_beta: source.real("MODEL_PRIOR_BETA", 0.001, 1e6)?,
+            prior_alpha: source.optional_real("MODEL_PRIOR_ALPHA", 0.001, 1e6)?,
+            prior_beta: source.optional_real("MODEL_PRIOR_BETA", 0.001, 1e6)?,
             exponential_alpha: source.real("MODEL_EXPONENTIAL_ALPHA", 0.000_001, 1.0)?,
             caps,
         };
@@ -434,6 +451,7 @@ impl Config {
             kafka: source.kafka()?,
             queue_capacity,
             decision_wait: Duration::from_secs(source.number("DECISION_WAIT", 0, 31_536_000)?),
+            explore_min: source.real("EXPLORE_MIN", 0.0, 1.0)?,
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,
             metrics_agents_max: source.number("METRICS_AGENTS_MAX", 0, 10_000)?,

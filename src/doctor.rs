@@ -667,7 +667,8 @@ fn quality(model: &AgentPerformanceModel, report: &mut Report) {
     }
 
     let settings = model.settings();
-    let prior = settings.prior_alpha + settings.prior_beta;
+    let (alpha, beta) = settings.prior();
+    let prior = alpha + beta;
     let weak = agents.iter().filter(|(_, agent)| (agent.tally.learned as f64) < prior);
     let weak: Vec<&str> = weak.map(|(name, _)| *name).collect();
     if prior > 2.0 && 2 * weak.len() > agents.len() {
@@ -682,6 +683,8 @@ fn quality(model: &AgentPerformanceModel, report: &mut Report) {
             ),
             "lower MODEL_PRIOR_ALPHA and MODEL_PRIOR_BETA",
         );
+    } else if settings.learns_prior() {
+        report.ok("priors", "what agents have in common is learned from them".to_owned());
     } else {
         report.ok("priors", format!("the prior weighs as much as {prior} outcomes"));
     }

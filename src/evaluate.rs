@@ -36,8 +36,22 @@ pub struct Round {
     pub task_type: Option<String>,
     /// What was known before the choice.
     pub context: Context,
-    /// By agent, in the order of [`Stream::agents`].
+    /// Who may be chosen, sorted; all of [`Stream::agents`] when `None`.
+    pub candidates: Option<Vec<String>>,
+    /// By candidate, in their order.
     pub known: Vec<Known>,
+}
+
+impl Round {
+    fn value(&self, place: usize) -> f64 {
+        self.known[place].value
+    }
+
+    /// Mean value of a random choice.
+    #[expect(clippy::cast_precision_loss, reason = "agents are few")]
+    fn mean_value(&self) -> f64 {
+        self.known.iter().map(|known| known.value).sum::<f64>() / self.known.len() as f64
+    }
 }
 
 /// A stream of rounds.
@@ -49,7 +63,7 @@ pub struct Stream {
     pub seed: u64,
     /// Outcomes that are learned at a time, at least 1.
     pub batch: usize,
-    /// All agents, candidates from the first round on; sorted.
+    /// Every agent that is ever a candidate, sorted.
     pub agents: Vec<String>,
     /// In order.
     pub rounds: Vec<Round>,
@@ -62,9 +76,10 @@ pub struct Played {
     pub reward: f64,
     /// Mean value of a random choice.
     pub random: f64,
-    /// Mean value of the best single agent, known afterwards.
+    /// Mean value of the best single agent that is a candidate in every round, known afterwards;
+    /// that of a random choice when there is none.
     pub best_single: f64,
-    /// Sum over all rounds of the best agent's value minus the chosen one's.
+    /// Sum over all rounds of the best candidate's value minus the chosen one's.
     pub regret: f64,
     /// Mean value over the last quarter.
     pub last_quarter: f64,
@@ -137,7 +152,9 @@ impl Calibration {
 }
 
 impl Stream {
-    /// Reads NDJSON: a line `{"meta": {"stream", "seed", "batch", "agents"}}`, then a round a line.
+    /// Reads NDJSON: a line `{"meta": {"stream", "seed", "batch", "agents"}}`, then a round a line:
+    /// `{"task_type", "context", "outcomes"}`, and `"candidates"` where not every agent may be chosen.
+    /// A round has outcomes of all candidates and of nobody else.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the line that is wrong.
@@ -182,12 +199,16 @@ impl Stream {
     fn round(&self, line: &Value, number: usize) -> Result<Round> {
         let task_type = line["task_type"].as_str().map(str::to_owned);
         let context = context_of(&line["context"]);
-        let known = self.agents.iter().map(|agent| {
-            let given = &line["outcomes"][agent];
-            let value = given["value"].as_f64();
+        let candidates = self.candidates(line, number)?;
+        let outcomes = line["outcomes"].as_object();
+        let among = candidates.as_deref().unwrap_or(&self.agents);
+        let known = among.iter().map(|agent| {
             let wrong = |what: &str| {
                 Error::invalid("", format!("line {number}: {what} of agent {agent:?}"))
             };
+            let given = outcomes.and_then(|outcomes| outcomes.get(agent));
+            let given = given.ok_or_else(|| wrong("there is no outcome"))?;
+            let value = given["value"].as_f64();
             let mut event = given.clone();
             let fields = event.as_object_mut().ok_or_else(|| wrong("there is no outcome"))?;
             fields.insert("agent_name".to_owned(), agent.as_str().into());
@@ -198,7 +219,45 @@ impl Stream {
             let value = value.or(outcome.reward()).unwrap_or(0.0);
             Ok(Known { outcome, value })
         });
-        Ok(Round { known: known.collect::<Result<_>>()?, task_type, context })
+        let known: Vec<Known> = known.collect::<Result<_>>()?;
+        if let Some(outcomes) = outcomes
+            && outcomes.len() > known.len()
+            && let Some(other) = outcomes.keys().find(|agent| !among.contains(*agent))
+        {
+            return Err(Error::invalid(
+                "",
+                format!("line {number}: there is an outcome of {other:?}, which is no candidate"),
+            ));
+        }
+        Ok(Round { task_type, context, candidates, known })
+    }
+
+    /// The names under `"candidates"`, sorted; `None` where there is no such key.
+    fn candidates(&self, line: &Value, number: usize) -> Result<Option<Vec<String>>> {
+        let given = match &line["candidates"] {
+            Value::Null => return Ok(None),
+            given => given.as_array(),
+        };
+        let name = |name: &Value| {
+            let name = name.as_str().filter(|name| {
+                let known = |agent: &String| agent.as_str().cmp(name);
+                self.agents.binary_search_by(known).is_ok()
+            });
+            name.map(str::to_owned)
+        };
+        let names: Option<Vec<String>> = given.and_then(|given| given.iter().map(name).collect());
+        let Some(mut names) = names.filter(|names| !names.is_empty()) else {
+            return Err(Error::invalid(
+                "",
+                format!(
+                    "line {number}: candidates is {}, not a list of names of meta.agents",
+                    line["candidates"]
+                ),
+            ));
+        };
+        names.sort_unstable();
+        names.dedup();
+        Ok(Some(names))
     }
 
     /// Reads a CSV table, a round a row: `task_type`, `ctx_*` (numbers where the whole column is
@@ -268,11 +327,8 @@ impl Stream {
 
     /// Gives each agent's executions a cost, where they have none.
     pub fn set_costs(&mut self, costs: &BTreeMap<String, f64>) {
-        for (place, agent) in self.agents.iter().enumerate() {
-            for round in &mut self.rounds {
-                let outcome = &mut round.known[place].outcome;
-                outcome.cost = outcome.cost.or_else(|| costs.get(agent).copied());
-            }
+        for Known { outcome, .. } in self.rounds.iter_mut().flat_map(|round| &mut round.known) {
+            outcome.cost = outcome.cost.or_else(|| costs.get(&outcome.agent).copied());
         }
     }
 
@@ -282,17 +338,21 @@ impl Stream {
         self.seed = seed;
     }
 
-    /// Mean value of each agent.
+    /// Mean value of the best agent that is a candidate in every round.
     #[expect(clippy::cast_precision_loss, reason = "streams are far shorter than 2^53")]
-    fn agent_means(&self) -> Vec<f64> {
-        let rounds = self.rounds.len().max(1) as f64;
-        let sum =
-            |agent: usize| self.rounds.iter().map(|round| round.known[agent].value).sum::<f64>();
-        (0..self.agents.len()).map(|agent| sum(agent) / rounds).collect()
+    fn best_single(&self) -> Option<f64> {
+        let mut sums: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+        for known in self.rounds.iter().flat_map(|round| &round.known) {
+            let (rounds, sum) = sums.entry(&known.outcome.agent).or_default();
+            *rounds += 1;
+            *sum += known.value;
+        }
+        let rounds = self.rounds.len();
+        let throughout = sums.values().filter(|(of, _)| *of == rounds && rounds > 0);
+        throughout.map(|(_, sum)| sum / rounds as f64).reduce(f64::max)
     }
 
-    /// Plays the stream: every agent is a candidate in every round, the best of one draw each is
-    /// chosen by these terms, and its outcomes are learned `batch` at a time. `each_round` is called for
+    /// Plays the stream: in every round the best candidate of one draw each is chosen by these terms, and its outcomes are learned `batch` at a time. `each_round` is called for
     /// every round.
     #[expect(clippy::cast_precision_loss, reason = "streams are far shorter than 2^53")]
     pub fn play(
@@ -306,27 +366,29 @@ impl Stream {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let rounds = self.rounds.len();
         let (half, last) = (rounds / 2, rounds - rounds / 4);
-        let (mut reward, mut regret, mut last_quarter) = (0.0, 0.0, 0.0);
+        let (mut reward, mut random, mut regret, mut last_quarter) = (0.0, 0.0, 0.0, 0.0);
         let (mut brier, mut log_loss, mut brier_of_counts, mut predictions) = (0.0, 0.0, 0.0, 0.0);
         let mut calibration = Calibration::default();
         let mut cost = Some(0.0);
         let mut batch = Vec::with_capacity(self.batch.min(rounds));
         for (number, round) in self.rounds.iter().enumerate() {
+            let candidates = round.candidates.as_deref().unwrap_or(&self.agents);
             let question = Question {
                 tenant: DEFAULT_TENANT,
                 task_type: round.task_type.as_deref(),
                 context: &round.context,
-                candidates: Some(&self.agents),
+                candidates: Some(candidates),
                 exclude: &[],
             };
             let contest = model.contest(&question, terms);
             let first = &contest.rank(true, &mut rng)[0];
             // Limits may leave some out; else it is in the order of the agents' names, as they are.
-            let place = |agent: &str| self.agents.partition_point(|name| name.as_str() < agent);
+            let place = |agent: &str| candidates.partition_point(|name| name.as_str() < agent);
             let chosen = place(&first.agent);
             let best = round.known.iter().map(|known| known.value).fold(f64::MIN, f64::max);
-            let value = round.known[chosen].value;
+            let value = round.value(chosen);
             reward += value;
+            random += round.mean_value();
             regret += best - value;
             if number >= last {
                 last_quarter += value;
@@ -354,10 +416,10 @@ impl Stream {
             each_round();
         }
         let mean = |sum: f64, count: f64| if count > 0.0 { sum / count } else { 0.0 };
-        let agents = self.agent_means();
+        let random = mean(random, rounds as f64);
         Played {
-            random: mean(agents.iter().sum(), agents.len() as f64),
-            best_single: agents.into_iter().fold(f64::MIN, f64::max),
+            random,
+            best_single: self.best_single().unwrap_or(random),
             reward: mean(reward, rounds as f64),
             regret,
             cost: cost.map(|sum| mean(sum, rounds as f64)),
@@ -484,6 +546,34 @@ mod tests {
             let Err(error) = Stream::from_ndjson(wrong.as_bytes()) else { panic!("{wrong}") };
             assert!(error.to_string().contains(line), "{error}");
         }
+    }
+
+    #[test]
+    fn candidates_may_change_from_round_to_round() {
+        let text = r#"{"meta": {"stream": "s", "seed": 3, "agents": ["a", "b", "c"]}}
+{"candidates": ["b", "a"], "outcomes": {"a": {"status": "failure"}, "b": {"status": "success"}}}
+{"outcomes": {"a": {"status": "success"}, "b": {"status": "failure"}, "c": {"status": "success"}}}
+{"candidates": ["c"], "outcomes": {"c": {"status": "success", "value": 0.5}}}"#;
+        let stream = Stream::from_ndjson(text.as_bytes()).unwrap();
+        assert_eq!(stream.rounds[0].candidates.as_deref(), Some(&["a".into(), "b".into()][..]));
+        let played = stream.play(Settings::default(), &Terms::default(), 1, || ());
+        // By hand: (1/2 + 2/3 + 1/2) / 3. Nobody is there throughout.
+        assert!((played.random - 5.0 / 9.0).abs() < 1e-12, "{played:?}");
+        assert!((played.best_single - played.random).abs() < 1e-12);
+        assert!((3.0 * played.reward + played.regret - 2.5).abs() < 1e-12);
+
+        let wrong = |from: &str, to: &str, says: &str| {
+            let Err(error) = Stream::from_ndjson(text.replace(from, to).as_bytes()) else {
+                panic!("{to}")
+            };
+            assert!(error.to_string().contains(says), "{error}");
+        };
+        let names = "not a list of names of meta.agents";
+        wrong(r#"["b", "a"]"#, r#"["b", "d"]"#, names);
+        wrong(r#"["b", "a"]"#, "[]", names);
+        wrong(r#"["b", "a"]"#, r#""a""#, names);
+        wrong(r#"["b", "a"]"#, r#"["a"]"#, "line 2: there is an outcome of \"b\"");
+        wrong(r#"["b", "a"]"#, r#"["a", "b", "c"]"#, "line 2: there is no outcome of agent \"c\"");
     }
 
     #[test]

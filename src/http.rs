@@ -78,6 +78,8 @@ pub struct App {
     reader: Reader,
     options: LearnerOptions,
     decision_wait: Duration,
+    /// Unless a request has its own.
+    explore_min: f64,
     kafka_topic: String,
     kafka: Option<Kafka>,
     started: Instant,
@@ -116,6 +118,7 @@ impl App {
             reader: Reader::new(&config.storage_path),
             options: config.learner,
             decision_wait: config.decision_wait,
+            explore_min: config.explore_min,
             kafka_topic: config.kafka_topic.clone(),
             kafka,
             started: Instant::now(),

@@ -38,6 +38,7 @@ mod mixture;
 mod normal;
 mod pareto;
 mod posterior;
+mod propensity;
 mod selection;
 mod state;
 mod sums;
@@ -45,7 +46,7 @@ mod values;
 mod values_state;
 
 use features::NamesMax;
-use logistic::{Block, Logistic, TaskEffects, Width};
+use logistic::{Block, Logistic, MeanPrior, TaskEffects, Width};
 use sums::Room;
 use values::{Own, Values};
 
@@ -57,7 +58,7 @@ pub use pareto::{Merits, dominators};
 pub use posterior::{Posterior, probabilities_best};
 pub use selection::{
     Belief, CopyWeight, Explanation, Part, Question, Recommendation, Standing, best_expected,
-    propensities, rank,
+    best_probabilities, propensities, rank,
 };
 pub use values::{Measure, Predicted, Value, best_first};
 
@@ -150,10 +151,10 @@ impl Caps {
 pub struct Settings {
     /// How agents are ranked.
     pub strategy: Strategy,
-    /// Pseudo-successes before the first outcome, finite and > 0.
-    pub prior_alpha: f64,
-    /// Pseudo-failures before the first outcome, finite and > 0.
-    pub prior_beta: f64,
+    /// Pseudo-successes before the first outcome, finite and > 0; 1 unless given.
+    pub prior_alpha: Option<f64>,
+    /// Pseudo-failures before the first outcome, finite and > 0; 1 unless given.
+    pub prior_beta: Option<f64>,
     /// Weight of the newest reward in the exponential mean, in (0, 1].
     pub exponential_alpha: f64,
     /// Bounds on distinct names.
@@ -164,8 +165,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             strategy: Strategy::Thompson,
-            prior_alpha: 1.0,
-            prior_beta: 1.0,
+            prior_alpha: None,
+            prior_beta: None,
             exponential_alpha: 0.1,
             caps: Caps::default(),
         }
@@ -173,8 +174,28 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Pseudo-successes and -failures of an agent without outcomes.
+    pub fn prior(&self) -> (f64, f64) {
+        (self.prior_alpha.unwrap_or(1.0), self.prior_beta.unwrap_or(1.0))
+    }
+
     fn prior_mean(&self) -> f64 {
-        self.prior_alpha / (self.prior_alpha + self.prior_beta)
+        let (alpha, beta) = self.prior();
+        alpha / (alpha + beta)
+    }
+
+    /// Whether what agents have in common is learned from them alone.
+    pub fn learns_prior(&self) -> bool {
+        self.strategy == Strategy::Thompson
+            && self.prior_alpha.is_none()
+            && self.prior_beta.is_none()
+    }
+
+    /// What the strategy `thompson` believes of a tenant's agents on average before the first outcome:
+    /// hardly anything unless the operator gives pseudo-counts.
+    fn mean_prior(&self) -> MeanPrior {
+        let is_given = self.prior_alpha.is_some() || self.prior_beta.is_some();
+        MeanPrior::new(is_given.then(|| self.prior()))
     }
 }
 
@@ -536,7 +557,8 @@ impl AgentPerformanceModel {
         self.value_numbers = room.numbers;
         if self.settings.strategy == Strategy::Thompson {
             let mut width = Width::new(&caps, self.covariances, self.effects);
-            let foretold = tenant.learn_effects(outcome, &mut width);
+            let prior = self.settings.mean_prior();
+            let foretold = tenant.learn_effects(outcome, &mut width, prior);
             (self.covariances, self.effects) = (width.covariances, width.effects);
             // One past the cap teaches nothing and is judged like any that is unknown.
             return reward.and_then(|_| foretold.or_else(|| self.expected(outcome)));
@@ -566,7 +588,7 @@ impl AgentPerformanceModel {
 
     /// Begins to learn the effects from their priors; the counts stay.
     pub fn forget_effects(&mut self) {
-        self.set_effects(Some(&Logistic::default()));
+        self.set_effects(Some(&Logistic::new(self.settings.mean_prior())));
     }
 
     /// Another strategy has no use for them.
@@ -598,7 +620,8 @@ impl AgentPerformanceModel {
     pub fn relearn(&mut self, outcome: &Outcome) {
         if let Some(tenant) = self.tenants.get_mut(&*outcome.tenant) {
             let mut width = Width::new(&self.settings.caps, self.covariances, self.effects);
-            Arc::make_mut(tenant).learn_effects(outcome, &mut width);
+            let prior = self.settings.mean_prior();
+            Arc::make_mut(tenant).learn_effects(outcome, &mut width, prior);
             (self.covariances, self.effects) = (width.covariances, width.effects);
         }
     }
@@ -777,8 +800,13 @@ impl Tenant {
     }
 
     /// Returns the expected reward before that; `None` when there is nothing to learn.
-    fn learn_effects(&mut self, outcome: &Outcome, width: &mut Width) -> Option<f64> {
-        let logistic = self.logistic.get_or_insert_default();
+    fn learn_effects(
+        &mut self,
+        outcome: &Outcome,
+        width: &mut Width,
+        prior: MeanPrior,
+    ) -> Option<f64> {
+        let logistic = self.logistic.get_or_insert_with(|| Logistic::new(prior));
         let reward = outcome.reward()?;
         // One past the cap teaches nothing.
         let agent = self.agents.get_mut(&*outcome.agent)?;
@@ -789,6 +817,8 @@ impl Tenant {
         });
         let context = &outcome.context;
         let foretold = logistic.learn(context, task, agent.id, &mut agent.block, reward, width);
+        let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
+        logistic.settle(blocks, prior);
         self.other.effects += width.refused;
         Some(foretold)
     }
@@ -865,6 +895,8 @@ fn fingerprint(value: &Feature) -> Option<u64> {
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod belief_tests;
 #[cfg(test)]
 mod contest_tests;
 #[cfg(test)]

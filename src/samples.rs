@@ -4,7 +4,7 @@
 //! Pure and bounded, like the model. Executions are totals, so that the share of traffic between any
 //! two samples can be told, whichever between them were thinned out.
 
-use crate::model::{AgentPerformanceModel, Question, propensities};
+use crate::model::{AgentPerformanceModel, Question, best_probabilities};
 use crate::outcome::Context;
 use crate::watch::Watch;
 
@@ -161,7 +161,7 @@ pub fn agents(
         exclude: &[],
     };
     let standings = model.standings(&question);
-    let best = propensities(&standings);
+    let best = best_probabilities(&standings);
     let mut agents: Vec<AgentSample> = standings
         .iter()
         .zip(best)

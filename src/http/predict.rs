@@ -19,7 +19,7 @@ use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
 use crate::error::Error;
-use crate::fields::{self, AnyObject, Name, Names, Whole};
+use crate::fields::{self, AnyObject, Name, Names, Real, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, Question, Strategy, Terms,
@@ -61,6 +61,9 @@ pub(super) struct PredictionRequest {
     tenant_id: Option<Name>,
     /// True unless given; false ranks by what is expected instead of a draw.
     explore: Option<bool>,
+    /// Share of answers in which the first is any of those who may be, each as likely, instead of the
+    /// best of a draw; as configured unless given.
+    explore_min: Option<Real<0, 1>>,
     /// Makes the draw reproducible.
     seed: Option<Whole<0, { u64::MAX }>>,
     /// Say what each score is made of.
@@ -87,6 +90,8 @@ pub(super) struct Prediction {
     candidates: Option<Vec<String>>,
     exclude: Vec<String>,
     explore: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explore_min: Option<f64>,
     seed: Option<u64>,
     explain: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +142,7 @@ impl Prediction {
             candidates,
             exclude,
             explore: request.explore.unwrap_or(true),
+            explore_min: request.explore_min.map(|Real(share)| share),
             seed: request.seed.map(|Whole(seed)| seed),
             explain: request.explain.unwrap_or(false),
             objective: request.objective.map(ObjectiveField::check).transpose()?,
@@ -155,9 +161,11 @@ impl Prediction {
         hash
     }
 
-    /// By what the agents compete, while a budget stands like this.
-    fn terms(&self, effect: Option<&BudgetEffect>) -> Terms {
-        let mut terms = Terms::default();
+    /// By what the agents compete, while a budget stands like this; `explore_min` unless the request has
+    /// its own.
+    fn terms(&self, effect: Option<&BudgetEffect>, explore_min: f64) -> Terms {
+        let explore_min = self.explore_min.unwrap_or(explore_min);
+        let mut terms = Terms { explore_min, ..Terms::default() };
         if let Some(Objective { weights, scales }) = self.objective {
             (terms.weights, terms.scales) = (weights, scales);
         }
@@ -377,8 +385,11 @@ impl App {
         let model = self.shared.model();
         let now = Now::read();
         let effect = self.budget_effect(&prediction, now.unix_ms);
-        let answered =
-            self.questions.answer(&model, &prediction, &prediction.terms(effect.as_ref()));
+        let answered = self.questions.answer(
+            &model,
+            &prediction,
+            &prediction.terms(effect.as_ref(), self.explore_min),
+        );
         let contest = &answered.contest;
         if prediction.on_infeasible == OnInfeasible::Error && !contest.is_feasible() {
             return Err(infeasible(contest).into());

@@ -16,7 +16,7 @@ use crate::evaluate::{BINS, Foresight};
 use crate::kafka;
 use crate::learner::{MODEL_TYPES, Now};
 use crate::model::{
-    Agent, AgentPerformanceModel, Predicted, Question, Settings, Tally, Tenant, propensities,
+    Agent, AgentPerformanceModel, Predicted, Question, Settings, Tally, Tenant, best_probabilities,
 };
 use crate::monitor::quantile;
 use crate::outcome::{Context, Status, format_time};
@@ -235,7 +235,7 @@ fn kafka_status(status: &kafka::Status) -> Kafka {
 /// What is expected of each agent.
 struct Outlook {
     compared: Compared,
-    /// Of each, in the same order, the probability of being ranked first.
+    /// Of each, in the same order, the probability of the highest expected success.
     best: Vec<f64>,
     agent_to_colour: BTreeMap<String, usize>,
 }
@@ -246,7 +246,7 @@ impl Outlook {
         let question =
             Question { tenant, task_type, context: &context, candidates: None, exclude: &[] };
         let compared = Compared::of(model, &question);
-        let best = propensities(&compared.standings);
+        let best = best_probabilities(&compared.standings);
         let agents = samples::agents(model, tenant, task_type);
         let colours = colours(&agents).into_iter();
         Self {
@@ -340,8 +340,8 @@ fn base_row<'a>(
         avg_latency_ms: latency_ms.unwrap_or(0.0),
         total_executions: tally.executions,
         samples: tally.learned,
-        alpha: settings.prior_alpha + tally.reward,
-        beta: settings.prior_beta + tally.missed(),
+        alpha: settings.prior().0 + tally.reward,
+        beta: settings.prior().1 + tally.missed(),
         avg_quality: None,
         statuses: None,
         latency_p95_ms: None,

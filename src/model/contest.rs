@@ -23,13 +23,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use rand::Rng;
+use rand::{Rng, RngExt};
 use rand_distr::{Distribution, StandardNormal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::mixture::{Luck, SHARED_DRAWS};
+use super::mixture::Luck;
 use super::normal;
+use super::propensity::{curve_breaks, shared_draws};
 use super::selection::{Question, Recommendation, Standing, best_expected, propensities, rank};
 use super::values::{Measure, Predicted, Value};
 use super::{AgentPerformanceModel, Belief};
@@ -192,6 +193,9 @@ pub struct Terms {
     pub limits: Limits,
     /// The expected cost comes before the score: nothing may be spent any more.
     pub cheapest_first: bool,
+    /// Share of the draws in which the first is any of those who may be, each with the same probability,
+    /// `0..=1`: nobody's propensity is below its part of that.
+    pub explore_min: f64,
 }
 
 impl Default for Terms {
@@ -201,6 +205,7 @@ impl Default for Terms {
             scales: Scales::default(),
             limits: Limits::default(),
             cheapest_first: false,
+            explore_min: 0.0,
         }
     }
 }
@@ -301,12 +306,13 @@ pub struct Contest {
     values: Vec<Vec<Value>>,
     /// What comes before the score, less first; empty when nothing does.
     precedence: Vec<[f64; 2]>,
+    explore_min: f64,
 }
 
 impl AgentPerformanceModel {
     /// The agents that the question and the limits allow.
     pub fn contest(&self, question: &Question<'_>, terms: &Terms) -> Contest {
-        let Terms { weights, scales, limits, cheapest_first } = terms;
+        let Terms { weights, scales, limits, cheapest_first, explore_min } = terms;
         let standings = self.standings(question);
         let usual = |measure| self.tenant(question.tenant)?.values.usual(measure);
         let predictions = Measure::ALL.map(|measure| {
@@ -365,6 +371,7 @@ impl AgentPerformanceModel {
             precedence: Vec::new(),
             success_share,
             sides: Vec::new(),
+            explore_min: *explore_min,
         };
         for (place, (standing, violation)) in standings.into_iter().zip(violations).enumerate() {
             if !competes[place] {
@@ -475,7 +482,8 @@ impl Contest {
     }
 
     /// All who compete, best first: by one draw of each part when `explore`, else by expected parts. A
-    /// strategy that does not explore has no draws.
+    /// strategy that does not explore has no draws. When `explore`, the share [`Terms::explore_min`] of
+    /// the answers has one of those who may be first in front of the others, whatever its score.
     pub fn rank(&self, explore: bool, rng: &mut impl Rng) -> Vec<Recommendation> {
         let mut ranked = if self.sides.is_empty() {
             rank(&self.standings, explore, rng)
@@ -485,6 +493,17 @@ impl Contest {
         if !self.precedence.is_empty() {
             ranked
                 .sort_by(|a, b| before(&self.precedence[a.standing], &self.precedence[b.standing]));
+        }
+        // No number is drawn where there is nothing to decide by it: a seed means what it meant.
+        if explore && self.explore_min > 0.0 && rng.random_bool(self.explore_min.min(1.0)) {
+            let leaders = self.leaders();
+            if !leaders.is_empty() {
+                let chosen = leaders[rng.random_range(0..leaders.len())];
+                let is_chosen = |one: &Recommendation| one.standing == chosen;
+                if let Some(place) = ranked.iter().position(is_chosen) {
+                    ranked[..=place].rotate_right(1);
+                }
+            }
         }
         ranked
     }
@@ -570,21 +589,19 @@ impl Contest {
     pub fn propensities(&self) -> Vec<f64> {
         let mut all = vec![0.0; self.standings.len()];
         let leaders = self.leaders();
-        if !self.draws() {
-            if let Some(best) = self.best_expected() {
-                all[best] = 1.0;
-            }
-            return all;
-        }
-        let of_leaders = if self.sides.is_empty() {
+        let of_leaders = if !self.draws() {
+            let best = self.best_expected();
+            leaders.iter().map(|leader| f64::from(u8::from(Some(*leader) == best))).collect()
+        } else if self.sides.is_empty() {
             let standings: Vec<Standing> =
                 leaders.iter().map(|index| self.standings[*index].clone()).collect();
             propensities(&standings)
         } else {
             self.sampled(&leaders)
         };
+        let part = self.explore_min / points_f64(leaders.len().max(1));
         for (index, propensity) in leaders.into_iter().zip(of_leaders) {
-            all[index] = propensity;
+            all[index] = (1.0 - self.explore_min).mul_add(propensity, part);
         }
         all
     }
@@ -624,13 +641,19 @@ impl Contest {
         let is_mixture =
             |index: &usize| matches!(self.standings[*index].belief, Belief::Mixture(_));
         let has_luck = self.success_share > 0.0 && indices.iter().any(is_mixture);
-        let shared: &[(f64, f64)] = if has_luck { &SHARED_DRAWS } else { &[(0.0, 1.0)] };
+        let shared = if has_luck {
+            let curves: Vec<_> =
+                indices.iter().map(|index| |luck| self.lowest_at(*index, luck)).collect();
+            shared_draws(&curve_breaks(&curves))
+        } else {
+            vec![(0.0, 1.0)]
+        };
 
         let mut first = vec![0.0; indices.len()];
         let mut scores: Vec<u64> = Vec::new();
         // Few have points in common: errors of theirs even out.
         let mut next = 0;
-        for &(luck, weight) in shared {
+        for (luck, weight) in shared {
             let points: Vec<usize> = points.iter().map(|all| share_of(*all, weight)).collect();
             let mut counts = Counts::new(&points);
             scores.clear();
@@ -657,6 +680,15 @@ impl Contest {
         }
         let total: f64 = first.iter().sum();
         first.into_iter().map(|first| first / total).collect()
+    }
+
+    /// The score of the lowest draw of success by the luck that all share, and the usual of the rest.
+    fn lowest_at(&self, index: usize, luck: f64) -> f64 {
+        let success = match &self.standings[index].belief {
+            Belief::Mixture(mixture) => mixture.scores().at(0.0, luck),
+            Belief::Posterior(_) | Belief::Point(_) => self.standings[index].expected_success(),
+        };
+        self.score(&self.parts(index, success, Value::mean))
     }
 
     /// Scores beyond which a draw is not to be expected.

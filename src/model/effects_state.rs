@@ -7,8 +7,13 @@ use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::features::{Key, Keys};
-use super::logistic::{Block, COPIES, Effect, FeatureCell, Lanes, Logistic, TaskEffects};
+use super::logistic::before_format_4::{
+    COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN,
+};
+use super::logistic::{
+    Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Key, Keys, Lanes, Logistic,
+    MeanPrior, OWN_TASK, SPREADS, TaskEffects, Term,
+};
 use super::state::MapRef;
 use super::{Tenant, hex_numbers, next_id};
 use crate::error::{Error, Result};
@@ -17,12 +22,36 @@ fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
     hex_numbers::write(lanes.into_iter().flatten())
 }
 
-fn read_lanes(text: &str) -> Result<Vec<Lanes>> {
+/// Numbers of each copy. Those of the first formats, which had four copies, gain a fifth, which begins as
+/// the copy does that it is most like.
+fn read_lanes(text: &str, copies: usize) -> Result<Vec<Lanes>> {
     let numbers = hex_numbers::read(text)?;
-    let (lanes, []) = numbers.as_chunks::<COPIES>() else {
-        return Err(Error::Corrupt("an effect has a number of each copy".to_owned()));
+    let wrong = || Error::Corrupt("an effect has a number of each copy".to_owned());
+    if copies == COPIES {
+        let (lanes, []) = numbers.as_chunks::<COPIES>() else { return Err(wrong()) };
+        return Ok(lanes.to_vec());
+    }
+    let (lanes, []) = numbers.as_chunks::<COPIES_THEN>() else { return Err(wrong()) };
+    let more = |lanes: &[f64; COPIES_THEN]| {
+        let [a, b, c, d] = *lanes;
+        [a, b, c, d, lanes[LIKE_THE_FIFTH]]
     };
-    Ok(lanes.to_vec())
+    Ok(lanes.iter().map(more).collect())
+}
+
+fn write_terms(terms: &[[Term; SPREADS]; COPIES]) -> String {
+    hex_numbers::write(terms.as_flattened().iter().flat_map(Term::numbers))
+}
+
+fn read_terms(text: &str) -> Result<[[Term; SPREADS]; COPIES]> {
+    let numbers = hex_numbers::read(text)?;
+    let (terms, rest) = numbers.as_chunks::<3>();
+    let (by_copy, uneven) = terms.as_chunks::<SPREADS>();
+    let by_copy: Option<&[[[f64; 3]; SPREADS]; COPIES]> = by_copy.try_into().ok();
+    match by_copy.filter(|_| rest.is_empty() && uneven.is_empty()) {
+        Some(by_copy) => Ok(by_copy.map(|terms| terms.map(Term::of_numbers))),
+        None => Err(Error::Corrupt("there is a sum per copy and spread".to_owned())),
+    }
 }
 
 impl Serialize for Effect {
@@ -34,11 +63,17 @@ impl Serialize for Effect {
 impl<'de> Deserialize<'de> for Effect {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let (at, lanes) = <(u64, String)>::deserialize(deserializer)?;
-        match *read_lanes(&lanes).map_err(D::Error::custom)? {
+        let copies = copies_of(&lanes, 2);
+        match *read_lanes(&lanes, copies).map_err(D::Error::custom)? {
             [mean, variance] => Ok(Self { mean, variance, at }),
             _ => Err(D::Error::custom("an effect has a mean and a variance")),
         }
     }
+}
+
+/// How many copies there are in a text of so many numbers per copy.
+fn copies_of(text: &str, numbers: usize) -> usize {
+    if text.len() == 16 * COPIES_THEN * numbers { COPIES_THEN } else { COPIES }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,9 +100,9 @@ impl BlockState {
         }
     }
 
-    fn restore(self, features: usize, now: u64) -> Result<Block> {
-        let mean = read_lanes(&self.mean)?;
-        let covariance = read_lanes(&self.covariance)?;
+    fn restore(self, features: usize, now: u64, copies: usize) -> Result<Block> {
+        let mean = read_lanes(&self.mean, copies)?;
+        let covariance = read_lanes(&self.covariance, copies)?;
         let rows = mean.len();
         let known = |feature: &u32| (*feature as usize) < features;
         if rows == 0
@@ -82,7 +117,7 @@ impl BlockState {
         }
         let mut sorted: Vec<(u32, u32)> = self.features.iter().copied().zip(1..).collect();
         sorted.sort_unstable();
-        Ok(Block {
+        let mut block = Block {
             features: self.features,
             rows: sorted,
             outcomes: self.outcomes,
@@ -94,8 +129,30 @@ impl BlockState {
                 .map(|(feature, outcomes, effect)| (feature, FeatureCell { effect, outcomes }))
                 .collect(),
             at: self.at,
-        })
+        };
+        if copies == COPIES_THEN {
+            let (overall_mean, overall_variance) = OVERALL;
+            // Up to then it was kept relative to the mean of its prior.
+            for (mean, prior) in block.mean[0].iter_mut().zip(overall_mean) {
+                *mean += prior;
+            }
+            block.rebase(overall_mean, overall_variance);
+        }
+        Ok(block)
     }
+}
+
+/// The effect of an agent on a task type as it would have been learned under today's prior: what its
+/// outcomes say stays.
+fn with_prior_of_today(effect: &Effect) -> Effect {
+    let mut today = *effect;
+    for copy in 0..COPIES {
+        let precision =
+            1.0 / effect.variance[copy] - 1.0 / OWN_TASK_THEN[copy] + 1.0 / OWN_TASK[copy];
+        today.variance[copy] = 1.0 / precision.max(1.0 / OWN_TASK[copy]);
+        today.mean[copy] = effect.mean[copy] / effect.variance[copy] * today.variance[copy];
+    }
+    today
 }
 
 /// What [`EffectsRef`] writes.
@@ -112,6 +169,23 @@ pub(super) struct EffectsState {
     /// (place of the task type, place of the agent, effect), places by name.
     own: Vec<(u32, u32, Effect)>,
     agents: BTreeMap<String, BlockState>,
+    /// From format 4 on.
+    hierarchy: Option<HierarchyState>,
+    combinations: Option<CombinationsState>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HierarchyState {
+    terms: String,
+    renewed_at: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CombinationsState {
+    /// (hash, last met at, effects by place of the agent by name: (mean, variance)), in the order of the
+    /// hashes.
+    known: Vec<(u64, u64, Vec<(u32, f64, f64)>)>,
+    met_once: Vec<u32>,
 }
 
 /// What the effects of a tenant take of the caps.
@@ -129,10 +203,18 @@ impl EffectsState {
         let now = self.now;
         let late = |effect: &Effect| effect.at > now;
         let features = self.features.len();
-        let of_keys = |key: &Key| key.features().all(|feature| (feature as usize) < features);
-        let [weights] = *read_lanes(&self.weights)? else {
+        let of_keys = |key: &Key| {
+            key.is_sound() && key.features().all(|feature| (feature as usize) < features)
+        };
+        let copies = copies_of(&self.weights, 1);
+        let [mut weights] = *read_lanes(&self.weights, copies)? else {
             return Err(Error::Corrupt("the copies have one weight each".to_owned()));
         };
+        if copies == COPIES_THEN {
+            let fifth = Logistic::new(MeanPrior::new(None)).weights()[COPIES - 1];
+            weights[..COPIES_THEN].iter_mut().for_each(|weight| *weight *= 1.0 - fifth);
+            weights[COPIES - 1] = fifth;
+        }
         if !self.keys.values().all(of_keys)
             || self.features.iter().chain(self.tasks.values()).chain([&self.base]).any(late)
             || self.own.iter().any(|(.., effect)| late(effect))
@@ -142,7 +224,7 @@ impl EffectsState {
         let mut taken = Taken { covariances: 0, effects: features };
         for (name, block) in self.agents {
             let agent = tenant.agents.get_mut(&*name).ok_or_else(|| missing("an agent"))?;
-            let block = block.restore(features, now)?;
+            let block = block.restore(features, now, copies)?;
             taken.covariances += block.covariance.len();
             taken.effects += block.cells.len();
             Arc::make_mut(agent).block = Some(Arc::new(block));
@@ -160,17 +242,45 @@ impl EffectsState {
             if agent as usize >= agents {
                 return Err(missing("an agent"));
             }
+            let effect = if copies == COPIES_THEN { with_prior_of_today(&effect) } else { effect };
             task.effects.own.insert(agent, effect);
         }
-        tenant.logistic = Some(Logistic {
+        let mut combinations = Combinations::default();
+        if let Some(CombinationsState { known, met_once }) = self.combinations {
+            let is_known = |(_, met_at, effects): &(u64, u64, Vec<(u32, f64, f64)>)| {
+                *met_at <= now && effects.iter().all(|(agent, ..)| (*agent as usize) < agents)
+            };
+            if !known.iter().all(is_known) || !combinations.restore(known, met_once) {
+                return Err(Error::Corrupt(
+                    "effects of whole contexts do not fit together".to_owned(),
+                ));
+            }
+            taken.effects += combinations.effects();
+        }
+        // Settled when the operator's prior is known.
+        let prior = MeanPrior::new(None);
+        let hierarchy = match &self.hierarchy {
+            Some(HierarchyState { terms, renewed_at }) => {
+                Hierarchy::restore(read_terms(terms)?, *renewed_at, prior)
+            }
+            None => Hierarchy::new(prior),
+        };
+        let is_old = self.hierarchy.is_none();
+        let mut logistic = Logistic {
             now,
             weights,
             base: self.base,
             keys: Keys::restore(self.keys),
             features: self.features.into_iter().collect(),
+            combinations,
+            hierarchy,
             first_task: self.first_task.map(Into::into),
             has_tasks: self.has_tasks,
-        });
+        };
+        if is_old {
+            logistic.renew(tenant.agents.values().filter_map(|agent| agent.block.as_deref()));
+        }
+        tenant.logistic = Some(logistic);
         Ok(taken)
     }
 }
@@ -181,7 +291,17 @@ pub(super) struct EffectsRef<'a>(pub(super) &'a Tenant, pub(super) &'a Logistic)
 impl Serialize for EffectsRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let Self(tenant, logistic) = self;
-        let Logistic { now, weights, base, keys, features, first_task, has_tasks } = logistic;
+        let Logistic {
+            now,
+            weights,
+            base,
+            keys,
+            features,
+            combinations,
+            hierarchy,
+            first_task,
+            has_tasks,
+        } = logistic;
         let shared = |(name, effects): (&'_ Arc<str>, &TaskEffects)| {
             effects.shared.map(|effect| (name.clone(), effect))
         };
@@ -190,11 +310,14 @@ impl Serialize for EffectsRef<'_> {
             let agents = tenant.agents.iter();
             agents.filter_map(|(name, agent)| Some((&**name, agent.block.as_deref()?)))
         };
-        let mut state = serializer.serialize_struct("Effects", 10)?;
+        let mut state = serializer.serialize_struct("Effects", 12)?;
         state.serialize_field("now", now)?;
         state.serialize_field("weights", &write_lanes([weights]))?;
         state.serialize_field("base", base)?;
-        state.serialize_field("keys", &MapRef(|| keys.0.iter().map(|(n, key)| (&**n, &**key))))?;
+        state.serialize_field(
+            "keys",
+            &MapRef(|| keys.by_name.iter().map(|(n, key)| (&**n, &**key))),
+        )?;
         state.serialize_field("features", &Sequence(|| features.iter()))?;
         state.serialize_field("first_task", &first_task.as_deref())?;
         state.serialize_field("has_tasks", has_tasks)?;
@@ -204,6 +327,12 @@ impl Serialize for EffectsRef<'_> {
             "agents",
             &MapRef(|| blocks().map(|(name, block)| (name, BlockState::of(block)))),
         )?;
+        let terms = write_terms(&hierarchy.terms);
+        let renewed_at = hierarchy.renewed_at;
+        state.serialize_field("hierarchy", &HierarchyState { terms, renewed_at })?;
+        let places = agent_id_to_place(tenant);
+        let (known, met_once) = combinations.save(|agent_id| places[agent_id as usize]);
+        state.serialize_field("combinations", &CombinationsState { known, met_once })?;
         state.end()
     }
 }
@@ -217,16 +346,21 @@ impl<V: Serialize, I: Iterator<Item = V>, F: Fn() -> I> Serialize for Sequence<F
     }
 }
 
+/// Ids follow the order of arrival; places follow the names.
+fn agent_id_to_place(tenant: &Tenant) -> Vec<u32> {
+    let mut places = vec![0; tenant.agents.len()];
+    for (place, agent) in tenant.agents.values().enumerate() {
+        places[agent.id as usize] = next_id(place);
+    }
+    places
+}
+
 struct OwnRef<'a>(&'a Tenant);
 
 impl Serialize for OwnRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let tenant = self.0;
-        // Ids follow the order of arrival; places follow the names.
-        let mut agent_id_to_place = vec![0; tenant.agents.len()];
-        for (place, agent) in tenant.agents.values().enumerate() {
-            agent_id_to_place[agent.id as usize] = next_id(place);
-        }
+        let agent_id_to_place = agent_id_to_place(tenant);
         let count = tenant.tasks.values().map(|task| task.effects.own.len()).sum();
         let mut rows = serializer.serialize_seq(Some(count))?;
         for (place, task) in tenant.tasks.values().enumerate() {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Caps, fingerprint};
+use super::fingerprint;
+pub(super) use super::logistic::NamesMax;
 use crate::outcome::Feature;
 
 /// Standard deviations to which a number is clipped.
@@ -71,20 +72,6 @@ pub(super) struct Active {
     pub(super) features: Vec<(u32, f64)>,
     /// Sum of `x^2` over features never learned.
     pub(super) unknown_squares: f64,
-}
-
-/// How many names get features.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NamesMax {
-    pub(super) keys: usize,
-    /// Texts and booleans per key that have a feature of their own.
-    pub(super) values: usize,
-}
-
-impl NamesMax {
-    pub(super) fn of(caps: &Caps) -> Self {
-        Self { keys: caps.context_keys_per_tenant, values: caps.context_values_per_key }
-    }
 }
 
 /// Every context key that has been learned.

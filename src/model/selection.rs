@@ -8,9 +8,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::contest::Parts;
-use super::features::Active;
-use super::logistic::{Contribution, Logistic, OWN_MEAN, Sum};
-use super::mixture::{self, Luck};
+use super::logistic::{Active, Block, Contribution, Logistic, Sum};
+use super::mixture::{self, Luck, overall_share};
 use super::{
     Agent, AgentPerformanceModel, Mixture, Posterior, Settings, Strategy, Task, Tenant,
     probabilities_best,
@@ -33,7 +32,7 @@ pub struct Question<'a> {
 }
 
 /// What is believed about an agent's mean reward.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Belief {
     /// A distribution, to draw from.
     Posterior(Posterior),
@@ -59,16 +58,16 @@ pub struct Standing {
 impl Standing {
     /// Expected reward, `0..=1`.
     pub fn expected_success(&self) -> f64 {
-        match self.belief {
+        match &self.belief {
             Belief::Posterior(posterior) => posterior.mean(),
             Belief::Mixture(mixture) => mixture.expected(),
-            Belief::Point(mean) => mean,
+            Belief::Point(mean) => *mean,
         }
     }
 
     /// Density of the mean reward at `chance`, in (0, 1); `None` for strategies that have none.
     pub fn density(&self, chance: f64) -> Option<f64> {
-        match self.belief {
+        match &self.belief {
             Belief::Posterior(posterior) => Some(posterior.density(chance)),
             Belief::Mixture(mixture) => Some(mixture.density(chance)),
             Belief::Point(_) => None,
@@ -78,16 +77,16 @@ impl Standing {
     /// The mean reward lies below with probability `p`, in (0, 1); the mean itself for strategies that
     /// believe in one number.
     pub fn success_quantile(&self, p: f64) -> f64 {
-        match self.belief {
+        match &self.belief {
             Belief::Posterior(posterior) => posterior.quantile(p),
             Belief::Mixture(mixture) => mixture.quantile(p),
-            Belief::Point(mean) => mean,
+            Belief::Point(mean) => *mean,
         }
     }
 
     /// 90 % credible interval of the mean reward; `None` for strategies that have none.
     pub fn interval(&self) -> Option<[f64; 2]> {
-        match self.belief {
+        match &self.belief {
             Belief::Posterior(posterior) => Some(posterior.interval()),
             Belief::Mixture(mixture) => Some(mixture.interval()),
             Belief::Point(_) => None,
@@ -134,7 +133,7 @@ impl<'a> Asked<'a> {
         let effects = (settings.strategy == Strategy::Thompson).then(|| {
             let logistic = match tenant.and_then(|tenant| tenant.logistic.as_ref()) {
                 Some(logistic) => Cow::Borrowed(logistic),
-                None => Cow::Owned(Logistic::default()),
+                None => Cow::Owned(Logistic::new(settings.mean_prior())),
             };
             let active = logistic.active(question.context, &settings.caps);
             let has_tasks = question.task_type.is_some_and(|name| logistic.has_tasks(name));
@@ -172,11 +171,12 @@ impl<'a> Asked<'a> {
             .collect()
     }
 
-    /// `rows` is scratch space.
+    /// Of one of so many candidates. `rows` is scratch space.
     fn standing(
         &self,
         name: Arc<str>,
         agent: Option<&Arc<Agent>>,
+        candidates: usize,
         rows: &mut Vec<(usize, f64)>,
     ) -> Standing {
         let whole = agent.map(|agent| agent.tally).unwrap_or_default();
@@ -191,12 +191,14 @@ impl<'a> Asked<'a> {
         let point =
             |mean: Option<f64>| Belief::Point(mean.unwrap_or_else(|| self.settings.prior_mean()));
         let belief = match (&self.effects, self.settings.strategy) {
-            (Some(effects), _) => Belief::Mixture(effects.mixture(agent, self.task, rows)),
+            (Some(effects), _) => {
+                Belief::Mixture(effects.mixture(agent, self.task, candidates, rows))
+            }
             (None, Strategy::MovingAverage) => point(agent.and_then(|agent| agent.rewards.mean())),
             (None, Strategy::Exponential) => point(agent.and_then(|agent| agent.exponential)),
             (None, Strategy::Beta | Strategy::Thompson) => Belief::Posterior(Posterior {
-                alpha: self.settings.prior_alpha + whole.reward,
-                beta: self.settings.prior_beta + whole.missed().max(0.0),
+                alpha: self.settings.prior().0 + whole.reward,
+                beta: self.settings.prior().1 + whole.missed().max(0.0),
             }),
         };
         Standing { agent: name, belief, samples: whole.learned, evidence: evidence.learned }
@@ -208,12 +210,16 @@ impl AskedEffects<'_> {
         &self,
         agent: Option<&Arc<Agent>>,
         task: Option<&Task>,
+        candidates: usize,
         rows: &mut Vec<(usize, f64)>,
     ) -> Mixture {
+        let logistic = &*self.logistic;
         let own_task = task.zip(agent).and_then(|(task, agent)| task.effects.of(agent.id));
         let block = agent.and_then(|agent| agent.block.as_deref());
-        let own = self.logistic.own(&self.active, block, self.has_tasks, own_task, rows);
-        Mixture::new(&self.logistic.weights(), &own, &self.shared)
+        let known = agent.map(|agent| (agent.id, block));
+        let own = logistic.own(&self.active, known, self.has_tasks, own_task, rows);
+        let share = overall_share(block.map_or(0, Block::learned), logistic.now, candidates);
+        Mixture::new(&logistic.weights(), own, &self.shared, logistic.levels(), share)
     }
 }
 
@@ -222,9 +228,11 @@ impl AgentPerformanceModel {
     pub fn standings(&self, question: &Question<'_>) -> Vec<Standing> {
         let asked = Asked::new(self, question);
         let mut rows = Vec::new();
-        Asked::agents(self, question)
+        let agents = Asked::agents(self, question);
+        let candidates = agents.len();
+        agents
             .into_iter()
-            .map(|(name, agent)| asked.standing(name, agent, &mut rows))
+            .map(|(name, agent)| asked.standing(name, agent, candidates, &mut rows))
             .collect()
     }
 }
@@ -291,14 +299,14 @@ impl AgentPerformanceModel {
     pub fn explain(&self, question: &Question<'_>, name: &str) -> Explanation {
         let asked = Asked::new(self, question);
         let agent = asked.tenant.and_then(|tenant| tenant.agents.get(name));
-        let standing = asked.standing(name.into(), agent, &mut Vec::new());
+        let standing = asked.standing(name.into(), agent, 1, &mut Vec::new());
         let expected_success = standing.expected_success();
         let whole = agent.map(|agent| agent.tally).unwrap_or_default();
         let mut text = format!("expected success {:.0} %", 100.0 * expected_success);
         let (parts, weights) = if let Some(effects) = &asked.effects {
             (effects.parts(&asked, agent, &standing), effects.logistic.copies())
         } else {
-            let (alpha, beta) = (self.settings.prior_alpha, self.settings.prior_beta);
+            let (alpha, beta) = self.settings.prior();
             let missed = whole.missed().max(0.0);
             let own = Part::record("own record", whole.learned, whole.reward, missed);
             (vec![Part::record("prior", 0, alpha, beta), own], Vec::new())
@@ -335,9 +343,8 @@ impl AskedEffects<'_> {
     ) -> Vec<Part> {
         let logistic = &*self.logistic;
         let block = agent.and_then(|agent| agent.block.as_deref());
-        let prior = Contribution { mean: OWN_MEAN, deviation: 0.0, outcomes: 0 };
         let mut parts = vec![
-            Part::effect("prior", prior),
+            Part::effect("what the agents have in common", logistic.typical()),
             Part::effect("difficulty for all agents", logistic.in_common(&self.shared)),
             Part::effect("own, overall", logistic.overall(block)),
         ];
@@ -356,6 +363,10 @@ impl AskedEffects<'_> {
             };
             parts.push(Part::effect(name, logistic.on_feature(&active, block)));
         }
+        let agent_id = agent.map(|agent| agent.id);
+        if let Some(contribution) = logistic.on_combination(&self.active, agent_id) {
+            parts.push(Part::effect("own, in just this context", contribution));
+        }
         parts
     }
 }
@@ -363,16 +374,36 @@ impl AskedEffects<'_> {
 /// The probability of each standing to be ranked first by one draw each; sums to 1. For standings
 /// that are points, 1 for the best, the first of equals.
 pub fn propensities(standings: &[Standing]) -> Vec<f64> {
-    let mixtures: Option<Vec<Mixture>> = standings
-        .iter()
-        .map(|standing| match standing.belief {
-            Belief::Mixture(mixture) => Some(mixture),
-            _ => None,
-        })
-        .collect();
-    if let Some(mixtures) = mixtures {
+    if let Some(mixtures) = mixtures(standings) {
         return mixture::probabilities_first(&mixtures);
     }
+    probabilities_of_highest(standings)
+}
+
+/// The posterior probability of each standing to have the highest expected reward; sums to 1. For
+/// standings that are points, 1 for the best, the first of equals.
+pub fn best_probabilities(standings: &[Standing]) -> Vec<f64> {
+    if let Some(mixtures) = mixtures(standings) {
+        return mixture::probabilities_best(&mixtures);
+    }
+    probabilities_of_highest(standings)
+}
+
+/// All beliefs, if they are mixtures.
+fn mixtures(standings: &[Standing]) -> Option<Vec<&Mixture>> {
+    let mixture =
+        |standing: &'_ Standing| -> bool { matches!(standing.belief, Belief::Mixture(_)) };
+    standings.iter().all(mixture).then(|| {
+        let mixtures = standings.iter().filter_map(|standing| match &standing.belief {
+            Belief::Mixture(mixture) => Some(mixture),
+            _ => None,
+        });
+        mixtures.collect()
+    })
+}
+
+/// The same of Beta posteriors, of which one draw is as good as the belief, and of points.
+fn probabilities_of_highest(standings: &[Standing]) -> Vec<f64> {
     let posteriors: Option<Vec<Posterior>> = standings
         .iter()
         .map(|standing| match standing.belief {

@@ -62,7 +62,11 @@ impl AgentPerformanceModel {
             model.covariances += tenant.taken.covariances;
             model.effects += tenant.taken.effects;
             model.value_numbers += tenant.value_numbers;
-            model.tenants.insert(name.into(), Arc::new(tenant.tenant));
+            let mut tenant = tenant.tenant;
+            if let Some(logistic) = &mut tenant.logistic {
+                logistic.hierarchy.settle(settings.mean_prior());
+            }
+            model.tenants.insert(name.into(), Arc::new(tenant));
         }
         if settings.strategy != Strategy::Thompson {
             model.drop_effects();

@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::hex;
 
-/// Of the files written. The state has no values (of quality, latency, cost) before 3.
-pub const FORMAT: u32 = 3;
+/// Of the files written. The state has no values (of quality, latency, cost) before 3; before 4 it has
+/// four copies of the regression, and nothing that the agents have in common.
+pub const FORMAT: u32 = 4;
 /// The oldest one read.
 const FORMAT_MIN: u32 = 2;
 

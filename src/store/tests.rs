@@ -1002,6 +1002,47 @@ fn a_model_file_of_the_format_before_is_read_and_goes_on() {
     assert_eq!(read(&digest).digest(), model.digest());
 }
 
+/// The file was written by the last program of format 3, which had learned 90 outcomes of three agents on
+/// two task types, with a text, a number and a boolean as context.
+#[test]
+fn a_model_file_of_format_3_believes_the_same_of_known_agents() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = include_bytes!("../../tests/fixtures/model_format_3.json");
+    fs::write(directory.path().join("m.json"), old).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(old).unwrap();
+    assert_eq!(json["format"], 3);
+    let digest = json["digest"].as_str().unwrap();
+    let settings = Settings::default();
+    let mut model = read_model(directory.path(), "m.json", digest, 90, settings).unwrap();
+    let context = vec![
+        ("lang".to_owned(), Feature::Text("go".to_owned())),
+        ("size".to_owned(), Feature::Number(20.0)),
+        ("urgent".to_owned(), Feature::Bool(false)),
+    ];
+    let question = Question {
+        tenant: "default",
+        task_type: Some("review"),
+        context: &context,
+        candidates: None,
+        exclude: &[],
+    };
+    // What that program answered. Its prior was narrower, about .7 in log-odds.
+    for (standing, then) in model.standings(&question).iter().zip([0.845, 0.695, 0.364]) {
+        let now = standing.expected_success();
+        assert!((now - then).abs() < 0.06, "{}: {now}, {then} then", standing.agent);
+    }
+    // It goes on, and what is written is read as it was.
+    for number in 0..200 {
+        let status = if number % 3 == 0 { Status::Failure } else { Status::Success };
+        let context = vec![("size".to_owned(), Feature::Number(f64::from(number)))];
+        model.update(&Outcome { context, ..Outcome::new("bee", status).on_task("write") });
+    }
+    let digest = write_model(directory.path(), "m.json", &model).unwrap();
+    let sequence = model.sequence();
+    let again = read_model(directory.path(), "m.json", &digest, sequence, settings).unwrap();
+    assert_eq!(again.digest(), model.digest());
+}
+
 #[test]
 fn a_model_file_that_cannot_be_written_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();

@@ -257,7 +257,7 @@ fn a_model_goes_from_one_directory_to_another() {
     // Touched on the way, cut short, another format, something else.
     let before = third.digest();
     let touched = exported.replacen("\"learned\":", "\"learned\": ", 1);
-    let format = exported.replacen("\"format\":3", "\"format\":1", 1);
+    let format = exported.replacen("\"format\":4", "\"format\":1", 1);
     for (wrong, says) in [
         (touched.as_str(), "is not as it was written"),
         (&exported[..exported.len() / 2], "is not as it was written"),
