@@ -491,3 +491,44 @@ proptest! {
         }
     }
 }
+
+/// A floor deals its share out evenly among those who may be first, and propensities say so.
+#[test]
+fn a_floor_is_part_of_every_propensity() {
+    let mut model = AgentPerformanceModel::new(Settings::default());
+    for number in 0..200 {
+        for (agent, rate) in [("a", 95), ("b", 50), ("c", 5)] {
+            let status = if number * 37 % 100 < rate { Status::Success } else { Status::Failure };
+            model.update(&Outcome::new(agent, status));
+        }
+    }
+    let without = model.contest(&question(None), &Terms::default()).propensities();
+    assert!(without[1] < 1e-3 && without[2] < 1e-3, "{without:?}");
+    let terms = Terms { explore_min: 0.3, ..Terms::default() };
+    let contest = model.contest(&question(None), &terms);
+    let propensities = contest.propensities();
+    for (with, without) in propensities.iter().zip(&without) {
+        assert!((with - (0.7 * without + 0.1)).abs() < 1e-12, "{with} of {without}");
+    }
+    let rounds = 20_000;
+    let mut first = [0.0; 3];
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
+    for _ in 0..rounds {
+        let ranked = contest.rank(true, &mut rng);
+        assert_eq!(ranked.len(), 3);
+        first[ranked[0].standing] += 1.0 / f64::from(rounds);
+    }
+    for (share, propensity) in first.iter().zip(&propensities) {
+        // Four standard errors of the share.
+        let bound = 4.0 * (propensity * (1.0 - propensity) / f64::from(rounds)).sqrt();
+        assert!((share - propensity).abs() < bound, "{first:?} drawn, {propensities:?} said");
+    }
+    // Without exploration there is none, and who is out because of a limit stays out.
+    let ranked = contest.rank(false, &mut rng);
+    assert_eq!(ranked[0].standing, 0);
+    let limits = Limits { min_success: Some(0.3), ..Limits::default() };
+    let contest = model.contest(&question(None), &Terms { limits, ..terms });
+    let left = contest.propensities();
+    assert_eq!(left.len(), 2);
+    assert!((left[1] - 0.15).abs() < 1e-3, "{left:?}");
+}

@@ -21,7 +21,9 @@ use std::sync::Arc;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::logistic::{COPIES, Lanes, Level, Levels, Own, Sum, Swapped, moderation, sigmoid};
+use super::logistic::{
+    COPIES, Lanes, Level, Levels, Own, SPREADS, Sum, Swapped, moderation, sigmoid,
+};
 use super::normal;
 use super::propensity::{self, Draws};
 
@@ -38,6 +40,12 @@ const HARDLY_TRIED: f64 = 0.1;
 const REST_SHARE: f64 = 0.5;
 /// Smallest variance of a draw.
 const VARIANCE_MIN: f64 = 1e-18;
+/// Components of a copy are nearly the same when their means differ by less than this many deviations, and
+/// their variances by less than this factor.
+const SAME_MEAN: f64 = 0.2;
+const SAME_VARIANCE: f64 = 1.25;
+/// Below this variance of log-odds the mean chance is nearly that of the moderated mean.
+const NARROW: f64 = 0.05;
 /// Copies of less weight take no part in the probability to be best.
 const COMPARED_WEIGHT_MIN: f64 = 0.005;
 /// What all agents have in common is taken to be certain where it moves nobody by more, in log-odds.
@@ -68,7 +76,7 @@ pub struct Mixture {
 }
 
 /// A Gaussian over log-odds, all effects together.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Component {
     weight: f64,
     mean: f64,
@@ -96,10 +104,10 @@ impl Mixture {
             expected: 0.0,
         };
         mixture.draws = mixture.draws_by(overall_share);
-        let expected = mixture.components().map(|component| {
-            let Component { weight, mean, variance } = component;
-            weight * sigmoid(mean * moderation(variance))
-        });
+        let components = mixture.components();
+        let expected = components
+            .iter()
+            .map(|Component { weight, mean, variance }| weight * mean_chance(*mean, *variance));
         // Weights sum to 1 up to rounding.
         mixture.expected = expected.sum::<f64>().clamp(0.0, 1.0);
         mixture
@@ -116,25 +124,28 @@ impl Mixture {
         level.swap(sum.mean[copy], sum.variance[copy], overall, covariance[copy])
     }
 
-    /// What is stated: a Gaussian per copy and spread.
-    fn components(&self) -> impl Iterator<Item = Component> + '_ {
-        let copies = (0..COPIES).filter(|copy| self.weights[*copy] > 0.0);
-        copies.flat_map(move |copy| {
-            let stated = self.levels.stated[copy].iter().filter(|(share, _)| *share > 0.0);
-            stated.map(move |(share, level)| {
+    /// What is stated: a Gaussian per copy and spread, one for those that are nearly the same.
+    fn components(&self) -> Components {
+        let mut components = Components::default();
+        for copy in (0..COPIES).filter(|copy| self.weights[*copy] > 0.0) {
+            let first = components.count;
+            for (share, level) in self.levels.stated[copy].iter().filter(|(share, _)| *share > 0.0)
+            {
                 let swapped = self.swapped(copy, level);
-                Component {
+                let component = Component {
                     weight: self.weights[copy] * share,
                     mean: swapped.mean + self.shared.mean[copy],
                     variance: swapped.variance + self.shared.variance[copy],
-                }
-            })
-        })
+                };
+                components.add(first, component);
+            }
+        }
+        components
     }
 
     /// Mean of the log-odds, all effects together.
     pub fn log_odds(&self) -> f64 {
-        self.components().map(|component| component.weight * component.mean).sum()
+        self.components().iter().map(|component| component.weight * component.mean).sum()
     }
 
     /// Expected success, `0..=1`.
@@ -148,7 +159,8 @@ impl Mixture {
             return 0.0;
         }
         let t = chance.ln() - (-chance).ln_1p();
-        let density = self.components().map(|component| {
+        let components = self.components();
+        let density = components.iter().map(|component| {
             let spread = component.variance.max(VARIANCE_MIN).sqrt();
             component.weight * normal::density((t - component.mean) / spread) / spread
         });
@@ -157,14 +169,13 @@ impl Mixture {
 
     /// Central 90 % credible interval of the chance of success.
     pub fn interval(&self) -> [f64; 2] {
-        let components: Vec<Component> = self.components().collect();
-        [0.05, 0.95].map(|p| sigmoid(log_odds_quantile(&components, p)))
+        let components = self.components();
+        [0.05, 0.95].map(|p| sigmoid(components.quantile(p)))
     }
 
     /// The chance of success lies below with probability `p`, in (0, 1).
     pub fn quantile(&self, p: f64) -> f64 {
-        let components: Vec<Component> = self.components().collect();
-        sigmoid(log_odds_quantile(&components, p))
+        sigmoid(self.components().quantile(p))
     }
 
     fn draws_by(&self, overall_share: f64) -> Draws {
@@ -200,38 +211,100 @@ impl Mixture {
     }
 }
 
-/// The mixture lies below with probability `p`, in log-odds: Newton's method on its distribution function,
-/// inside a bracket.
-fn log_odds_quantile(components: &[Component], p: f64) -> f64 {
-    let z = normal::quantile(p);
-    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for component in components {
-        let end = component.mean + z * component.variance.sqrt();
-        (low, high) = (low.min(end), high.max(end));
+/// The mean of a chance whose log-odds are `N(mean, variance)`, within 0.0005, and where it is near 0 or 1
+/// within 0.2 % of what is missing. A sigmoid is nearly a mixture of four Gaussian distribution functions,
+/// whose means are known (Monahan and Stefanski, in: Handbook of the Logistic Distribution, 1992, chapter 8;
+/// the constants are fitted anew, to relative errors of both tails).
+fn mean_chance(mean: f64, variance: f64) -> f64 {
+    /// (weight, scale).
+    const FUNCTIONS: [(f64, f64); 4] = [
+        (0.015_517_622_777_7, 0.280_976_198_963),
+        (0.176_292_978_330_2, 0.394_070_505_191),
+        (0.481_487_209_548_7, 0.564_939_440_045),
+        (0.326_702_189_343_4, 0.852_006_766_842),
+    ];
+    if variance < NARROW {
+        return sigmoid(mean * moderation(variance));
     }
-    let mut t = 0.5 * (low + high);
-    for _ in 0..60 {
-        let (mut below, mut density) = (0.0, 0.0);
-        for component in components {
-            let spread = component.variance.max(VARIANCE_MIN).sqrt();
-            let z = (t - component.mean) / spread;
-            below += component.weight * normal::below(z);
-            density += component.weight * normal::density(z) / spread;
-        }
-        if below > p {
-            high = t;
-        } else {
-            low = t;
-        }
-        let newton = t - (below - p) / density;
-        let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
-        let done = (next - t).abs() < 1e-6;
-        t = next;
-        if done {
-            break;
-        }
+    let below = FUNCTIONS.map(|(weight, scale)| {
+        weight * normal::below(scale * mean / (1.0 + scale * scale * variance).sqrt())
+    });
+    below.iter().sum()
+}
+
+/// At most a Gaussian per copy and spread.
+#[derive(Debug, Clone, Copy, Default)]
+struct Components {
+    all: [Component; COPIES * SPREADS],
+    count: usize,
+}
+
+impl Components {
+    fn iter(&self) -> std::slice::Iter<'_, Component> {
+        self.all[..self.count].iter()
     }
-    t
+
+    /// Adds one after those of the same copy, which begin at `first`; to the last of them if it is nearly the
+    /// same: the moments stay.
+    fn add(&mut self, first: usize, one: Component) {
+        if self.count > first {
+            let last = &mut self.all[self.count - 1];
+            let apart = one.mean - last.mean;
+            let is_near = apart * apart < SAME_MEAN * SAME_MEAN * last.variance
+                && one.variance < SAME_VARIANCE * last.variance
+                && last.variance < SAME_VARIANCE * one.variance;
+            if is_near {
+                let weight = last.weight + one.weight;
+                let share = one.weight / weight;
+                let between = share * (1.0 - share) * apart * apart;
+                last.variance += share * (one.variance - last.variance) + between;
+                last.mean += share * apart;
+                last.weight = weight;
+                return;
+            }
+        }
+        self.all[self.count] = one;
+        self.count += 1;
+    }
+
+    /// The mixture lies below with probability `p`, in log-odds: Newton's method on its distribution
+    /// function, inside a bracket, from where a Gaussian of the same moments has it.
+    fn quantile(&self, p: f64) -> f64 {
+        let z = normal::quantile(p);
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        let (mut mean, mut square) = (0.0, 0.0);
+        for component in self.iter() {
+            let end = component.mean + z * component.variance.sqrt();
+            (low, high) = (low.min(end), high.max(end));
+            mean += component.weight * component.mean;
+            square += component.weight * (component.variance + component.mean * component.mean);
+        }
+        let deviation = (square - mean * mean).max(VARIANCE_MIN).sqrt();
+        let mut t = (mean + z * deviation).clamp(low, high);
+        for _ in 0..60 {
+            let (mut below, mut density) = (0.0, 0.0);
+            for component in self.iter() {
+                let spread = 1.0 / component.variance.max(VARIANCE_MIN).sqrt();
+                let z = (t - component.mean) * spread;
+                below += component.weight * normal::below(z);
+                density += component.weight * normal::density(z) * spread;
+            }
+            if below > p {
+                high = t;
+            } else {
+                low = t;
+            }
+            let newton = t - (below - p) / density;
+            let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
+            // The error of a Newton step is of the order of its square.
+            let done = (next - t).abs() < 1e-3 * deviation;
+            t = next;
+            if done {
+                break;
+            }
+        }
+        t
+    }
 }
 
 /// The part of a draw that all agents of a decision share.
@@ -307,4 +380,64 @@ pub(super) fn probabilities_best(mixtures: &[&Mixture]) -> Vec<f64> {
     let total: f64 = best.iter().sum();
     best.iter_mut().for_each(|best| *best /= total);
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_chance_is_that_of_an_integral() {
+        for variance in [0.01, 0.05, 0.3, 1.0, 4.0, 15.0] {
+            for mean in [-7.0, -3.0, -1.0, 0.0, 0.5, 2.0, 5.0] {
+                let (mut total, mut chance) = (0.0, 0.0);
+                for step in -8_000..=8_000 {
+                    let z = f64::from(step) / 1_000.0;
+                    total += normal::density(z);
+                    chance += normal::density(z) * sigmoid(mean + z * f64::sqrt(variance));
+                }
+                let (actual, expected) = (mean_chance(mean, variance), chance / total);
+                assert!((actual - expected).abs() < 5e-4, "N({mean}, {variance}): {actual}");
+                let missing = f64::min(expected, 1.0 - expected);
+                let share = (actual - expected).abs() / missing;
+                assert!(share < 0.005 || variance < NARROW, "N({mean}, {variance}): {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn quantiles_of_components_are_where_they_say() {
+        let mut components = Components::default();
+        for (weight, mean, variance) in [(0.5, -1.0, 0.3), (0.2, 3.0, 4.0), (0.3, 0.0, 0.01)] {
+            components.add(components.count, Component { weight, mean, variance });
+        }
+        for p in [0.01, 0.05, 0.5, 0.95, 0.999] {
+            let t = components.quantile(p);
+            let below: f64 = components
+                .iter()
+                .map(|one| one.weight * normal::below((t - one.mean) / one.variance.sqrt()))
+                .sum();
+            assert!((below - p).abs() < 1e-4, "{p}: {below}");
+        }
+    }
+
+    /// Nearly equal components become one that has their moments; others stay.
+    #[test]
+    fn merged_components_keep_the_moments() {
+        let parts = [(0.3, 1.0, 0.5), (0.2, 1.1, 0.52), (0.5, 2.0, 0.5)];
+        let mut components = Components::default();
+        for (weight, mean, variance) in parts {
+            components.add(0, Component { weight, mean, variance });
+        }
+        assert_eq!(components.count, 2);
+        let moment = |of: fn(f64, f64) -> f64| -> (f64, f64) {
+            let now = components.iter().map(|one| one.weight * of(one.mean, one.variance)).sum();
+            (now, parts.iter().map(|(weight, mean, variance)| weight * of(*mean, *variance)).sum())
+        };
+        for (now, before) in
+            [moment(|mean, _| mean), moment(|mean, variance| mean * mean + variance)]
+        {
+            assert!((now - before).abs() < 1e-12, "{now}, {before} before");
+        }
+    }
 }

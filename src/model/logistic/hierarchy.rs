@@ -38,7 +38,7 @@ pub(in crate::model) const SPREADS: usize = 5;
 /// stated right; choosing is better without it.
 const SPREAD: [f64; SPREADS] = [0.05, 0.2, 0.8, 3.2, 12.8];
 /// Spreads of less probability take no part in what is stated.
-const SHARE_MIN: f64 = 0.001;
+const SHARE_MIN: f64 = 0.005;
 /// Outcomes of the tenant after which the sums are worked out anew.
 pub(super) const RENEWED_EVERY: u64 = 64;
 /// Smallest `1 + S d` that is divided by: rounding must not make it 0.
@@ -111,12 +111,13 @@ impl Overall {
     }
 }
 
-/// The tenant's prior of one copy: `A ~ N(mean, spread + uncertainty)`, where `uncertainty` is that of
+/// The tenant's prior of one copy: `A ~ N(mean, 1/precision + uncertainty)`, where `uncertainty` is that of
 /// the mean, which all agents share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::model) struct Level {
     pub(in crate::model) mean: f64,
-    pub(in crate::model) spread: f64,
+    /// `1/t`.
+    pub(in crate::model) precision: f64,
     pub(in crate::model) uncertainty: f64,
 }
 
@@ -143,17 +144,17 @@ impl Level {
         covariance: f64,
     ) -> Swapped {
         let (own_mean, own_variance) = overall;
-        let precision = 1.0 / self.spread - 1.0 / BASE_VARIANCE;
-        let quotient = (1.0 + own_variance * precision).max(QUOTIENT_MIN);
-        let load = covariance / (self.spread * quotient);
-        let own_load = own_variance / (self.spread * quotient);
-        let moved = (self.mean / self.spread - precision * own_mean) / quotient;
-        let kept = variance - covariance * covariance * precision / quotient;
+        let precision = self.precision - 1.0 / BASE_VARIANCE;
+        let narrowed = 1.0 / (1.0 + own_variance * precision).max(QUOTIENT_MIN);
+        let load = covariance * self.precision * narrowed;
+        let own_load = own_variance * self.precision * narrowed;
+        let moved = (self.mean * self.precision - precision * own_mean) * narrowed;
+        let kept = variance - covariance * covariance * precision * narrowed;
         Swapped {
             mean: mean + covariance * moved,
             // Rounding must not make a variance negative.
             variance: kept.max(0.0) + load * load * self.uncertainty,
-            overall: own_variance / quotient + own_load * own_load * self.uncertainty,
+            overall: own_variance * narrowed + own_load * own_load * self.uncertainty,
             load,
         }
     }
@@ -241,7 +242,7 @@ impl Hierarchy {
 
 impl Levels {
     fn of(terms: &Terms, prior: MeanPrior) -> Self {
-        let nothing = Level { mean: 0.0, spread: 1.0, uncertainty: 0.0 };
+        let nothing = Level { mean: 0.0, precision: 1.0, uncertainty: 0.0 };
         let mut levels = Self {
             choice: [nothing; COPIES],
             comparison: [nothing; COPIES],
@@ -258,7 +259,7 @@ impl Levels {
                 evidence[place] = term.evidence + 0.5 * information * mean
                     - 0.5 * (prior.variance * precision).ln();
                 let uncertainty = 1.0 / precision;
-                stated[place].1 = Level { mean, spread: SPREAD[place], uncertainty };
+                stated[place].1 = Level { mean, precision: 1.0 / SPREAD[place], uncertainty };
             }
             let shares = shares(&evidence);
             levels.comparison[copy] = collapsed(stated.iter().map(|(_, level)| level), &shares);
@@ -285,11 +286,11 @@ fn shares<const COUNT: usize>(evidence: &[f64; COUNT]) -> [f64; COUNT] {
 
 /// One prior in the place of several: mean, spread (geometric) and uncertainty are averages.
 fn collapsed<'l>(levels: impl Iterator<Item = &'l Level>, shares: &[f64]) -> Level {
-    let mut mean = Level { mean: 0.0, spread: 0.0, uncertainty: 0.0 };
+    let (mut mean, mut ln_precision, mut uncertainty) = (0.0, 0.0, 0.0);
     for (level, share) in levels.zip(shares) {
-        mean.mean += share * level.mean;
-        mean.spread += share * level.spread.ln();
-        mean.uncertainty += share * level.uncertainty;
+        mean += share * level.mean;
+        ln_precision += share * level.precision.ln();
+        uncertainty += share * level.uncertainty;
     }
-    Level { spread: mean.spread.exp(), ..mean }
+    Level { mean, precision: ln_precision.exp(), uncertainty }
 }
