@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mixture::Luck;
 use super::normal;
-use super::propensity::{Resolution, curve_breaks, shared_draws};
+use super::propensity::{curve_breaks, shared_draws};
 use super::selection::{Question, Recommendation, Standing, best_expected, propensities, rank};
 use super::values::{Measure, Predicted, Value};
 use super::{AgentPerformanceModel, Belief};
@@ -644,7 +644,7 @@ impl Contest {
         let shared = if has_luck {
             let curves: Vec<_> =
                 indices.iter().map(|index| |luck| self.lowest_at(*index, luck)).collect();
-            shared_draws(&curve_breaks(&curves), Resolution::Fine)
+            shared_draws(&curve_breaks(&curves))
         } else {
             vec![(0.0, 1.0)]
         };

@@ -61,15 +61,23 @@ impl Draws {
 /// highest, at these `breaks` (ascending, inside of 0 and 6). So the other half is summed up between
 /// each two of them, by the tanh-sinh rule, whose points crowd at both ends (Takahasi and Mori,
 /// Publications of RIMS 9, 1974).
-pub(super) fn shared_draws(breaks: &[f64], resolution: Resolution) -> Vec<(f64, f64)> {
-    static RULES: LazyLock<[Vec<(f64, f64)>; 2]> =
-        LazyLock::new(|| [tanh_sinh(0.3, 10), tanh_sinh(0.5, 6)]);
-    let rule = &RULES[resolution as usize];
+pub(super) fn shared_draws(breaks: &[f64]) -> Vec<(f64, f64)> {
+    /// (place in -1..=1, weight): 19 points.
+    static RULE: LazyLock<Vec<(f64, f64)>> = LazyLock::new(|| {
+        const STEP: f64 = 0.35;
+        let point = |k: i32| {
+            let t = STEP * f64::from(k);
+            let u = std::f64::consts::FRAC_PI_2 * t.sinh();
+            let weight = STEP * std::f64::consts::FRAC_PI_2 * t.cosh() / u.cosh().powi(2);
+            (u.tanh(), weight)
+        };
+        (-9..=9).map(point).collect()
+    });
     let mut draws = vec![(0.0, 0.5)];
     let mut from = 0.0;
     for to in breaks.iter().copied().chain([SHARED_REACH]) {
         let (middle, half) = (0.5 * (from + to), 0.5 * (to - from));
-        for (place, weight) in rule {
+        for (place, weight) in RULE.iter() {
             let z = half.mul_add(*place, middle);
             let weight = half * weight * normal::density(z);
             if weight > WEIGHT_MIN {
@@ -81,40 +89,6 @@ pub(super) fn shared_draws(breaks: &[f64], resolution: Resolution) -> Vec<(f64, 
     let total: f64 = draws[1..].iter().map(|(_, weight)| weight).sum();
     draws[1..].iter_mut().for_each(|(_, weight)| *weight *= 0.5 / total);
     draws
-}
-
-/// How many points there are between two breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resolution {
-    Fine,
-    /// Where who is first changes slowly.
-    Coarse,
-}
-
-impl Resolution {
-    /// By agents' own deviations, as far as they are of one size, and how differently fast their lowest
-    /// draws grow with the shared `z`.
-    fn of(draws: &[Draws]) -> Self {
-        let (mut narrowest, mut slowest, mut fastest) = (f64::INFINITY, f64::INFINITY, 0.0_f64);
-        for draws in draws {
-            narrowest = narrowest.min(draws.overall);
-            slowest = slowest.min(draws.rest);
-            fastest = fastest.max(draws.rest);
-        }
-        let apart = fastest.sqrt() - slowest.sqrt();
-        if narrowest.sqrt() > apart { Self::Coarse } else { Self::Fine }
-    }
-}
-
-/// (place in -1..=1, weight) of the rule with `2 points + 1` points this step apart.
-fn tanh_sinh(step: f64, points: i32) -> Vec<(f64, f64)> {
-    let point = |k: i32| {
-        let t = step * f64::from(k);
-        let u = std::f64::consts::FRAC_PI_2 * t.sinh();
-        let weight = step * std::f64::consts::FRAC_PI_2 * t.cosh() / u.cosh().powi(2);
-        (u.tanh(), weight)
-    };
-    (-points..=points).map(point).collect()
 }
 
 /// Where another of these lines, (height at 0, slope), becomes the highest, inside of 0 and
@@ -180,7 +154,7 @@ pub(super) fn probabilities_first(draws: &[Draws]) -> Vec<f64> {
     let lines: Vec<(f64, f64)> =
         draws.iter().map(|draws| (draws.centre, draws.rest.sqrt())).collect();
     let mut result = vec![0.0; draws.len()];
-    for (shared, weight) in shared_draws(&envelope_breaks(&lines), Resolution::of(draws)) {
+    for (shared, weight) in shared_draws(&envelope_breaks(&lines)) {
         add_first_given(draws, shared, weight, &mut result);
     }
     let total: f64 = result.iter().sum();
@@ -327,9 +301,9 @@ mod tests {
     const RELATIVE: f64 = 0.05;
     const RELATIVE_FROM: f64 = 0.001;
 
-    /// Two to six agents, own variances over five decades or over two, half of them without rest.
+    /// Two to eight agents, own variances over five decades or over two, half of them without rest.
     fn scenario(rng: &mut Xoshiro256PlusPlus) -> Vec<Draws> {
-        let agents = rng.random_range(2..=6);
+        let agents = rng.random_range(2..=8);
         let has_rest = rng.random_bool(0.5);
         let (narrowest, widest_rest) =
             if rng.random_bool(0.5) { (-5.0, 0.6) } else { (-2.0, -1.0) };
@@ -484,8 +458,7 @@ mod tests {
             assert!((line - curve).abs() < 1e-4, "{line} {curve}");
         }
         assert!(envelope_breaks(&[]).is_empty());
-        let total: f64 =
-            shared_draws(&breaks, Resolution::Fine).iter().map(|(_, weight)| weight).sum();
+        let total: f64 = shared_draws(&breaks).iter().map(|(_, weight)| weight).sum();
         assert!((total - 1.0).abs() < 1e-12);
     }
 }

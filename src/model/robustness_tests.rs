@@ -412,7 +412,7 @@ fn propensities_of_optimistic_draws_are_their_frequencies() {
             firsts[rank(&standings, true, rng)[0].standing] += 1;
         }
         for (first, expected) in firsts.into_iter().zip(&expected) {
-            // Four standard errors of a proportion are at most 0.0045.
+            // Four standard errors of a proportion are at most 0.0045, and 0.001 is what is promised.
             let seen = f64::from(first) / f64::from(DRAWS);
             assert!((seen - expected).abs() < 0.0055, "after {learned}: {seen}, {expected}");
         }
