@@ -523,8 +523,10 @@ fn last_outcomes(store: &Store, counters: &Counters) -> Result<Vec<Outcome>> {
         let last = counters.learned_sequence;
         let after = last.saturating_sub(FORESEEN_MAX).max(oldest.saturating_sub(1));
         store.replay(after, counters.last_sequence, |sequence, entry| {
-            if let (Entry::Outcome(outcome), true) = (entry, sequence <= last) {
-                outcomes.push(outcome);
+            match entry {
+                Entry::Outcome(outcome) if sequence <= last => outcomes.push(outcome),
+                Entry::Control(control) => outcomes.extend(control.outcome()),
+                Entry::Outcome(_) | Entry::Activation(_) => {}
             }
             Ok(())
         })?;

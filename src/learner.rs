@@ -37,6 +37,7 @@ use crate::store::{
 };
 use crate::watch::{Forecast, Watch};
 
+mod control;
 mod inbox;
 mod recovery;
 mod saving;
@@ -112,6 +113,15 @@ pub enum Event {
         tenant: String,
         /// The new one.
         budget: Option<Budget>,
+        /// Answered when it is durable and in force.
+        reply: Sender<Result<()>>,
+    },
+    /// Remove an agent and what was learned of it.
+    RemoveAgent {
+        /// Whose.
+        tenant: String,
+        /// Which.
+        agent: String,
         /// Answered when it is durable and in force.
         reply: Sender<Result<()>>,
     },
@@ -519,6 +529,14 @@ impl Learner {
                 }
                 // Whoever asked may have gone.
                 let _ = reply.send(set);
+            }
+            Event::RemoveAgent { tenant, agent, reply } => {
+                let removed = self.remove_agent(tenant, agent, now);
+                if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = &removed {
+                    return Err(fatal.clone());
+                }
+                // Whoever asked may have gone.
+                let _ = reply.send(removed);
             }
             Event::Sample(sample) => match self.store.write_sample(&sample) {
                 Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) => return Err(fatal),

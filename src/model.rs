@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
 mod contest;
+mod control;
 mod effects_state;
 mod features;
 mod hex_numbers;
@@ -53,6 +54,7 @@ use values::{Own, Values};
 pub use contest::{
     Contest, EVIDENCE_MIN, Excluded, Limits, Parts, Preset, Scales, Terms, Violation, Weights,
 };
+pub use control::Control;
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};
 pub use posterior::{Posterior, probabilities_best};
@@ -407,6 +409,8 @@ pub struct Tenant {
     /// With the strategy `thompson`.
     logistic: Option<Logistic>,
     values: Values,
+    /// Ids of agents that were removed, for those that come next.
+    free_ids: Vec<u32>,
 }
 
 /// What came past a cap: counted, shown, never recommended.
@@ -626,6 +630,46 @@ impl AgentPerformanceModel {
         }
     }
 
+    /// Removes an agent and all that was learned of it alone. What it has in common with others
+    /// stays: totals, scores, and what its outcomes have taught of task types and contexts.
+    fn remove_agent(&mut self, tenant: &str, agent: &str) {
+        self.forget_effects_of(tenant, agent);
+        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
+        let tenant = Arc::make_mut(tenant);
+        let Some(agent) = tenant.agents.remove(agent) else { return };
+        let names: Vec<Arc<str>> = tenant.tasks.keys().cloned().collect();
+        for name in names {
+            let Some(task) = tenant.tasks.get_mut(&name) else { continue };
+            self.cells -= usize::from(task.cells.remove(&agent.id).is_some());
+        }
+        self.recent_values -= agent.recent_values();
+        let values = agent.values.iter().flatten();
+        self.value_numbers -= values.map(|own| own.sums.numbers()).sum::<usize>();
+        tenant.free_ids.push(agent.id);
+    }
+
+    /// Sets the effects of one agent back to their priors.
+    fn forget_effects_of(&mut self, tenant: &str, agent: &str) {
+        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
+        let tenant = Arc::make_mut(tenant);
+        let Some(agent) = tenant.agents.get_mut(agent) else { return };
+        let agent = Arc::make_mut(agent);
+        if let Some(block) = agent.block.take() {
+            self.covariances -= block.covariance.len();
+            self.effects -= block.independent_effects();
+        }
+        let id = agent.id;
+        let names: Vec<Arc<str>> = tenant.tasks.keys().cloned().collect();
+        for name in names {
+            let Some(task) = tenant.tasks.get_mut(&name) else { continue };
+            task.effects.own.remove(&id);
+        }
+        if let Some(logistic) = &mut tenant.logistic {
+            let blocks = tenant.agents.values().filter_map(|agent| agent.block.as_deref());
+            self.effects -= logistic.forget(id, blocks, self.settings.mean_prior());
+        }
+    }
+
     /// The `top_k` agents of the default tenant, best first. Random numbers are drawn for every
     /// agent in the order of their names, so a seeded generator gives the same answer again.
     pub fn predict_best_agent(
@@ -724,7 +768,7 @@ impl Tenant {
             Arc::make_mut(&mut self.other.agent).learn(outcome, reward, exponential_alpha, places);
             return None;
         }
-        let id = next_id(self.agents.len());
+        let id = self.free_ids.pop().unwrap_or_else(|| next_id(self.agents.len()));
         let mut agent = Agent { id, ..Agent::default() };
         agent.learn(outcome, reward, exponential_alpha, places);
         self.agents.insert(outcome.agent.as_str().into(), Arc::new(agent));
@@ -821,6 +865,15 @@ impl Tenant {
         logistic.settle(blocks, prior);
         self.other.effects += width.refused;
         Some(foretold)
+    }
+
+    /// The place by name of each agent, by id. Ids follow the order of arrival.
+    fn agent_id_to_place(&self) -> Vec<u32> {
+        let mut places = vec![0; self.agents.len() + self.free_ids.len()];
+        for (place, agent) in self.agents.values().enumerate() {
+            places[agent.id as usize] = next_id(place);
+        }
+        places
     }
 
     /// Outcomes and rewards of all agents.

@@ -118,6 +118,9 @@ fn follow(
         let mut activated = false;
         match entry {
             Entry::Outcome(outcome) => model.update(&outcome),
+            Entry::Control(control) => {
+                model.apply(&control);
+            }
             Entry::Activation(activation) => {
                 activated = true;
                 let (file, digest) = (&activation.model_file_path, &activation.digest);

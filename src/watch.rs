@@ -279,6 +279,12 @@ impl Watch {
         self.agents.get_mut(tenant)?.get_mut(agent)
     }
 
+    /// Lets go of an agent that was removed.
+    pub fn forget(&mut self, tenant: &str, agent: &str) {
+        let known = self.agents.get_mut(tenant);
+        self.count -= usize::from(known.is_some_and(|agents| agents.remove(agent).is_some()));
+    }
+
     fn push_latency(&mut self, tenant: &str, task_type: Option<&str>, latency_ms: f64) {
         let latencies = match self.latencies.get_mut(tenant) {
             Some(latencies) => latencies,

@@ -27,6 +27,10 @@ pub(super) fn recover(store: &Store, counters: &Counters, settings: Settings) ->
                 model.update(&outcome);
             }
             Entry::Outcome(outcome) => pending.push_back(outcome),
+            // It took effect with its transaction, and all before it was learned by then.
+            Entry::Control(control) => {
+                model.apply(&control);
+            }
             Entry::Activation(activation) => {
                 let (file, digest) = (&activation.model_file_path, &activation.digest);
                 model = load(store, file, digest, sequence, settings)?;
@@ -87,8 +91,10 @@ pub fn load(
         retained(store, |sequence, entry| {
             let counts =
                 ranges.iter().any(|(after, last)| (*after < sequence) && (sequence <= *last));
-            if let (Entry::Outcome(outcome), true) = (entry, counts) {
-                model.relearn(&outcome);
+            match entry {
+                Entry::Outcome(outcome) if counts => model.relearn(&outcome),
+                Entry::Control(control) if counts => model.relearn_control(&control),
+                _ => {}
             }
         })?;
     }

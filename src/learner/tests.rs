@@ -9,10 +9,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::decisions::{Decision, RequestHash};
-use crate::model::{Caps, Question, rank};
+use crate::model::{Caps, Control, Question, rank};
 use crate::outcome::{DecisionRef, Feature, Status};
 use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, planned_failure};
 
+mod control;
 mod decisions;
 
 /// What is sent in a test: identity `number`, everything else made of it.
@@ -1158,6 +1159,7 @@ proptest! {
 /// An entry of the reference's journal.
 enum Step {
     Learn(Box<Outcome>),
+    Control(Control),
     /// The state after that many steps comes back.
     GoBackTo(usize),
 }
@@ -1168,6 +1170,9 @@ fn reference(settings: Settings, steps: &[Step]) -> AgentPerformanceModel {
     for step in steps {
         match step {
             Step::Learn(outcome) => model.update(outcome),
+            Step::Control(control) => {
+                model.apply(control);
+            }
             Step::GoBackTo(count) => model = reference(settings, &steps[..*count]),
         }
     }
@@ -1246,7 +1251,22 @@ fn simulate(seed: u64) {
             62..74 => {
                 bench.write_file();
             }
-            74..82 => {
+            74..78 => {
+                let agent = format!("agent{}", rng.random_range(0..6));
+                let tenant = ["default", "other"][rng.random_range(0..2)].to_owned();
+                let control = if rng.random_bool(0.5) {
+                    Control::RemoveAgent { tenant, agent }
+                } else {
+                    let (decision_id, task_type) = ("d".to_owned(), Some("task1".to_owned()));
+                    let context = outcome(rng.random_range(0..600)).context;
+                    Control::DecisionMissing { tenant, decision_id, agent, task_type, context }
+                };
+                match bench.control(std::slice::from_ref(&control)) {
+                    Ok(()) => steps.push(Step::Control(control)),
+                    Err(error) => assert!(matches!(error, Error::Unavailable(_)), "{error}"),
+                }
+            }
+            78..84 => {
                 let rows = bench.reader().versions("agent_selection", None, 100).unwrap();
                 if !rows.is_empty() {
                     let row = &rows[rng.random_range(0..rows.len())];
@@ -1257,7 +1277,7 @@ fn simulate(seed: u64) {
                     waiting.push((reply, held));
                 }
             }
-            82..90 => {
+            84..90 => {
                 let seconds = rng.random_range(0..40);
                 bench.pass(SECOND * seconds);
                 let now = bench.now;

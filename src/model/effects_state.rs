@@ -330,7 +330,7 @@ impl Serialize for EffectsRef<'_> {
         let terms = write_terms(&hierarchy.terms);
         let renewed_at = hierarchy.renewed_at;
         state.serialize_field("hierarchy", &HierarchyState { terms, renewed_at })?;
-        let places = agent_id_to_place(tenant);
+        let places = tenant.agent_id_to_place();
         let (known, met_once) = combinations.save(|agent_id| places[agent_id as usize]);
         state.serialize_field("combinations", &CombinationsState { known, met_once })?;
         state.end()
@@ -346,21 +346,12 @@ impl<V: Serialize, I: Iterator<Item = V>, F: Fn() -> I> Serialize for Sequence<F
     }
 }
 
-/// Ids follow the order of arrival; places follow the names.
-fn agent_id_to_place(tenant: &Tenant) -> Vec<u32> {
-    let mut places = vec![0; tenant.agents.len()];
-    for (place, agent) in tenant.agents.values().enumerate() {
-        places[agent.id as usize] = next_id(place);
-    }
-    places
-}
-
 struct OwnRef<'a>(&'a Tenant);
 
 impl Serialize for OwnRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let tenant = self.0;
-        let agent_id_to_place = agent_id_to_place(tenant);
+        let agent_id_to_place = tenant.agent_id_to_place();
         let count = tenant.tasks.values().map(|task| task.effects.own.len()).sum();
         let mut rows = serializer.serialize_seq(Some(count))?;
         for (place, task) in tenant.tasks.values().enumerate() {

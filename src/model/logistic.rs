@@ -568,6 +568,19 @@ impl Logistic {
         self.hierarchy.renew(blocks.map(|block| block.overall(now)), now);
     }
 
+    /// Forgets what it has of an agent without a block; `blocks` are those of all others. Returns how
+    /// many effects that were.
+    pub(super) fn forget<'b>(
+        &mut self,
+        agent_id: u32,
+        blocks: impl Iterator<Item = &'b Block>,
+        prior: MeanPrior,
+    ) -> usize {
+        self.renew(blocks);
+        self.hierarchy.settle(prior);
+        self.combinations.forget(agent_id)
+    }
+
     /// What the agents have in common.
     pub(super) fn levels(&self) -> &Arc<Levels> {
         self.hierarchy.levels()

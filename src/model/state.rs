@@ -186,7 +186,7 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, context, total, other, logistic, values: _ } = self.0;
+        let Tenant { agents, tasks, context, total, other, logistic, .. } = self.0;
         let mut state = serializer.serialize_struct("Tenant", 8)?;
         state.serialize_field("total", total)?;
         state.serialize_field("agents", &MapRef(|| agents.iter().map(|(n, a)| (&**n, &**a))))?;
@@ -215,11 +215,7 @@ struct CellsRef<'a>(&'a Tenant);
 impl Serialize for CellsRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let tenant = self.0;
-        // Ids follow the order of arrival; places follow the names.
-        let mut agent_id_to_place = vec![0; tenant.agents.len()];
-        for (place, agent) in tenant.agents.values().enumerate() {
-            agent_id_to_place[agent.id as usize] = next_id(place);
-        }
+        let agent_id_to_place = tenant.agent_id_to_place();
         let cells = tenant.tasks.values().map(|task| task.cells.len()).sum();
         let mut rows = serializer.serialize_seq(Some(cells))?;
         let mut row: Vec<(u32, Cell)> = Vec::new();

@@ -24,6 +24,8 @@ pub struct Counters {
     pub dead_letters_sent: u64,
     /// Number of the newest learning event.
     pub last_learning_event: u64,
+    /// Control entries of the journal.
+    pub controls: u64,
 
     /// Outcomes journaled.
     pub accepted: u64,

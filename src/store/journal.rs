@@ -19,10 +19,16 @@ use super::{
 };
 use crate::decisions::Waiting;
 use crate::error::{Error, Result};
+use crate::model::Control;
 use crate::outcome::{IdentityKey, Outcome};
 
 const KIND_OUTCOMES: i64 = 1;
 const KIND_ACTIVATION: i64 = 2;
+const KIND_CONTROL: i64 = 3;
+/// Of the payload of a control entry.
+const CONTROL_VERSION: u32 = 1;
+/// Largest payload of a control entry, bytes: a decision with the largest context fits.
+const CONTROL_BYTES_MAX: usize = 1024 * 1024;
 /// Old rows are looked for whenever the sequence passes a multiple of this.
 const PRUNE_EVERY: u64 = 1_024;
 /// Rows deleted in one go: more than are written in between, few enough that no append waits long.
@@ -69,6 +75,43 @@ pub enum Entry {
     Outcome(Outcome),
     /// Go on from a saved version's state.
     Activation(Activation),
+    /// Do what it says.
+    Control(Control),
+}
+
+/// The payload of a control entry. The version comes before what it is the version of.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PackedControl<C> {
+    version: u32,
+    control: C,
+}
+
+fn pack_control(control: &Control) -> Result<Vec<u8>> {
+    let payload = serde_json::to_vec(&PackedControl { version: CONTROL_VERSION, control })
+        .map_err(|error| Error::Fatal(format!("a control entry can't be packed: {error}")))?;
+    if payload.len() > CONTROL_BYTES_MAX {
+        let (kind, bytes) = (control.kind(), payload.len());
+        return Err(Error::invalid(
+            "",
+            format!("a {kind} entry has {bytes} bytes, allowed are {CONTROL_BYTES_MAX}"),
+        ));
+    }
+    Ok(payload)
+}
+
+/// The error is a text: why it can't be read.
+fn unpack_control(payload: &[u8]) -> std::result::Result<Control, String> {
+    const NEWER: &str = "a newer online-learning may have written it; use that program";
+    let packed: PackedControl<serde_json::Value> =
+        serde_json::from_slice(payload).map_err(|error| format!("{error}; {NEWER}"))?;
+    if packed.version != CONTROL_VERSION {
+        let version = packed.version;
+        return Err(format!(
+            "control entries of version {version}, this program knows {CONTROL_VERSION}; {NEWER}"
+        ));
+    }
+    serde_json::from_value(packed.control).map_err(|error| format!("{error}; {NEWER}"))
 }
 
 /// The journal's record of an activation.
@@ -251,6 +294,38 @@ impl Store {
         Ok(())
     }
 
+    /// Records control entries, the newest of them with the last sequence of `counters`, with their
+    /// learning event and the counters after it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when one is too large, [`Error::Unavailable`] when it can be tried again;
+    /// nothing has changed then.
+    pub fn control(
+        &mut self,
+        controls: &[Control],
+        event: LearningEvent,
+        counters: &Counters,
+        now_ms: i64,
+    ) -> Result<()> {
+        let options = self.options;
+        let transaction = write(&mut self.connection)?;
+        let first_sequence = counters.last_sequence + 1 - controls.len() as u64;
+        for (sequence, control) in (first_sequence..).zip(controls) {
+            let row = Row {
+                first_sequence: sequence,
+                last_sequence: sequence,
+                kind: KIND_CONTROL,
+                identities: Vec::new(),
+                payload: pack_control(control)?,
+            };
+            row.insert(&transaction, now_ms)?;
+            prune(&transaction, &row, counters, &options, now_ms)?;
+        }
+        insert_events(&transaction, &[event], &options)?;
+        counters.store(&transaction)?;
+        commit(transaction)
+    }
+
     /// Hands the journal entries after `sequence`, up to `last_sequence`, to `visit`, in order and
     /// each with its own sequence.
     ///
@@ -343,16 +418,16 @@ pub(super) fn positions(connection: &Connection) -> Result<Vec<Position>> {
     )
 }
 
-struct Row {
-    first_sequence: u64,
-    last_sequence: u64,
-    kind: i64,
-    identities: Vec<u8>,
-    payload: Vec<u8>,
+pub(super) struct Row {
+    pub(super) first_sequence: u64,
+    pub(super) last_sequence: u64,
+    pub(super) kind: i64,
+    pub(super) identities: Vec<u8>,
+    pub(super) payload: Vec<u8>,
 }
 
 impl Row {
-    fn checksum(&self) -> [u8; 16] {
+    pub(super) fn checksum(&self) -> [u8; 16] {
         let mut hasher = Sha256::new();
         hasher.update(self.first_sequence.to_le_bytes());
         hasher.update(self.last_sequence.to_le_bytes());
@@ -413,6 +488,9 @@ impl Row {
             KIND_ACTIVATION => serde_json::from_slice(&self.payload)
                 .map(|activation| vec![Entry::Activation(activation)])
                 .map_err(|error| unreadable(&error)),
+            KIND_CONTROL => unpack_control(&self.payload)
+                .map(|control| vec![Entry::Control(control)])
+                .map_err(|error| unreadable(&error)),
             kind => Err(unreadable(&format!("unknown kind {kind}"))),
         }
     }
@@ -433,10 +511,11 @@ fn prune(
     let spared_after = [
         counters.learned_sequence,
         super::versions::older_restart_sequence(connection)?,
-        // Activations have sequence numbers but no identities; each made a version.
-        newest
-            .last_sequence
-            .saturating_sub(options.identities_max as u64 + counters.last_version_number),
+        // Activations, each of which made a version, and control entries have sequence numbers but
+        // no identities.
+        newest.last_sequence.saturating_sub(
+            options.identities_max as u64 + counters.last_version_number + counters.controls,
+        ),
     ]
     .into_iter()
     .min()

@@ -26,7 +26,7 @@ pub struct LearningEvent {
     pub id: String,
     /// The version that was active then.
     pub model_version_id: Option<String>,
-    /// `micro_batch`, `save`, `activation` or `import`.
+    /// `micro_batch`, `save`, `activation`, `import`, or the kind of control entries.
     pub event_type: String,
     /// Outcomes in the step.
     pub batch_size: u64,

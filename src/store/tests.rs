@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 
 use tempfile::TempDir;
 
+use super::journal::Row;
 use super::*;
-use crate::model::{AgentPerformanceModel, Measure, Question, Settings};
-use crate::outcome::{Feature, IdentityKey, Outcome, Refusal, RefusalCode, Status};
+use crate::model::{AgentPerformanceModel, Control, Measure, Question, Settings};
+use crate::outcome::{
+    FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, Refusal, RefusalCode, Status,
+};
 
 const NOW_MS: i64 = 1_800_000_000_000;
 
@@ -184,6 +187,19 @@ impl Kept {
         let (event, counters) = (event(self.counters.last_learning_event), self.counters.clone());
         let now_ms = self.now_ms;
         self.store().activate(&activation, &[row], event, &counters, now_ms).unwrap();
+    }
+
+    fn control(&mut self, controls: &[Control]) -> Result<()> {
+        let mut counters = self.counters.clone();
+        counters.last_sequence += controls.len() as u64;
+        counters.learned_sequence = counters.last_sequence;
+        counters.controls += controls.len() as u64;
+        counters.last_learning_event += 1;
+        let now_ms = self.now_ms;
+        let event = event(counters.last_learning_event);
+        self.store().control(controls, event, &counters, now_ms)?;
+        self.counters = counters;
+        Ok(())
     }
 
     /// Version numbers by status, newest first.
@@ -395,7 +411,7 @@ fn the_journal_gives_back_exactly_what_was_appended() {
             .into_iter()
             .map(|(sequence, entry)| match entry {
                 Entry::Outcome(outcome) => (sequence, outcome),
-                Entry::Activation(activation) => panic!("{activation:?}"),
+                other => panic!("{other:?}"),
             })
             .collect();
         let expected = (after + 1..).zip(all.iter().skip(usize::try_from(after).unwrap()).cloned());
@@ -873,6 +889,7 @@ fn an_activation_is_a_journal_entry_a_version_and_an_event() {
         .map(|(sequence, entry)| match entry {
             Entry::Outcome(outcome) => (*sequence, outcome.agent.as_str()),
             Entry::Activation(activation) => (*sequence, activation.version_id.as_str()),
+            Entry::Control(control) => (*sequence, control.kind()),
         })
         .collect();
     assert_eq!(shown, [(3, "agent3"), (4, "agent_selection-1"), (5, "agent4")]);
@@ -1181,4 +1198,145 @@ fn a_reader_of_nothing_says_that_it_cannot_now() {
     }
     Store::open(directory.path(), quick()).unwrap();
     assert_eq!(reader.dead_letters(None, 1).unwrap(), []);
+}
+
+/// A control entry with the largest context that a question can have, in bytes that JSON writes as six.
+fn largest_control() -> Control {
+    let texts = |number: usize| {
+        let bytes = "\u{1}".repeat(NAME_BYTES_MAX - 3);
+        (format!("{number:03}{bytes}"), Feature::Text(format!("{number:03}{bytes}")))
+    };
+    Control::DecisionMissing {
+        tenant: "\u{1}".repeat(NAME_BYTES_MAX),
+        decision_id: "\u{1}".repeat(NAME_BYTES_MAX),
+        agent: "\u{1}".repeat(NAME_BYTES_MAX),
+        task_type: Some("\u{1}".repeat(NAME_BYTES_MAX)),
+        context: (0..FEATURES_MAX).map(texts).collect(),
+    }
+}
+
+fn removal() -> Control {
+    Control::RemoveAgent { tenant: "a\"b".to_owned(), agent: "é\n".to_owned() }
+}
+
+#[test]
+fn control_entries_come_back_as_they_were_in_their_place() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=2);
+    kept.learn_all();
+    let controls = [removal(), largest_control()];
+    kept.control(&controls).unwrap();
+    kept.append(3..=3);
+    kept.reopen();
+    for after in 0..=4 {
+        let entries = kept.replayed(after).unwrap();
+        assert_eq!(entries[0].0, after + 1);
+        let seen: Vec<&Control> = entries
+            .iter()
+            .filter_map(|(_, entry)| match entry {
+                Entry::Control(control) => Some(control),
+                _ => None,
+            })
+            .collect();
+        let passed = usize::try_from(after.saturating_sub(2)).unwrap().min(2);
+        assert_eq!(seen, controls[passed..].iter().collect::<Vec<_>>(), "after {after}");
+    }
+    let counters = kept.counters.clone();
+    assert_eq!(kept.store().counters().unwrap(), counters);
+    let events = kept.reader().learning_events(None, 1).unwrap();
+    assert_eq!(events[0].id, LearningEvent::id_of(counters.last_learning_event));
+}
+
+#[test]
+fn a_control_entry_that_is_too_large_changes_nothing() {
+    let mut kept = Kept::new(quick());
+    let Control::DecisionMissing { tenant, decision_id, agent, task_type, mut context } =
+        largest_control()
+    else {
+        unreachable!()
+    };
+    context.extend(context.clone());
+    let large = Control::DecisionMissing { tenant, decision_id, agent, task_type, context };
+    let written = kept.control(&[removal(), large]);
+    let Err(Error::Invalid { detail, .. }) = written else { panic!("{written:?}") };
+    assert!(detail.contains("allowed are 1048576"), "{detail}");
+    assert_eq!(kept.replayed(0).unwrap().len(), 0);
+}
+
+/// What this program does not know of a control entry would change the model: it stops.
+#[test]
+fn a_control_entry_of_a_newer_program_is_refused_and_named() {
+    #[track_caller]
+    fn check(payload: &str, named: &str) {
+        let mut kept = Kept::new(quick());
+        kept.append(1..=1);
+        kept.learn_all();
+        kept.control(&[removal()]).unwrap();
+        kept.append(3..=3);
+        let mut row = Row {
+            first_sequence: 2,
+            last_sequence: 2,
+            kind: 3,
+            identities: Vec::new(),
+            payload: payload.as_bytes().to_vec(),
+        };
+        let replace = "UPDATE journal SET payload = ?1, checksum = ?2 WHERE first_sequence = 2";
+        let write = |kept: &mut Kept, row: &Row| {
+            let values = params![row.payload, row.checksum()];
+            kept.store().connection.execute(replace, values).unwrap();
+        };
+        write(&mut kept, &row);
+        let refused = kept.replayed(0).map(|entries| entries.len());
+        let Err(Error::Corrupt(text)) = refused else { panic!("{payload}: {refused:?}") };
+        for part in ["journal entries 2 to 2", named, "use that program"] {
+            assert!(text.contains(part), "{payload}: {text}");
+        }
+        // As it was written, it is read.
+        row.payload =
+            br#"{"version":1,"control":{"kind":"remove_agent","tenant":"t","agent":"a"}}"#.to_vec();
+        write(&mut kept, &row);
+        assert_eq!(kept.replayed(0).unwrap().len(), 3);
+    }
+    check(
+        r#"{"version":1,"control":{"kind":"set_share","tenant":"t"}}"#,
+        "unknown variant `set_share`, expected `remove_agent` or `decision_missing`",
+    );
+    check(
+        r#"{"version":1,"control":{"kind":"remove_agent","tenant":"t","agent":"a","until":7}}"#,
+        "unknown field `until`",
+    );
+    check(r#"{"version":2,"control":{"anything":[]}}"#, "of version 2, this program knows 1");
+    check(
+        r#"{"version":1,"control":{"kind":"remove_agent","tenant":"t","agent":"a"},"more":1}"#,
+        "unknown field `more`",
+    );
+    check(r#"{"version":1,"control":{"kind":"remove_agent","tenant":"t"}}"#, "missing field");
+    check("{}", "missing field");
+}
+
+#[test]
+fn control_entries_do_not_take_the_place_of_identities() {
+    let options = StoreOptions {
+        identities_max: 500,
+        journal_outcomes_max: 10,
+        journal_age_max_ms: 0,
+        ..quick()
+    };
+    let (mut kept, _) = oldest_after_pruning(options, u64::MAX, &[100, 200], &[]);
+    let mut last = 20_000;
+    for round in 0..400 {
+        kept.learn_all();
+        kept.control(&[removal(), removal(), removal()]).unwrap();
+        kept.append(last + 1..=last + 5);
+        last += 5;
+        if round % 100 == 0 {
+            kept.learn_all();
+            let number = kept.counters.last_version_number + 1;
+            kept.save(number);
+        }
+    }
+    assert!(kept.oldest() > 20_000 - 500 - 1_030 - 1_200, "old rows go also by control entries");
+    kept.reopen();
+    let known = (1..=last).filter(|number| kept.store().is_known(identity(*number)));
+    assert_eq!(known.count(), 500);
 }

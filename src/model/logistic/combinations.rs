@@ -124,6 +124,21 @@ impl Combinations {
         std::mem::replace(&mut met_once[place], print) == print
     }
 
+    /// Forgets the effects on an agent. Returns how many that were.
+    pub(super) fn forget(&mut self, agent_id: u32) -> usize {
+        let with: Vec<u64> = self
+            .by_hash
+            .iter()
+            .filter(|(_, combination)| combination.effects.contains_key(&agent_id))
+            .map(|(hash, _)| *hash)
+            .collect();
+        for hash in &with {
+            let combination = self.by_hash.get_mut(hash);
+            combination.map(|combination| combination.effects.remove(&agent_id));
+        }
+        with.len()
+    }
+
     /// Sets an agent's effect of a combination that has a place.
     pub(super) fn set(&mut self, hash: u64, agent_id: u32, effect: CellEffect) {
         if let Some(combination) = self.by_hash.get_mut(&hash) {
