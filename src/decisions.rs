@@ -5,10 +5,11 @@
 //! they share a place in the learner's queue, so that predictions never keep outcomes out of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::outcome::{Context, Feature, Outcome};
+use crate::shares::{Held, Shares};
 
 /// Decisions remembered, newest first.
 pub const REMEMBERED_MAX: usize = 10_000;
@@ -20,6 +21,8 @@ const OVERHEAD_BYTES: usize = 512;
 const FEATURE_BYTES: usize = 48;
 /// Bytes of decisions that wait to be written.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Decisions of a tenant that may wait for each place that is free: alone it may take 8 of 9 places.
+const WAITING_PART_FREE: u64 = 8;
 
 /// Tells a repetition from another request: the first 128 bits of the SHA-256 of the question.
 pub type RequestHash = [u8; 16];
@@ -112,13 +115,23 @@ impl Waiting {
     }
 }
 
-/// A bounded memory of decisions, shared by all threads.
+/// What an outcome takes over from the decision that it names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// The task type of the question.
+    pub task_type: Option<String>,
+    /// The context of the question.
+    pub context: Context,
+}
+
+/// A bounded memory of decisions, shared by all threads. What is full takes from the tenant that
+/// holds most.
 pub struct Decisions {
     inner: Mutex<Inner>,
-    /// Sizes of what waits: read without the lock.
+    /// How many wait to be written: read without the lock.
     waiting: AtomicUsize,
-    waiting_bytes: AtomicUsize,
-    waiting_max: usize,
+    /// Not all that are recorded are remembered.
+    has_forgotten: AtomicBool,
     /// Decisions that were answered but not recorded, ever.
     unrecorded: AtomicU64,
 }
@@ -126,41 +139,72 @@ pub struct Decisions {
 /// Tenant and id.
 type Key = Arc<(String, String)>;
 
-#[derive(Default)]
 struct Inner {
     by_id: HashMap<Key, Arc<Decision>>,
-    order: VecDeque<Key>,
-    bytes: usize,
+    /// Those of each tenant, oldest first.
+    orders: HashMap<String, VecDeque<Key>>,
+    remembered: Shares,
     waiting: Vec<Waiting>,
+    waiting_shares: Shares,
+    waiting_max: u64,
+    /// Those that wait, and those that are being written: nowhere else, should they be forgotten.
+    unwritten: HashMap<Key, Arc<Decision>>,
 }
 
 impl Inner {
     /// Adds a decision with a new id; returns what is forgotten for it.
     fn insert(&mut self, key: Key, decision: Arc<Decision>) -> Vec<(Key, Arc<Decision>)> {
         let mut forgotten = Vec::new();
-        self.bytes += decision.bytes();
-        self.by_id.insert(key.clone(), decision);
-        self.order.push_back(key);
-        while self.order.len() > REMEMBERED_MAX || self.bytes > BYTES_MAX {
-            let Some(oldest) = self.order.pop_front() else { break };
+        self.remembered.add(&key.0, one_of(decision.bytes()));
+        match self.orders.get_mut(&key.0) {
+            Some(order) => order.push_back(key.clone()),
+            None => {
+                self.orders.insert(key.0.clone(), VecDeque::from([key.clone()]));
+            }
+        }
+        self.by_id.insert(key, decision);
+        while self.remembered.is_over() {
+            let Some(tenant) = self.remembered.most().cloned() else { break };
+            let Some(order) = self.orders.get_mut(&*tenant) else { break };
+            let Some(oldest) = order.pop_front() else { break };
+            if order.is_empty() {
+                self.orders.remove(&*tenant);
+            }
             if let Some(removed) = self.by_id.remove_entry(&oldest) {
-                self.bytes -= removed.1.bytes();
+                self.remembered.remove(&tenant, one_of(removed.1.bytes()));
                 forgotten.push(removed);
             }
         }
         forgotten
     }
+
+    fn get(&self, key: &(String, String)) -> Option<&Arc<Decision>> {
+        self.by_id.get(key).or_else(|| self.unwritten.get(key))
+    }
+}
+
+fn one_of(bytes: usize) -> Held {
+    Held { count: 1, bytes: bytes as u64 }
 }
 
 impl Decisions {
     /// An empty memory, in which up to `waiting_max` decisions may wait to be written. `unrecorded`
     /// were not recorded before.
     pub fn new(waiting_max: usize, unrecorded: u64) -> Self {
+        let waiting_max = waiting_max as u64;
+        let bounds = |count: u64, bytes: usize| Held { count, bytes: bytes as u64 };
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                by_id: HashMap::new(),
+                orders: HashMap::new(),
+                remembered: Shares::new(bounds(REMEMBERED_MAX as u64, BYTES_MAX)),
+                waiting: Vec::new(),
+                waiting_shares: Shares::new(bounds(waiting_max, WAITING_BYTES_MAX)),
+                waiting_max,
+                unwritten: HashMap::new(),
+            }),
             waiting: AtomicUsize::new(0),
-            waiting_bytes: AtomicUsize::new(0),
-            waiting_max,
+            has_forgotten: AtomicBool::new(false),
             unrecorded: AtomicU64::new(unrecorded),
         }
     }
@@ -171,14 +215,26 @@ impl Decisions {
 
     /// The decision of this tenant with this id.
     pub fn get(&self, tenant: &str, id: &str) -> Option<Arc<Decision>> {
-        self.lock().by_id.get(&(tenant.to_owned(), id.to_owned())).cloned()
+        self.lock().get(&(tenant.to_owned(), id.to_owned())).cloned()
     }
 
-    /// Whether a decision made now could be recorded. Those that ask at the same time may together
-    /// pass the bound, each by one.
-    pub fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < self.waiting_max
-            && self.waiting_bytes.load(Ordering::Relaxed) < WAITING_BYTES_MAX
+    /// Whether a decision that is not remembered may be recorded all the same.
+    pub fn has_forgotten(&self) -> bool {
+        self.has_forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Whether a decision of the tenant made now could be recorded. Each may have eight waiting for
+    /// every place that is free: one that asks little finds room beside others that ask all they can
+    /// (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998). Those that
+    /// ask at the same time may together pass the bound, each by one.
+    pub fn has_room(&self, tenant: &str) -> bool {
+        let inner = self.lock();
+        let (own, all) = (inner.waiting_shares.of(tenant), inner.waiting_shares.total());
+        let fits = |own: u64, all: u64, max: u64| {
+            own < max.saturating_sub(all).saturating_mul(WAITING_PART_FREE)
+        };
+        fits(own.count, all.count, inner.waiting_max)
+            && fits(own.bytes, all.bytes, WAITING_BYTES_MAX as u64)
     }
 
     /// Remembers a decision, unless there is one with this id, and returns the one that stands. With
@@ -197,16 +253,20 @@ impl Decisions {
             Waiting { tenant, id, decision: decision.clone(), choice }
         });
         let mut inner = self.lock();
-        if let Some(known) = inner.by_id.get(&key) {
+        if let Some(known) = inner.get(&key) {
             return (known.clone(), false);
         }
-        let forgotten = inner.insert(key, decision.clone());
+        let forgotten = inner.insert(key.clone(), decision.clone());
+        if !forgotten.is_empty() {
+            self.has_forgotten.store(true, Ordering::Relaxed);
+        }
         let mut is_first = false;
         if let Some(waiting) = waiting {
             is_first = inner.waiting.is_empty();
             self.waiting.fetch_add(1, Ordering::Relaxed);
-            self.waiting_bytes.fetch_add(waiting.bytes(), Ordering::Relaxed);
+            inner.waiting_shares.add(tenant, one_of(waiting.bytes()));
             inner.waiting.push(waiting);
+            inner.unwritten.insert(key, decision.clone());
         } else {
             self.unrecorded.fetch_add(1, Ordering::Relaxed);
         }
@@ -216,28 +276,42 @@ impl Decisions {
         (decision, is_first)
     }
 
-    /// Remembers decisions of earlier runs, oldest first, which are written already.
+    /// Remembers decisions of earlier runs, oldest first, which are written already. There may be
+    /// more of them.
     pub fn restore(&self, decisions: Vec<(String, String, Decision)>) {
         let mut inner = self.lock();
+        let mut has_forgotten = decisions.len() >= REMEMBERED_MAX;
         for (tenant, id, decision) in decisions {
-            inner.insert(Arc::new((tenant, id)), Arc::new(decision));
+            has_forgotten |= !inner.insert(Arc::new((tenant, id)), Arc::new(decision)).is_empty();
         }
+        self.has_forgotten.store(has_forgotten, Ordering::Relaxed);
     }
 
-    /// Takes all that wait to be written, in order.
+    /// Takes all that wait to be written, in order. They go to [`Decisions::written`] or
+    /// [`Decisions::give_back`].
     pub fn take_waiting(&self) -> Vec<Waiting> {
         let mut inner = self.lock();
         self.waiting.store(0, Ordering::Relaxed);
-        self.waiting_bytes.store(0, Ordering::Relaxed);
+        let bounds = Held { count: inner.waiting_max, bytes: WAITING_BYTES_MAX as u64 };
+        inner.waiting_shares = Shares::new(bounds);
         std::mem::take(&mut inner.waiting)
+    }
+
+    /// These are written, and can be looked up when they are forgotten.
+    pub fn written(&self, written: &[Waiting]) {
+        let mut inner = self.lock();
+        for waiting in written {
+            inner.unwritten.remove(&(waiting.tenant.clone(), waiting.id.clone()));
+        }
     }
 
     /// Puts back, before what came since, what could not be written.
     pub fn give_back(&self, mut unwritten: Vec<Waiting>) {
         let mut inner = self.lock();
         self.waiting.fetch_add(unwritten.len(), Ordering::Relaxed);
-        let bytes: usize = unwritten.iter().map(Waiting::bytes).sum();
-        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        for waiting in &unwritten {
+            inner.waiting_shares.add(&waiting.tenant, one_of(waiting.bytes()));
+        }
         unwritten.append(&mut inner.waiting);
         inner.waiting = unwritten;
     }
@@ -252,16 +326,26 @@ impl Decisions {
         self.unrecorded.load(Ordering::Relaxed)
     }
 
+    /// Whether an outcome names what may be a decision that is recorded, but no longer remembered.
+    pub fn may_be_recorded(&self, outcome: &Outcome) -> bool {
+        let named = outcome.decision.as_ref().filter(|_| !outcome.resolved);
+        self.has_forgotten()
+            && named.is_some_and(|named| self.get(&outcome.tenant, named.id()).is_none())
+    }
+
     /// Gives an outcome that names one of these decisions the task type and context of that moment.
-    pub fn resolve(&self, outcome: &mut Outcome) {
+    /// `recorded` is what the database has of one that is no longer remembered.
+    pub fn resolve(&self, outcome: &mut Outcome, recorded: Option<&Asked>) {
         if outcome.resolved {
             return;
         }
         let named = outcome.decision.as_ref();
-        match named.and_then(|decision| self.get(&outcome.tenant, decision.id())) {
-            Some(decision) => {
-                outcome.task_type.clone_from(&decision.task_type);
-                outcome.context.clone_from(&decision.context);
+        let known = named.and_then(|decision| self.get(&outcome.tenant, decision.id()));
+        let known = known.as_ref().map(|known| (&known.task_type, &known.context));
+        match known.or(recorded.map(|asked| (&asked.task_type, &asked.context))) {
+            Some((task_type, context)) => {
+                outcome.task_type.clone_from(task_type);
+                outcome.context.clone_from(context);
                 outcome.resolved = true;
             }
             None => outcome.forget_correlation(),
@@ -270,7 +354,7 @@ impl Decisions {
 
     /// Decisions remembered now.
     pub fn len(&self) -> usize {
-        self.lock().order.len()
+        self.lock().by_id.len()
     }
 
     /// None is remembered.
@@ -325,12 +409,16 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten_by_count_and_by_bytes() {
         let decisions = Decisions::new(0, 0);
-        for id in 0..=REMEMBERED_MAX {
+        for id in 0..REMEMBERED_MAX {
             decisions.remember("a", &id.to_string(), decision(""), None);
         }
+        assert!(!decisions.has_forgotten());
+        decisions.remember("a", "last", decision(""), None);
         assert_eq!(decisions.len(), REMEMBERED_MAX);
         assert!(decisions.get("a", "0").is_none() && decisions.get("a", "1").is_some());
+        assert!(decisions.has_forgotten());
 
+        let decisions = Decisions::new(0, 0);
         let large = "x".repeat(BYTES_MAX / 4);
         for id in 0..8 {
             decisions.remember("large", &id.to_string(), decision(&large), None);
@@ -339,11 +427,43 @@ mod tests {
         assert!(decisions.get("large", "7").is_some());
     }
 
+    /// Of two that ask without end each has half, whichever bound is reached.
+    #[test]
+    fn one_tenant_is_not_forgotten_for_another() {
+        let decisions = Decisions::new(0, 0);
+        for id in 0..100 {
+            decisions.remember("quiet", &id.to_string(), decision(""), None);
+        }
+        for id in 0..3 * REMEMBERED_MAX {
+            decisions.remember("loud", &id.to_string(), decision(""), None);
+        }
+        assert_eq!(decisions.len(), REMEMBERED_MAX);
+        assert!((0..100).all(|id| decisions.get("quiet", &id.to_string()).is_some()));
+        for id in 0..3 * REMEMBERED_MAX {
+            decisions.remember("quiet", &format!("more{id}"), decision(""), None);
+        }
+        let half = REMEMBERED_MAX / 2;
+        let kept = |tenant: &str, from: usize, prefix: &str| {
+            (from..3 * REMEMBERED_MAX)
+                .filter(|id| decisions.get(tenant, &format!("{prefix}{id}")).is_some())
+                .count()
+        };
+        assert_eq!((kept("loud", 0, ""), kept("quiet", 0, "more")), (half, half));
+        assert_eq!(kept("loud", 3 * REMEMBERED_MAX - half, ""), half, "the newest");
+
+        // By bytes, large answers leave before many small ones do.
+        let large = "x".repeat(BYTES_MAX / 20);
+        for id in 0..100 {
+            decisions.remember("large", &id.to_string(), decision(&large), None);
+        }
+        assert!(kept("loud", 0, "") > half / 2 && kept("quiet", 0, "more") > half / 2);
+    }
+
     #[test]
     fn what_waits_is_bounded_and_comes_back_in_order() {
         let decisions = Decisions::new(2, 5);
         let remember = |id: &str| {
-            let choice = decisions.has_room().then(choice);
+            let choice = decisions.has_room("a").then(choice);
             decisions.remember("a", id, decision("{}"), choice).1
         };
         assert!(remember("1"), "the learner is told of the first");
@@ -354,9 +474,9 @@ mod tests {
         let unwritten = decisions.take_waiting();
         assert!(remember("4"));
         decisions.give_back(unwritten);
-        assert!(!decisions.has_room());
+        assert!(!decisions.has_room("a"));
         let ids: Vec<String> = decisions.take_waiting().into_iter().map(|w| w.id).collect();
         assert_eq!(ids, ["1", "2", "4"]);
-        assert!(decisions.has_room());
+        assert!(decisions.has_room("a"));
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! A failure at any step leaves everything before it as it was, and the step is tried again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, hash_map};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -23,12 +23,13 @@ use crossbeam_channel::Sender;
 
 use crate::alerts::Alert;
 use crate::budget::Budget;
-use crate::decisions::{Decisions, Waiting};
+use crate::decisions::{Asked, Decisions, Waiting};
 use crate::error::{Error, Result};
 use crate::instruments::Instruments;
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
     IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, format_time,
+    named_tenant,
 };
 use crate::samples::Sample;
 use crate::store::{
@@ -201,6 +202,8 @@ pub struct Record {
     pub position: Option<(Arc<str>, i32, i64)>,
     /// The dead letter that it is fed back from.
     pub replay_of: Option<String>,
+    /// Whose it is, where its sender may speak for one tenant only.
+    pub tenant: Option<String>,
 }
 
 impl Record {
@@ -216,7 +219,7 @@ impl Record {
             Ok((outcome, identity)) => (Ok(outcome), identity),
             Err(refusal) => (Err(refusal), fresh()),
         };
-        Self { content, payload, identity, source, position: None, replay_of: None }
+        Self { content, payload, identity, source, position: None, replay_of: None, tenant: None }
     }
 }
 
@@ -393,6 +396,9 @@ struct Sorted {
     positions: Vec<Position>,
     replies: Vec<(Sender<Result<AppendReply>>, AppendReply)>,
 }
+
+/// What was asked in recorded decisions, by tenant and id; `None` where there is none.
+type Forgotten = HashMap<(String, String), Option<Asked>>;
 
 /// Owns the model and the writing end of the store.
 pub struct Learner {
@@ -742,8 +748,21 @@ impl Learner {
             }
             return Ok(());
         }
+        let forgotten = match self.forgotten_decisions(&group) {
+            Ok(forgotten) => forgotten,
+            Err(error) => {
+                self.shared.note(Some(&error));
+                for request in group {
+                    let _ = request.reply.send(Err(error.clone()));
+                }
+                return match error {
+                    Error::Fatal(_) | Error::Corrupt(_) => Err(error),
+                    _ => Ok(()),
+                };
+            }
+        };
         let mut counters = self.current_counters(now);
-        let mut sorted = self.sort(group, &mut counters, now);
+        let mut sorted = self.sort(group, &forgotten, &mut counters, now);
         // An outcome in the group may be of any decision answered until now.
         let mut decisions = Vec::new();
         if record || now.instant >= self.decisions_rest {
@@ -772,6 +791,7 @@ impl Learner {
         match &appended {
             Ok(()) => {
                 self.shared.note(None);
+                self.shared.decisions.written(&decisions);
                 self.shared.publish_counters(&counters);
                 self.counters = counters;
                 self.tenants.append(&mut sorted.tenants);
@@ -798,8 +818,37 @@ impl Learner {
         }
     }
 
+    /// What was asked in decisions that new outcomes of the group name, and that are recorded but no
+    /// longer remembered; by tenant and id.
+    fn forgotten_decisions(&self, group: &[AppendRequest]) -> Result<Forgotten> {
+        let mut forgotten = Forgotten::new();
+        let records = group.iter().flat_map(|request| &request.records);
+        // Those of the topic are learned with what they carry.
+        for record in records.filter(|record| record.source != TOPIC) {
+            let Ok(outcome) = &record.content else { continue };
+            if !self.shared.decisions.may_be_recorded(outcome)
+                || self.store.is_known(outcome.identity)
+            {
+                continue;
+            }
+            let Some(decision) = &outcome.decision else { continue };
+            let key = (outcome.tenant.clone(), decision.id().to_owned());
+            if let hash_map::Entry::Vacant(place) = forgotten.entry(key) {
+                let asked = self.store.asked(&outcome.tenant, decision.id())?;
+                place.insert(asked);
+            }
+        }
+        Ok(forgotten)
+    }
+
     /// Sorts the records of a group into new ones, known ones and refused ones, and counts them.
-    fn sort(&self, group: Vec<AppendRequest>, counters: &mut Counters, now: Now) -> Sorted {
+    fn sort(
+        &self,
+        group: Vec<AppendRequest>,
+        forgotten: &Forgotten,
+        counters: &mut Counters,
+        now: Now,
+    ) -> Sorted {
         let created_at = format_time(now.unix_ms);
         let mut sorted = Sorted::default();
         let mut sources = Vec::new();
@@ -808,13 +857,18 @@ impl Learner {
             sorted.positions.extend(request.positions);
             sorted.replayed.extend(request.replayed);
             for (index, record) in request.records.into_iter().enumerate() {
-                let Record { content, payload, identity, source, position, replay_of } = record;
+                let Record { content, payload, identity, source, position, replay_of, tenant } =
+                    record;
                 let counted = counters_of(&mut sources, source);
-                let admitted = content.and_then(|outcome| {
-                    self.admit(&outcome.tenant, &sorted.tenants).map(|()| outcome)
-                });
+                let admitted = match content {
+                    Ok(outcome) => match self.admit(&outcome.tenant, &sorted.tenants) {
+                        Ok(()) => Ok(outcome),
+                        Err(refusal) => Err((refusal, Some(outcome.tenant))),
+                    },
+                    Err(refusal) => Err((refusal, tenant)),
+                };
                 match admitted {
-                    Err(refusal) => {
+                    Err((refusal, tenant)) => {
                         Counters::count(&mut counters.rejected, refusal.code.as_str());
                         Counters::count(&mut counted.rejected, refusal.code.as_str());
                         reply.rejected_total += 1;
@@ -830,6 +884,7 @@ impl Learner {
                                 payload: bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)].to_vec(),
                                 payload_bytes: bytes.len(),
                                 created_at: created_at.clone(),
+                                tenant: tenant.or_else(|| named_tenant(bytes)).unwrap_or_default(),
                             });
                         }
                     }
@@ -862,7 +917,15 @@ impl Learner {
                             // resolved what could be resolved.
                             outcome.forget_correlation();
                         } else {
-                            self.shared.decisions.resolve(&mut outcome);
+                            let named =
+                                outcome.decision.as_ref().map(|named| named.id().to_owned());
+                            let key = named.map(|id| (outcome.tenant.clone(), id));
+                            let recorded = key.and_then(|key| forgotten.get(&key));
+                            let recorded = recorded.and_then(Option::as_ref);
+                            self.shared.decisions.resolve(&mut outcome, recorded);
+                        }
+                        if !outcome.resolved && outcome.decision.is_some() {
+                            counters.decisions_unresolved += 1;
                         }
                         sorted.outcomes.push(outcome);
                     }

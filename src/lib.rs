@@ -34,6 +34,7 @@ pub mod process;
 pub mod replay;
 pub mod samples;
 pub mod service;
+mod shares;
 pub mod simulate;
 pub mod store;
 pub mod transfer;

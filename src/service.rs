@@ -172,6 +172,7 @@ impl RealTimeModelUpdater {
                 source: "library",
                 position: None,
                 replay_of: None,
+                tenant: None,
             }
         }))
     }

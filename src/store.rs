@@ -23,9 +23,11 @@ use crate::alerts::Alert;
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::samples::Sample;
+use crate::shares::Held;
 
 mod alerts;
 mod backup;
+mod bounded;
 mod budgets;
 mod counters;
 mod dead_letters;
@@ -49,7 +51,7 @@ pub use reader::{LearningEvent, Reader};
 pub use space::Space;
 pub use versions::{ModelVersion, RestartPoint, VersionStatus};
 
-use dead_letters::DeadLetterSizes;
+use bounded::Bounded;
 use journal::IdentityWindow;
 
 /// Name of the database in the state directory.
@@ -57,7 +59,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 6;
+const SCHEMA_VERSION: i32 = 7;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -167,6 +169,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     MONITORING_SCHEMA,
     samples::SCHEMA,
     budgets::SCHEMA,
+    bounded::SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -226,7 +229,9 @@ pub struct Store {
     directory: PathBuf,
     options: StoreOptions,
     identities: IdentityWindow,
-    dead_letter_sizes: DeadLetterSizes,
+    decisions: Bounded,
+    early_outcomes: Bounded,
+    dead_letters: Bounded,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
     _lock: Option<File>,
 }
@@ -253,7 +258,9 @@ impl Store {
         let connection = open_database(&database, &options)?;
         let mut store = Self {
             identities: IdentityWindow::load(&connection, options.identities_max)?,
-            dead_letter_sizes: DeadLetterSizes::load(&connection)?,
+            decisions: decisions_of(&options),
+            early_outcomes: early_outcomes_of(&options),
+            dead_letters: dead_letters_of(&options),
             connection,
             directory: directory.to_owned(),
             options,
@@ -348,6 +355,22 @@ impl Store {
     }
 }
 
+fn decisions_of(options: &StoreOptions) -> Bounded {
+    let max = Held { count: options.decisions_max, bytes: options.decisions_bytes_max };
+    Bounded::new(decisions::TABLE, max)
+}
+
+/// As many as decisions are kept.
+fn early_outcomes_of(options: &StoreOptions) -> Bounded {
+    let max = Held { count: options.decisions_max, bytes: u64::MAX };
+    Bounded::new(decisions::EARLY_TABLE, max)
+}
+
+fn dead_letters_of(options: &StoreOptions) -> Bounded {
+    let max = Held { count: options.dead_letters_max, bytes: options.dead_letters_bytes_max };
+    Bounded::new(dead_letters::TABLE, max)
+}
+
 fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK_FILE);
     let shown = path.display();
@@ -439,12 +462,13 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction
             .execute_batch(&format!(
-                "{SCHEMA} {} {MONITORING_SCHEMA} {} {}
+                "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {}
                  PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {SCHEMA_VERSION};",
                 decisions::SCHEMA,
                 samples::SCHEMA,
-                budgets::SCHEMA
+                budgets::SCHEMA,
+                bounded::SCHEMA
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;

@@ -122,6 +122,9 @@ pub(super) struct DecisionCounts {
     pub(super) with_outcome: u64,
     /// Kept ones without an outcome for longer than `DECISION_WAIT`.
     pub(super) orphaned: u64,
+    /// Outcomes that name a decision of which nothing is known: learned with their own task type and
+    /// context.
+    pub(super) unresolved: u64,
 }
 
 /// What an agent has done, or did on one task type.
@@ -278,8 +281,10 @@ pub(super) struct ServiceStatus {
     pub(super) dead_letters_total: u64,
     /// Alerts that fire.
     pub(super) alerts_firing: u64,
-    /// Decisions that outcomes may still name.
+    /// Decisions in memory; outcomes may name any that is recorded.
     pub(super) decisions_remembered: usize,
+    /// Outcomes that name a decision of which nothing is known, ever.
+    pub(super) decisions_unresolved: u64,
     /// What the names learned take of what they may.
     pub(super) caps: Caps,
 }

@@ -84,7 +84,7 @@ impl App {
         match &self.kafka {
             None => self.inbox.submit(records),
             Some(Kafka { producer, view }) => {
-                kafka::submit(records, producer, view, &self.inbox, &self.shared)
+                kafka::submit(records, producer, view, &self.inbox, &self.shared, &self.reader)
             }
         }
     }
@@ -283,7 +283,8 @@ fn record(payload: Payload, now_ms: i64, caller: &Caller) -> Record {
         }
         _ => payload,
     };
-    Record::read(payload, HTTP, now_ms, || format!("http:{}", new_id(now_ms)))
+    let read = Record::read(payload, HTTP, now_ms, || format!("http:{}", new_id(now_ms)));
+    Record { tenant: caller.tenant().map(str::to_owned), ..read }
 }
 
 /// A dead letter on its way back in, under the identity of its first arrival.
@@ -305,6 +306,7 @@ fn replayed(letter: DeadLetter) -> Record {
         source: "replay",
         position: None,
         replay_of: Some(letter.id),
+        tenant: None,
     }
 }
 

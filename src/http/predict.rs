@@ -18,7 +18,7 @@ use super::objective::{ConstraintFields, Objective, ObjectiveField, OnInfeasible
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::fields::{self, AnyObject, Name, Names, Real, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
@@ -377,7 +377,7 @@ impl App {
         let prediction = Prediction::of(fields::read(json_object(body)?)?, caller)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
-            && let Some(known) = self.shared.decisions.get(tenant, id)
+            && let Some(known) = self.known_answer(tenant, id)?
         {
             return repeated(&known, &prediction);
         }
@@ -422,7 +422,7 @@ impl App {
                 violation: contest.violations.get(index).map(|violation| &*violation.reason),
             }
         });
-        let recorded = self.shared.decisions.has_room();
+        let recorded = self.shared.decisions.has_room(tenant);
         let answer = Recommendations {
             recommendations: recommendations.collect(),
             model_score: answered.model_score,
@@ -475,6 +475,18 @@ impl App {
         }
         // Two requests with the same id at the same time: the first one answers both.
         repeated(&stands, &prediction)
+    }
+}
+
+impl App {
+    /// The decision of this id, remembered or recorded.
+    fn known_answer(&self, tenant: &str, id: &str) -> Result<Option<Arc<Decision>>> {
+        match self.shared.decisions.get(tenant, id) {
+            None if self.shared.decisions.has_forgotten() => {
+                Ok(self.reader.answered(tenant, id)?.map(Arc::new))
+            }
+            known => Ok(known),
+        }
     }
 }
 

@@ -213,8 +213,13 @@ impl App {
         );
         to.gauge(
             "online_learning_decisions_remembered",
-            "Decisions that outcomes may still name",
+            "Decisions in memory; outcomes may name any that is recorded",
             size(self.shared.decisions.len()),
+        );
+        to.counter(
+            "online_learning_decisions_unresolved_total",
+            "Outcomes that name a decision of which nothing is known",
+            number(counters.decisions_unresolved),
         );
     }
 

@@ -64,6 +64,7 @@ impl App {
                 .then(|| counters.decisions_explored as f64 / recorded as f64),
             with_outcome: counters.decisions_with_outcome,
             orphaned: self.reader.decisions_without_outcome(waited_since)?,
+            unresolved: counters.decisions_unresolved,
         })
     }
 
@@ -151,6 +152,7 @@ impl App {
             dead_letters_total: counters.rejected_total(),
             alerts_firing: self.board.firing().iter().sum::<u64>(),
             decisions_remembered: self.shared.decisions.len(),
+            decisions_unresolved: counters.decisions_unresolved,
             caps: caps(&model),
         };
         json_response(200, &body)

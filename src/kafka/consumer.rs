@@ -517,6 +517,7 @@ impl Consumer {
             source: TOPIC,
             position: Some((self.topic.clone(), item.partition, item.offset)),
             replay_of: None,
+            tenant: None,
         });
         let (reply_tx, reply) = bounded(1);
         let event = Event::Append(AppendRequest {

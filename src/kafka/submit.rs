@@ -11,6 +11,7 @@ use crate::learner::{
     SUBMIT_RECORDS_MAX, Shared,
 };
 use crate::outcome::{ANNOTATION_BYTES_MAX, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
+use crate::store::Reader;
 
 /// Longest value of a record we write, in bytes.
 const VALUE_BYTES_MAX: usize = RECORD_BYTES_MAX + ANNOTATION_BYTES_MAX;
@@ -27,6 +28,7 @@ pub fn submit(
     view: &View,
     inbox: &Inbox,
     shared: &Shared,
+    reader: &Reader,
 ) -> Result<AppendReply> {
     let mut records = records.peekable();
     let mut total = AppendReply::default();
@@ -34,7 +36,7 @@ pub fn submit(
     while records.peek().is_some() {
         let part: Vec<Record> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
         let size = part.len();
-        submit_part(part, first, &mut total, producer, view, inbox, shared)?;
+        submit_part(part, first, &mut total, producer, view, inbox, (shared, reader))?;
         first += size;
     }
     Ok(total)
@@ -47,7 +49,7 @@ fn submit_part(
     producer: &Producer,
     view: &View,
     inbox: &Inbox,
-    shared: &Shared,
+    (shared, reader): (&Shared, &Reader),
 ) -> Result<()> {
     let outcomes = part.iter().filter_map(|record| record.content.as_ref().ok());
     let outcomes: Vec<_> =
@@ -70,7 +72,13 @@ fn submit_part(
         };
         let admission = match (admission, &mut record.content) {
             (Admission::New, Ok(outcome)) => {
-                shared.decisions.resolve(outcome);
+                let recorded = match &outcome.decision {
+                    Some(decision) if shared.decisions.may_be_recorded(outcome) => {
+                        reader.asked(&outcome.tenant, decision.id())?
+                    }
+                    _ => None,
+                };
+                shared.decisions.resolve(outcome, recorded.as_ref());
                 let value = annotated(record.payload.bytes(), &record.identity, outcome);
                 if value.len() <= VALUE_BYTES_MAX {
                     let key = record.identity.clone();

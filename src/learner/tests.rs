@@ -39,6 +39,7 @@ fn record(outcome: Outcome) -> Record {
         source: "http",
         position: None,
         replay_of: None,
+        tenant: None,
     }
 }
 

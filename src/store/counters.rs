@@ -57,6 +57,9 @@ pub struct Counters {
     pub decisions_with_outcome: u64,
     /// Decisions that were answered but not recorded.
     pub decisions_unrecorded: u64,
+    /// Outcomes that name a decision of which nothing is known: they are learned with their own task
+    /// type and context.
+    pub decisions_unresolved: u64,
     /// Money that tenants have spent, as far as outcomes tell.
     pub spending: BTreeMap<String, Spending>,
     /// How well outcomes were foretold.

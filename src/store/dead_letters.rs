@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{StoreOptions, execute, from_sql, padded_id, query, reaction, to_sql};
+use super::bounded::{Rows, Table};
+use super::{execute, from_sql, padded_id, query, reaction, to_sql};
 use crate::error::Result;
 use crate::outcome::Refusal;
 
@@ -28,6 +29,8 @@ pub struct NewDeadLetter {
     pub payload_bytes: usize,
     /// When it came.
     pub created_at: String,
+    /// Whose it is, as far as that can be told; else empty.
+    pub tenant: String,
 }
 
 /// A refused record.
@@ -54,91 +57,57 @@ impl DeadLetter {
     }
 }
 
-/// How much the table holds, so that its bounds cost no query.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct DeadLetterSizes {
-    count: u64,
-    bytes: u64,
+pub(super) const TABLE: Table = Table { name: "dead_letters", key: "id", bytes: "length(payload)" };
+
+/// Inserts with ids after `last_id`, then deletes what is beyond the bounds.
+pub(super) fn insert(
+    connection: &Connection,
+    letters: &[NewDeadLetter],
+    last_id: u64,
+    rows: &mut Rows,
+) -> Result<()> {
+    for (number, letter) in (last_id + 1..).zip(letters) {
+        let position = letter.position.as_ref();
+        execute(
+            connection,
+            "INSERT INTO dead_letters(id, source, code, detail, topic, partition, offset,
+                                      identity, payload, payload_bytes, created_at, tenant)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            params![
+                padded_id(number),
+                letter.source,
+                letter.refusal.code.as_str(),
+                letter.refusal.detail,
+                position.map(|(topic, ..)| &**topic),
+                position.map(|(_, partition, _)| partition),
+                position.map(|(.., offset)| offset),
+                letter.identity,
+                letter.payload,
+                to_sql(letter.payload_bytes as u64),
+                letter.created_at,
+                letter.tenant
+            ],
+        )?;
+        rows.inserted(&letter.tenant, letter.payload.len() as u64);
+    }
+    rows.prune(connection)
 }
 
-impl DeadLetterSizes {
-    pub(super) fn load(connection: &Connection) -> Result<Self> {
-        let sizes = query(
+/// Deletes those that were fed back; one that is gone already is no error.
+pub(super) fn remove(connection: &Connection, ids: &[String], rows: &mut Rows) -> Result<()> {
+    for id in ids {
+        let found = query(
             connection,
-            "SELECT count(*), coalesce(sum(length(payload)), 0) FROM dead_letters",
-            [],
-            |row| Ok(Self { count: from_sql(row.get(0)?), bytes: from_sql(row.get(1)?) }),
+            "SELECT tenant, length(payload) FROM dead_letters WHERE id = ?1",
+            [id],
+            |row| Ok((row.get::<_, String>(0)?, from_sql(row.get(1)?))),
         )?;
-        Ok(sizes.into_iter().next().unwrap_or_default())
-    }
-
-    /// Inserts with ids after `last_id`, then deletes the oldest beyond the bounds.
-    pub(super) fn insert(
-        &mut self,
-        connection: &Connection,
-        letters: &[NewDeadLetter],
-        last_id: u64,
-        options: &StoreOptions,
-    ) -> Result<()> {
-        for (number, letter) in (last_id + 1..).zip(letters) {
-            let position = letter.position.as_ref();
-            execute(
-                connection,
-                "INSERT INTO dead_letters(id, source, code, detail, topic, partition, offset,
-                                          identity, payload, payload_bytes, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-                params![
-                    padded_id(number),
-                    letter.source,
-                    letter.refusal.code.as_str(),
-                    letter.refusal.detail,
-                    position.map(|(topic, ..)| &**topic),
-                    position.map(|(_, partition, _)| partition),
-                    position.map(|(.., offset)| offset),
-                    letter.identity,
-                    letter.payload,
-                    to_sql(letter.payload_bytes as u64),
-                    letter.created_at
-                ],
-            )?;
-            self.count += 1;
-            self.bytes += letter.payload.len() as u64;
+        if let Some((tenant, bytes)) = found.into_iter().next() {
+            execute(connection, "DELETE FROM dead_letters WHERE id = ?1", [id])?;
+            rows.deleted(&tenant, bytes);
         }
-        while self.count > options.dead_letters_max || self.bytes > options.dead_letters_bytes_max {
-            let oldest = query(
-                connection,
-                "SELECT id, length(payload) FROM dead_letters ORDER BY id LIMIT 1",
-                [],
-                |row| Ok((row.get::<_, String>(0)?, from_sql(row.get(1)?))),
-            )?;
-            let Some((id, bytes)) = oldest.into_iter().next() else { break };
-            self.delete(connection, &id, bytes)?;
-        }
-        Ok(())
     }
-
-    /// Deletes those that were fed back; one that is gone already is no error.
-    pub(super) fn remove(&mut self, connection: &Connection, ids: &[String]) -> Result<()> {
-        for id in ids {
-            let sizes = query(
-                connection,
-                "SELECT length(payload) FROM dead_letters WHERE id = ?1",
-                [id],
-                |row| row.get(0).map(from_sql),
-            )?;
-            if let Some(bytes) = sizes.into_iter().next() {
-                self.delete(connection, id, bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn delete(&mut self, connection: &Connection, id: &str, bytes: u64) -> Result<()> {
-        execute(connection, "DELETE FROM dead_letters WHERE id = ?1", [id])?;
-        self.count = self.count.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        Ok(())
-    }
+    Ok(())
 }
 
 pub(super) fn by_id(connection: &Connection, id: &str) -> Result<Option<DeadLetter>> {

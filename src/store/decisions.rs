@@ -1,7 +1,7 @@
 //! Decisions as they are kept: question, choice and answer, and the outcome that came of it.
 //!
-//! Rows are numbered in the order in which they are written, and each knows how many bytes were
-//! written before it, ever: the bounds cost one comparison per row that goes.
+//! Rows are numbered in the order in which they are written. One that is written stays as it is until
+//! it leaves: an id that is given again is answered from it.
 //!
 //! An outcome that names a decision is joined to it in the transaction that journals the outcome,
 //! so it is joined exactly once, whatever crashes or is learned again. The first outcome with a
@@ -11,8 +11,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value};
 
-use super::{Store, StoreOptions, execute, from_sql, query, reaction, to_sql};
-use crate::decisions::{Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
+use super::bounded::{Rows, Table};
+use super::{Store, execute, from_sql, query, reaction, to_sql};
+use crate::decisions::{Asked, Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
 use crate::error::Result;
 use crate::outcome::{Context, Feature, Outcome, context_of};
 
@@ -61,6 +62,9 @@ CREATE TABLE early_outcomes(
     UNIQUE (tenant, decision, agent)
 ) STRICT;
 ";
+
+pub(super) const TABLE: Table = Table { name: "decisions", key: "number", bytes: "bytes" };
+pub(super) const EARLY_TABLE: Table = Table { name: "early_outcomes", key: "sequence", bytes: "0" };
 
 /// A decision as it was recorded.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,71 +131,44 @@ fn context_json(context: &Context) -> Map<String, Value> {
     context.iter().map(|(key, feature)| (key.clone(), value(feature))).collect()
 }
 
-/// Inserts decisions with numbers up to `last_number`, of `end_bytes` bytes with all before, joins
-/// them with outcomes that came early, then deletes the oldest beyond the bounds. Returns how many were
-/// joined.
+/// Inserts decisions with numbers up to `last_number`, joins them with outcomes that came early, then
+/// deletes what is beyond the bounds. Returns how many were joined.
 pub(super) fn insert(
     connection: &Connection,
     decisions: &[Waiting],
     last_number: u64,
-    end_bytes: u64,
-    options: &StoreOptions,
+    rows: &mut Rows,
+    early: &mut Rows,
 ) -> Result<u64> {
     if decisions.is_empty() {
         return Ok(0);
     }
     let first_number = last_number + 1 - decisions.len() as u64;
-    let mut bytes = end_bytes - decisions.iter().map(|waiting| waiting.bytes() as u64).sum::<u64>();
     for (number, waiting) in (first_number..).zip(decisions) {
-        if !insert_one(connection, waiting, number, bytes)? {
-            // An id that was forgotten may be given again: the newest stands.
-            execute(
-                connection,
-                "DELETE FROM decisions WHERE tenant = ?1 AND id = ?2",
-                [&waiting.tenant, &waiting.id],
-            )?;
-            insert_one(connection, waiting, number, bytes)?;
+        // One that is recorded already stands, with the outcome that it has.
+        if insert_one(connection, waiting, number)? {
+            rows.inserted(&waiting.tenant, waiting.bytes() as u64);
         }
-        bytes += waiting.bytes() as u64;
     }
-    let joined = join_early(connection, first_number)?;
-    // A walk from the oldest to the first that stays.
-    let beyond = end_bytes.saturating_sub(options.decisions_bytes_max);
-    let stays: Vec<u64> = query(
-        connection,
-        "SELECT number FROM decisions WHERE start_bytes >= ?1 ORDER BY number LIMIT 1",
-        [to_sql(beyond)],
-        |row| row.get(0).map(from_sql),
-    )?;
-    let beyond_bytes = stays.first().map_or(last_number, |number| number - 1);
-    let beyond_count = last_number.saturating_sub(options.decisions_max);
-    execute(
-        connection,
-        "DELETE FROM decisions WHERE number <= ?1",
-        [to_sql(beyond_bytes.max(beyond_count))],
-    )?;
+    let joined = join_early(connection, first_number, early)?;
+    rows.prune(connection)?;
     Ok(joined)
 }
 
 /// Whether there was none with this id.
-fn insert_one(
-    connection: &Connection,
-    waiting: &Waiting,
-    number: u64,
-    start_bytes: u64,
-) -> Result<bool> {
+fn insert_one(connection: &Connection, waiting: &Waiting, number: u64) -> Result<bool> {
     let Waiting { tenant, id, decision, choice } = waiting;
     let first = choice.first.as_ref();
     let inserted = execute(
         connection,
         // OR REPLACE would have every statement prepared for its own undoing.
-        "INSERT OR IGNORE INTO decisions(number, start_bytes, tenant, id, created_ms, task_type,
+        "INSERT OR IGNORE INTO decisions(number, bytes, tenant, id, created_ms, task_type,
              chosen, score, propensity, explore, explored, model_version, strategy, request,
              context, candidates, details, answer)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         params![
             to_sql(number),
-            to_sql(start_bytes),
+            to_sql(waiting.bytes() as u64),
             tenant,
             id,
             choice.created_ms,
@@ -215,10 +192,8 @@ fn insert_one(
 }
 
 /// Joins decisions from `first_number` on with outcomes that came before them.
-fn join_early(connection: &Connection, first_number: u64) -> Result<u64> {
-    let any: Vec<bool> =
-        query(connection, "SELECT EXISTS (SELECT 1 FROM early_outcomes)", [], |row| row.get(0))?;
-    if any != [true] {
+fn join_early(connection: &Connection, first_number: u64, early: &mut Rows) -> Result<u64> {
+    if early.is_empty() {
         return Ok(0);
     }
     let joined = execute(
@@ -231,14 +206,18 @@ fn join_early(connection: &Connection, first_number: u64) -> Result<u64> {
              AND early.decision = decisions.id AND early.agent = decisions.chosen",
         [to_sql(first_number)],
     )?;
-    execute(
+    let used: Vec<(String, u64)> = query(
         connection,
-        "DELETE FROM early_outcomes WHERE sequence IN
-             (SELECT early.sequence FROM decisions JOIN early_outcomes AS early
-                  ON early.tenant = decisions.tenant AND early.decision = decisions.id
-              WHERE decisions.number >= ?1)",
+        "SELECT early.tenant, early.sequence FROM decisions JOIN early_outcomes AS early
+             ON early.tenant = decisions.tenant AND early.decision = decisions.id
+         WHERE decisions.number >= ?1",
         [to_sql(first_number)],
+        |row| Ok((row.get(0)?, from_sql(row.get(1)?))),
     )?;
+    for (tenant, sequence) in used {
+        execute(connection, "DELETE FROM early_outcomes WHERE sequence = ?1", [to_sql(sequence)])?;
+        early.deleted(&tenant, 0);
+    }
     Ok(joined as u64)
 }
 
@@ -248,9 +227,9 @@ pub(super) fn join(
     connection: &Connection,
     outcomes: &[Outcome],
     first_sequence: u64,
-    options: &StoreOptions,
+    early: &mut Rows,
 ) -> Result<u64> {
-    let (mut joined, mut early) = (0, false);
+    let mut joined = 0;
     for (sequence, outcome) in (first_sequence..).zip(outcomes) {
         let (Some(decision), Some(reward)) = (&outcome.decision, outcome.reward()) else {
             continue;
@@ -289,23 +268,24 @@ pub(super) fn join(
                     decision.id(), agent
                 ],
             )?;
-            early |= inserted > 0;
+            if inserted > 0 {
+                early.inserted(tenant, 0);
+            }
         }
     }
-    if early {
-        // One waits for as many outcomes as decisions are kept.
-        let last_sequence = first_sequence - 1 + outcomes.len() as u64;
-        let kept_after = last_sequence.saturating_sub(options.decisions_max);
-        execute(
-            connection,
-            "DELETE FROM early_outcomes WHERE sequence <= ?1",
-            [to_sql(kept_after)],
-        )?;
-    }
+    early.prune(connection)?;
     Ok(joined)
 }
 
 impl Store {
+    /// What was asked in a recorded decision.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn asked(&self, tenant: &str, id: &str) -> Result<Option<Asked>> {
+        asked(&self.connection, tenant, id)
+    }
+
     /// The newest decisions, as many as are remembered, oldest first, each with its tenant and id.
     ///
     /// # Errors
@@ -316,19 +296,52 @@ impl Store {
             "SELECT tenant, id, task_type, context, request, answer FROM decisions
              ORDER BY number DESC LIMIT ?1",
             [to_sql(REMEMBERED_MAX as u64)],
-            |row| {
-                let decision = Decision {
-                    task_type: row.get(2)?,
-                    context: context_of(&json_of(&row.get::<_, String>(3)?)),
-                    request: row.get::<_, RequestHash>(4)?,
-                    answer: row.get::<_, String>(5)?.into_bytes(),
-                };
-                Ok((row.get(0)?, row.get(1)?, decision))
-            },
+            |row| Ok((row.get(0)?, row.get(1)?, remembered(row, 2)?)),
         )?;
         decisions.reverse();
         Ok(decisions)
     }
+}
+
+/// What was asked in a decision.
+pub(super) fn asked(connection: &Connection, tenant: &str, id: &str) -> Result<Option<Asked>> {
+    connection
+        .prepare_cached("SELECT task_type, context FROM decisions WHERE tenant = ?1 AND id = ?2")
+        .and_then(|mut statement| {
+            let read = |row: &Row<'_>| {
+                let context = context_of(&json_of(&row.get::<_, String>(1)?));
+                Ok(Asked { task_type: row.get(0)?, context })
+            };
+            statement.query_row([tenant, id], read).optional()
+        })
+        .map_err(|error| reaction(&error))
+}
+
+/// A decision as it is remembered.
+pub(super) fn answered(
+    connection: &Connection,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Decision>> {
+    connection
+        .prepare_cached(
+            "SELECT task_type, context, request, answer FROM decisions
+             WHERE tenant = ?1 AND id = ?2",
+        )
+        .and_then(|mut statement| {
+            statement.query_row([tenant, id], |row| remembered(row, 0)).optional()
+        })
+        .map_err(|error| reaction(&error))
+}
+
+/// From the columns task type, context, request, answer, the first of them at `at`.
+fn remembered(row: &Row<'_>, at: usize) -> rusqlite::Result<Decision> {
+    Ok(Decision {
+        task_type: row.get(at)?,
+        context: context_of(&json_of(&row.get::<_, String>(at + 1)?)),
+        request: row.get::<_, RequestHash>(at + 2)?,
+        answer: row.get::<_, String>(at + 3)?.into_bytes(),
+    })
 }
 
 const SELECT: &str = "
@@ -336,9 +349,6 @@ const SELECT: &str = "
            propensity, explore, explored, model_version, strategy, details, outcome_sequence,
            outcome_ms, status, reward, latency_ms, quality, cost
     FROM decisions";
-
-/// Rows are walked in their order: the index on tenant and id would have them sorted first.
-const OF_TENANT: &str = "+tenant";
 
 fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or(Value::Null)
@@ -396,7 +406,7 @@ pub(super) fn list(
     query(
         connection,
         &format!(
-            "{SELECT} WHERE {OF_TENANT} = ?1 AND (?2 IS NULL OR number < ?2)
+            "{SELECT} WHERE tenant = ?1 AND (?2 IS NULL OR number < ?2)
              ORDER BY number DESC LIMIT ?3"
         ),
         params![tenant, before.map(to_sql), limit],
@@ -417,7 +427,7 @@ pub(super) fn with_outcome(
     query(
         connection,
         &format!(
-            "{SELECT} WHERE number > ?1 AND {OF_TENANT} = ?2 AND created_ms >= ?3
+            "{SELECT} WHERE number > ?1 AND tenant = ?2 AND created_ms >= ?3
                  AND outcome_sequence <= ?4 ORDER BY number LIMIT ?5"
         ),
         params![to_sql(after), tenant, since_ms, to_sql(last_sequence), limit],

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::{
-    APPLICATION_ID, DATABASE_FILE, DeadLetterSizes, IdentityWindow, ModelVersion, SCHEMA_VERSION,
-    Store, StoreOptions, from_sql, is_corruption, log_of, open_read_only, query, reaction,
-    versions,
+    APPLICATION_ID, DATABASE_FILE, IdentityWindow, ModelVersion, SCHEMA_VERSION, Store,
+    StoreOptions, dead_letters_of, decisions_of, early_outcomes_of, from_sql, is_corruption,
+    log_of, open_read_only, query, reaction, versions,
 };
 use crate::error::{Error, Result};
 
@@ -58,16 +58,11 @@ impl Store {
                  {why}"
             )));
         }
-        let dead_letter_sizes =
-            DeadLetterSizes::load(&connection).map_err(|error| match error {
-                Error::Fatal(why) => {
-                    Error::Corrupt(format!("the database {shown} is damaged: {why}"))
-                }
-                other => other,
-            })?;
         Ok(Self {
             identities: IdentityWindow::load(&connection, 0)?,
-            dead_letter_sizes,
+            decisions: decisions_of(&options),
+            early_outcomes: early_outcomes_of(&options),
+            dead_letters: dead_letters_of(&options),
             connection,
             directory: directory.to_owned(),
             options,

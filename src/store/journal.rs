@@ -195,14 +195,16 @@ impl Store {
         now_ms: i64,
     ) -> Result<()> {
         let options = self.options;
-        let mut dead_letter_sizes = self.dead_letter_sizes;
         let transaction = write(&mut self.connection)?;
+        let mut decisions = self.decisions.begin(&transaction)?;
+        let mut early_outcomes = self.early_outcomes.begin(&transaction)?;
+        let mut dead_letters = self.dead_letters.begin(&transaction)?;
         let joined = super::decisions::insert(
             &transaction,
             append.decisions,
             counters.last_decision,
-            counters.decision_bytes,
-            &options,
+            &mut decisions,
+            &mut early_outcomes,
         )?;
         counters.decisions_with_outcome += joined;
         if !append.outcomes.is_empty() {
@@ -220,17 +222,21 @@ impl Store {
             row.insert(&transaction, now_ms)?;
             prune(&transaction, &row, counters, &options, now_ms)?;
             let first_sequence = row.first_sequence;
-            let joined =
-                super::decisions::join(&transaction, append.outcomes, first_sequence, &options)?;
+            let joined = super::decisions::join(
+                &transaction,
+                append.outcomes,
+                first_sequence,
+                &mut early_outcomes,
+            )?;
             counters.decisions_with_outcome += joined;
         }
-        dead_letter_sizes.insert(
+        super::dead_letters::insert(
             &transaction,
             append.dead_letters,
             counters.last_dead_letter - append.dead_letters.len() as u64,
-            &options,
+            &mut dead_letters,
         )?;
-        dead_letter_sizes.remove(&transaction, append.replayed)?;
+        super::dead_letters::remove(&transaction, append.replayed, &mut dead_letters)?;
         for position in append.positions {
             execute(
                 &transaction,
@@ -253,7 +259,9 @@ impl Store {
         for outcome in append.outcomes {
             self.identities.remember(outcome.identity);
         }
-        self.dead_letter_sizes = dead_letter_sizes;
+        self.decisions.keep(decisions);
+        self.early_outcomes.keep(early_outcomes);
+        self.dead_letters.keep(dead_letters);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::{
     versions,
 };
 use crate::alerts::Alert;
+use crate::decisions::{Asked, Decision};
 use crate::error::{Error, Result};
 use crate::samples::{Sample, Subject};
 
@@ -314,6 +315,22 @@ impl Reader {
     /// [`Error::Unavailable`] when the database can't be read now.
     pub fn decision(&self, tenant: &str, id: &str) -> Result<Option<(RecordedDecision, String)>> {
         self.with(|connection| decisions::by_id(connection, tenant, id))
+    }
+
+    /// What was asked in a recorded decision.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn asked(&self, tenant: &str, id: &str) -> Result<Option<Asked>> {
+        self.with(|connection| decisions::asked(connection, tenant, id))
+    }
+
+    /// A recorded decision as it would be remembered.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn answered(&self, tenant: &str, id: &str) -> Result<Option<Decision>> {
+        self.with(|connection| decisions::answered(connection, tenant, id))
     }
 
     /// A tenant's decisions with a number above `after`, made at `since_ms` or later, whose outcome

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::journal::Row;
 use super::*;
+use crate::decisions::{Choice, Decision, Waiting};
 use crate::model::{AgentPerformanceModel, Control, Measure, Question, Settings};
 use crate::outcome::{
     FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, Refusal, RefusalCode, Status,
@@ -38,6 +39,7 @@ fn letter(payload: &str) -> NewDeadLetter {
         payload: payload.into(),
         payload_bytes: payload.len(),
         created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
+        tenant: "default".to_owned(),
     }
 }
 
@@ -187,6 +189,41 @@ impl Kept {
         let (event, counters) = (event(self.counters.last_learning_event), self.counters.clone());
         let now_ms = self.now_ms;
         self.store().activate(&activation, &[row], event, &counters, now_ms).unwrap();
+    }
+
+    /// Records a decision of an answer of 5 bytes.
+    fn decide(&mut self, tenant: &str, id: &str) -> Result<()> {
+        let decision = Decision {
+            task_type: Some("t".to_owned()),
+            context: Vec::new(),
+            request: [1; 16],
+            answer: b"{\"a\"".to_vec(),
+        };
+        let choice = Choice {
+            created_ms: NOW_MS,
+            candidates: "[]".into(),
+            first: None,
+            explore: true,
+            explored: false,
+            model_version: 0,
+            strategy: "thompson",
+            details: None,
+        };
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        let waiting = [Waiting { tenant, id, decision: decision.into(), choice }];
+        let mut counters = self.counters.clone();
+        counters.last_decision += 1;
+        let append = Append { decisions: &waiting, ..Append::default() };
+        let now_ms = self.now_ms;
+        self.store().append(&append, &mut counters, now_ms)?;
+        self.counters = counters;
+        Ok(())
+    }
+
+    /// The ids of a tenant's decisions, newest first.
+    fn decided(&self, tenant: &str) -> Vec<String> {
+        let rows = self.reader().decisions(tenant, None, 100).unwrap();
+        rows.into_iter().map(|row| row.id).collect()
     }
 
     fn control(&mut self, controls: &[Control]) -> Result<()> {
@@ -477,6 +514,8 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              DROP TABLE alerts;
              DROP TABLE agent_samples;
              DROP TABLE samples;
+             DROP INDEX dead_letters_of_tenant;
+             ALTER TABLE dead_letters DROP COLUMN tenant;
              PRAGMA user_version = 1;",
         )
         .unwrap();
@@ -1198,6 +1237,111 @@ fn a_reader_of_nothing_says_that_it_cannot_now() {
     }
     Store::open(directory.path(), quick()).unwrap();
     assert_eq!(reader.dead_letters(None, 1).unwrap(), []);
+}
+
+/// What the program of schema 6 has recorded keeps its place and counts by its size.
+#[test]
+fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
+    let mut kept = Kept::new(StoreOptions { decisions_max: 3, ..quick() });
+    let old = |number: u64| {
+        format!(
+            "INSERT INTO decisions(number, start_bytes, tenant, id, created_ms, explore, explored,
+                 model_version, strategy, request, context, candidates, answer)
+             VALUES ({number}, 7000000, 'old', 'd{number}', 1, 1, 0, 0, 'thompson', zeroblob(16),
+                 '{{}}', '[]', '{{\"a\":1}}');"
+        )
+    };
+    kept.store()
+        .connection
+        .execute_batch(&format!(
+            "DROP INDEX decisions_of_tenant;
+             DROP INDEX early_outcomes_of_tenant;
+             DROP INDEX dead_letters_of_tenant;
+             ALTER TABLE dead_letters DROP COLUMN tenant;
+             ALTER TABLE decisions RENAME COLUMN bytes TO start_bytes;
+             {}{}{}
+             PRAGMA user_version = 6;",
+            old(1),
+            old(2),
+            old(3)
+        ))
+        .unwrap();
+    kept.counters.last_decision = 3;
+    kept.reopen();
+    let sizes: Vec<i64> =
+        query(&kept.store().connection, "SELECT bytes FROM decisions", [], |row| row.get(0))
+            .unwrap();
+    assert_eq!(sizes, [512 + 7 + 2 + 2; 3]);
+    kept.decide("new", "d4").unwrap();
+    assert_eq!(kept.decided("old"), ["d3", "d2"]);
+    assert_eq!(kept.decided("new"), ["d4"]);
+}
+
+/// However much one tenant asks, reports or sends: the rows of another stay, up to an even share.
+#[test]
+fn what_is_full_takes_from_the_tenant_that_holds_most() {
+    let options = StoreOptions { decisions_max: 10, dead_letters_max: 10, ..quick() };
+    let mut kept = Kept::new(options);
+    let early = |kept: &mut Kept, tenant: &str, number: u64| {
+        let decision = Some(crate::outcome::DecisionRef::Explicit(format!("e{number}")));
+        let outcome = Outcome { tenant: tenant.to_owned(), decision, ..outcome(number) };
+        kept.try_append(&[outcome], &[], &[], &[]).unwrap();
+    };
+    let letter_of = |tenant: &str| NewDeadLetter { tenant: tenant.to_owned(), ..letter("x") };
+    let waiting = |kept: &mut Kept, tenant: &str| -> i64 {
+        let sql = "SELECT count(*) FROM early_outcomes WHERE tenant = ?1";
+        kept.store().connection.query_row(sql, [tenant], |row| row.get(0)).unwrap()
+    };
+    let letters = |kept: &mut Kept, tenant: &str| -> i64 {
+        let sql = "SELECT count(*) FROM dead_letters WHERE tenant = ?1";
+        kept.store().connection.query_row(sql, [tenant], |row| row.get(0)).unwrap()
+    };
+    for number in 1..=7 {
+        kept.decide("quiet", &format!("q{number}")).unwrap();
+        early(&mut kept, "quiet", number);
+        kept.try_append(&[], &[letter_of("quiet")], &[], &[]).unwrap();
+    }
+    for number in 0..50 {
+        kept.decide("loud", &format!("l{number}")).unwrap();
+        early(&mut kept, "loud", 100 + number);
+        kept.try_append(&[], &[letter_of("loud")], &[], &[]).unwrap();
+        // Counted again, the same leave.
+        if number % 7 == 0 {
+            kept.reopen();
+        }
+    }
+    assert_eq!(kept.decided("quiet"), ["q7", "q6", "q5", "q4", "q3"]);
+    assert_eq!(kept.decided("loud"), ["l49", "l48", "l47", "l46", "l45"]);
+    for tenant in ["quiet", "loud"] {
+        assert_eq!((waiting(&mut kept, tenant), letters(&mut kept, tenant)), (5, 5), "{tenant}");
+    }
+    // One that holds little takes from both, and many at once leave in one go.
+    kept.decide("third", "t1").unwrap();
+    assert_eq!(kept.decided("quiet").len() + kept.decided("loud").len(), 9);
+    assert!(kept.decided("quiet").len() >= 4 && kept.decided("loud").len() >= 4);
+    let many: Vec<NewDeadLetter> = (0..2_000).map(|_| letter_of("loud")).collect();
+    kept.try_append(&[], &many, &[], &[]).unwrap();
+    assert_eq!((letters(&mut kept, "quiet"), letters(&mut kept, "loud")), (5, 5));
+}
+
+#[test]
+fn a_tenants_decisions_are_walked_alone() {
+    let mut kept = Kept::new(quick());
+    for sql in [
+        "SELECT answer FROM decisions WHERE tenant = 't' AND (9 IS NULL OR number < 9)
+         ORDER BY number DESC LIMIT 3",
+        "SELECT answer FROM decisions WHERE number > 7 AND tenant = 't' AND created_ms >= 1
+         AND outcome_sequence <= 5 ORDER BY number LIMIT 3",
+        "SELECT number, bytes FROM decisions WHERE tenant = 't' ORDER BY number LIMIT 512",
+    ] {
+        let plan: Vec<String> =
+            query(&kept.store().connection, &format!("EXPLAIN QUERY PLAN {sql}"), [], |row| {
+                row.get(3)
+            })
+            .unwrap();
+        let plan = plan.join("; ");
+        assert!(plan.contains("decisions_of_tenant") && !plan.contains("TEMP"), "{plan}");
+    }
 }
 
 /// A control entry with the largest context that a question can have, in bytes that JSON writes as six.

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Service, Setup, eventually};
+use crate::harness::{Service, Setup, Wire, eventually};
 
 const PREDICT: &str = "/api/learning/predict/agent-selection";
 const OUTCOMES: &str = "/api/learning/outcomes";
@@ -264,6 +264,49 @@ fn a_prediction_is_answered_while_nothing_can_be_recorded() {
     let nothing = TempDir::new().unwrap();
     let service = Setup::new(nothing.path()).with("DECISIONS_MAX", 0).start();
     assert_eq!(ask(&service, &json!({}))["recorded"], false);
+}
+
+/// More than memory holds: what was asked before is answered as it was, and its outcome is learned as
+/// what it is of, while another tenant's questions take nothing away.
+#[test]
+fn a_decision_stands_however_many_were_made_since() {
+    let directory = TempDir::new().unwrap();
+    let service = Setup::new(directory.path()).start();
+    let request = json!({"task_type": "t", "candidates": ["amy"], "decision_id": "job-1"});
+    let answer = ask(&service, &request);
+    report(&service, "job-1", "amy", "success");
+    recorded(&service, "job-1");
+    let waits = json!({"task_type": "t", "candidates": ["amy"], "tenant_id": "other"});
+    let waits = ask(&service, &waits)["decision_id"].clone();
+    let mut wire = Wire::open(service.address).unwrap();
+    let question = r#"{"candidates":["bob"]}"#;
+    for _ in 0..10_100 {
+        wire.send(format!(
+            "POST {PREDICT} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{question}",
+            service.address,
+            question.len()
+        ))
+        .unwrap();
+        assert_eq!(wire.answer().unwrap().status, 200);
+    }
+    assert_eq!(ask(&service, &request), answer);
+    let other = json!({"task_type": "u", "candidates": ["amy"], "decision_id": "job-1"});
+    let refused = service.post_json(PREDICT, &other);
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert_eq!(recorded(&service, "job-1")["outcome"]["status"], "success");
+
+    let late = json!({"agent_name": "amy", "status": "failure", "decision_id": waits,
+                      "tenant_id": "other"});
+    assert_eq!(service.learn(&late.to_string())["accepted"], 1);
+    let rows = service.get("/api/learning/agents/performance?task_type=t&tenant_id=other").json();
+    assert_eq!(rows[0]["samples"], 1, "{rows}");
+    assert_eq!(metric(&service, "unresolved"), 0);
+    let unknown = json!({"agent_name": "amy", "status": "failure", "decision_id": "nobody's"});
+    service.learn(&unknown.to_string());
+    assert_eq!(metric(&service, "unresolved"), 1);
+    let status = service.get("/api/learning/status").json();
+    assert_eq!(status["decisions_unresolved"], 1);
 }
 
 #[test]

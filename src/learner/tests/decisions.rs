@@ -33,9 +33,13 @@ fn decision() -> Decision {
 impl Bench {
     /// Answers a selection in which `agent` is first.
     fn decide(&mut self, id: &str, agent: &str) {
+        self.decide_for("default", id, agent);
+    }
+
+    fn decide_for(&mut self, tenant: &str, id: &str, agent: &str) {
         let (shared, now) = (self.learner().shared(), self.now);
-        let waits = shared.decisions.has_room().then(|| choice(agent));
-        let (_, is_first) = shared.decisions.remember("default", id, decision(), waits);
+        let waits = shared.decisions.has_room(tenant).then(|| choice(agent));
+        let (_, is_first) = shared.decisions.remember(tenant, id, decision(), waits);
         if is_first {
             self.learner().on_event(Event::Decisions, now).unwrap();
         }
@@ -262,36 +266,126 @@ fn decisions_are_bounded_by_count_and_by_bytes() {
     check(0, 1 << 30, &[]);
 }
 
-#[test]
-fn an_id_that_was_forgotten_may_be_given_again() {
-    let mut bench = Bench::new(manual());
-    bench.decide("d", "amy");
-    bench.record();
-    for number in 0..crate::decisions::REMEMBERED_MAX {
-        bench.decide(&number.to_string(), "amy");
+/// More decisions of a tenant than are remembered.
+fn flood(bench: &mut Bench, tenant: &str) {
+    for number in 0..=crate::decisions::REMEMBERED_MAX {
+        bench.decide_for(tenant, &format!("f{number}"), "amy");
     }
     bench.record();
     // Recording rests after so many.
     bench.pass(Duration::from_mins(1));
-    bench.decide("d", "bob");
-    bench.record();
-    assert_eq!(bench.recorded("d").unwrap().chosen.as_deref(), Some("bob"));
 }
 
 #[test]
-fn an_early_outcome_waits_for_as_many_outcomes_as_decisions_are_kept() {
+fn a_recorded_decision_stands_when_its_id_is_given_again_after_it_was_forgotten() {
+    let mut bench = Bench::new(manual());
+    bench.decide("d", "amy");
+    bench.append(vec![of_decision(1, "d", "amy", Status::Success)]).unwrap();
+    bench.record();
+    flood(&mut bench, "default");
+    let shared = bench.learner().shared();
+    assert!(shared.decisions.get("default", "d").is_none() && shared.decisions.has_forgotten());
+    assert_eq!(bench.reader().answered("default", "d").unwrap(), Some(decision()));
+    bench.decide("d", "bob");
+    bench.record();
+    assert_eq!(bench.recorded("d").unwrap().chosen.as_deref(), Some("amy"));
+    assert_eq!(bench.joined("d"), Some(1));
+    assert_eq!(bench.counters().decisions_with_outcome, 1);
+}
+
+/// What memory has forgotten is in the database, also for what waits to be written there, and for an
+/// outcome that was reported after a restart.
+#[test]
+fn an_outcome_is_learned_with_its_decision_however_many_came_since() {
+    let mut bench = Bench::new(manual());
+    bench.decide("d", "amy");
+    flood(&mut bench, "default");
+    let asked = decision();
+    let check = |bench: &mut Bench, number: u64, id: &str, known: bool| {
+        let named = [DecisionRef::Explicit(id.to_owned()), DecisionRef::Correlation(id.to_owned())];
+        for (number, named) in (number..).zip(named) {
+            let unresolved = bench.counters().decisions_unresolved;
+            let is_explicit = matches!(named, DecisionRef::Explicit(_));
+            let sent = Outcome { decision: Some(named), ..outcome(number) };
+            bench.append(vec![record(sent.clone())]).unwrap();
+            let learned = bench.learner().pending.back().unwrap();
+            if known {
+                let taken = (&learned.task_type, &learned.context);
+                assert_eq!(taken, (&asked.task_type, &asked.context), "{id}");
+            } else {
+                assert_eq!(
+                    (&learned.task_type, &learned.context),
+                    (&sent.task_type, &sent.context)
+                );
+            }
+            let counted = bench.counters().decisions_unresolved - unresolved;
+            assert_eq!(counted, u64::from(!known && is_explicit), "{id}");
+        }
+    };
+    check(&mut bench, 1, "d", true);
+    check(&mut bench, 3, "nobody's", false);
+    bench.reopen();
+    check(&mut bench, 5, "d", true);
+    // Forgotten before it was written.
+    bench.decide("waits", "amy");
+    let more = crate::decisions::REMEMBERED_MAX + 1;
+    (0..more).for_each(|number| bench.decide(&format!("more{number}"), "amy"));
+    assert!(bench.recorded("waits").is_none());
+    check(&mut bench, 7, "waits", true);
+}
+
+/// Nobody's decisions are forgotten, or not recorded, for another tenant's.
+#[test]
+fn a_tenant_that_asks_much_takes_nothing_from_one_that_asks_little() {
+    let mut bench = Bench::new(manual());
+    bench.store_options.decisions_max = 20;
+    bench.reopen();
+    bench.decide_for("quiet", "d", "amy");
+    for _ in 0..3 {
+        flood(&mut bench, "loud");
+    }
+    let shared = bench.learner().shared();
+    assert!(shared.decisions.get("quiet", "d").is_some(), "remembered");
+    assert!(bench.reader().answered("quiet", "d").unwrap().is_some(), "and recorded");
+    assert_eq!(bench.reader().decisions("loud", None, 100).unwrap().len(), 19);
+    // With all places taken that one may take there are some for another.
+    while shared.decisions.has_room("loud") {
+        let number = shared.decisions.waiting();
+        bench.decide_for("loud", &format!("w{number}"), "amy");
+    }
+    let taken = shared.decisions.waiting();
+    assert_eq!(taken, (16_384 * 8_usize).div_ceil(9), "8 of 9 places");
+    for number in 0..1_000 {
+        assert!(shared.decisions.has_room("quiet"), "{number}");
+        bench.decide_for("quiet", &format!("q{number}"), "amy");
+    }
+    assert!(!shared.decisions.has_room("loud"));
+}
+
+#[test]
+fn as_many_early_outcomes_wait_as_decisions_are_kept() {
     let mut bench = Bench::new(manual());
     bench.store_options.decisions_max = 10;
     bench.reopen();
-    bench.append(vec![of_decision(1, "late", "amy", Status::Success)]).unwrap();
-    bench.send(2..=9);
-    bench.append(vec![of_decision(10, "d", "amy", Status::Success)]).unwrap();
-    bench.append(vec![of_decision(11, "x", "amy", Status::Success)]).unwrap();
-    for id in ["late", "d"] {
-        bench.decide(id, "amy");
+    for number in 1..=12 {
+        let id = format!("d{number}");
+        bench.append(vec![of_decision(number, &id, "amy", Status::Success)]).unwrap();
+        // Others don't count.
+        bench.send([100 + number]);
+    }
+    for number in [2, 3, 12] {
+        bench.decide(&format!("d{number}"), "amy");
     }
     bench.record();
-    assert_eq!((bench.joined("late"), bench.joined("d")), (None, Some(10)));
+    assert_eq!([2, 3, 12].map(|n| bench.joined(&format!("d{n}"))), [None, Some(3), Some(12)]);
+    // Those that were joined make room.
+    for number in 13..=14 {
+        let id = format!("d{number}");
+        bench.append(vec![of_decision(number, &id, "amy", Status::Success)]).unwrap();
+    }
+    bench.decide("d4", "amy");
+    bench.record();
+    assert_eq!(bench.joined("d4"), Some(4));
 }
 
 /// The transaction that fails is tried again with everything in it, at whichever step it fails.
