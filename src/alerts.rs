@@ -59,6 +59,7 @@ pub enum Rule {
     DeadLetters,
     SavesFailed,
     DiskFull,
+    CapReached,
     AgentSuccess,
     AgentLatency,
     AgentCost,
@@ -68,7 +69,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::FailedUpdates,
         Self::Improvement,
         Self::UpdateTime,
@@ -77,6 +78,7 @@ impl Rule {
         Self::DeadLetters,
         Self::SavesFailed,
         Self::DiskFull,
+        Self::CapReached,
         Self::AgentSuccess,
         Self::AgentLatency,
         Self::AgentCost,
@@ -95,6 +97,7 @@ impl Rule {
             Self::DeadLetters => "dead_letters",
             Self::SavesFailed => "saves_failed",
             Self::DiskFull => "disk_full",
+            Self::CapReached => "cap_reached",
             Self::AgentSuccess => "agent_success",
             Self::AgentLatency => "agent_latency",
             Self::AgentCost => "agent_cost",
@@ -223,6 +226,8 @@ pub struct Seen {
     pub lag: u64,
     /// Share of the disk in use; `None` when that can't be told.
     pub disk_used: Option<f64>,
+    /// The cap on names and values of which most is in use: what share that is, and in words.
+    pub cap: Option<(f64, String)>,
 }
 
 /// Something that fires or did.
@@ -523,6 +528,17 @@ impl Evaluator {
             let message = || format!("{:.1} % of the disk is in use", 100.0 * value);
             let reading =
                 Reading { rule: Rule::DiskFull, agent: None, value, threshold, level, message };
+            self.take(reading, now_ms, changed);
+        }
+        if let Some((value, cap)) = &seen.cap {
+            let reading = Reading {
+                rule: Rule::CapReached,
+                agent: None,
+                value: *value,
+                threshold: 1.0,
+                level: Level::of(*value >= 1.0, *value <= 0.9),
+                message: || cap.clone(),
+            };
             self.take(reading, now_ms, changed);
         }
         self.look_at_lag(seen, changed);

@@ -25,6 +25,7 @@ use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
 use crate::store::Reader;
 
 pub mod access;
+mod agents;
 mod alerts;
 mod answers;
 mod budgets;
@@ -194,6 +195,14 @@ impl App {
             return Err(unavailable("the service is stopping").into());
         }
         self.access.check_browser(request.header("host"), request.header("origin"))?;
+        // An agent may be called as one of our paths is.
+        let route = match (route, request.method()) {
+            (Some(Route::AgentsPerformance), "DELETE") => {
+                Some(Route::Agent("performance".to_owned()))
+            }
+            (Some(Route::AgentsPareto), "DELETE") => Some(Route::Agent("pareto".to_owned())),
+            (route, _) => route,
+        };
         let Some(route) = route else {
             let detail = format!("there is nothing at {}", shown(request.path()));
             return Err(Response::problem(404, detail).into());
@@ -218,7 +227,8 @@ impl App {
             Route::Prometheus => self.prometheus(request),
             Route::AgentsPerformance => self.agents_performance(request, caller),
             Route::AgentsPareto => self.pareto(request, caller),
-            Route::Status => Ok(self.status()),
+            Route::Agent(name) => self.remove_agent(name, request, caller),
+            Route::Status => Ok(self.status(caller)),
             Route::SaveModels => self.save_models(request),
             Route::Model(model_type) => self.model(model_type),
             Route::Versions(model_type) => self.versions(model_type, request),
@@ -238,8 +248,8 @@ impl App {
             Route::Budgets => Ok(self.list_budgets(caller)),
             Route::Budget(tenant) => self.budget(tenant, request, caller),
             Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
-            Route::Readyz => self.readyz(request),
-            Route::Health => Ok(self.health()),
+            Route::Readyz => self.readyz(request, caller),
+            Route::Health => Ok(self.health(caller)),
             Route::OpenApi => Ok(self.openapi()),
         }
     }
@@ -324,6 +334,7 @@ enum Route {
     Metrics,
     AgentsPerformance,
     AgentsPareto,
+    Agent(String),
     Status,
     SaveModels,
     Model(String),
@@ -354,7 +365,7 @@ impl Route {
     /// Stands for every path that names nothing.
     const NOWHERE: &str = "other";
     /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 34] = [
+    const PATTERNS: [&str; 35] = [
         "/api/learning/predict/agent-selection",
         "/api/learning/predict/quality",
         "/api/learning/predict/latency",
@@ -362,6 +373,7 @@ impl Route {
         "/api/learning/metrics",
         "/api/learning/agents/performance",
         "/api/learning/agents/pareto",
+        "/api/learning/agents/{name}",
         "/api/learning/status",
         "/api/learning/models/save",
         "/api/learning/models/{model_type}",
@@ -401,6 +413,7 @@ impl Route {
             Self::Metrics => "/api/learning/metrics",
             Self::AgentsPerformance => "/api/learning/agents/performance",
             Self::AgentsPareto => "/api/learning/agents/pareto",
+            Self::Agent(_) => "/api/learning/agents/{name}",
             Self::Status => "/api/learning/status",
             Self::SaveModels => "/api/learning/models/save",
             Self::Model(_) => "/api/learning/models/{model_type}",
@@ -452,6 +465,7 @@ impl Route {
                     ["metrics"] => Self::Metrics,
                     ["agents", "performance"] => Self::AgentsPerformance,
                     ["agents", "pareto"] => Self::AgentsPareto,
+                    ["agents", name] => Self::Agent(decoded(name)?),
                     ["status"] => Self::Status,
                     ["models", "save"] => Self::SaveModels,
                     ["models", "import"] => Self::ImportModel,
@@ -483,6 +497,8 @@ impl Route {
     fn need(&self, method: &str, query: Option<&str>) -> Need {
         match self {
             Self::Budget(_) if method != "GET" => Need::AllTenants(Scope::Admin),
+            // A tenant's own administrator removes its own.
+            Self::Agent(_) => Need::Scope(Scope::Admin),
             // The description is the same everywhere; the page shows what its reader's token may see.
             Self::Livez | Self::OpenApi | Self::Page(_) => Need::Nothing,
             // What the verbose one tells is for those who run the service.
@@ -532,6 +548,7 @@ impl Route {
             | Self::Evaluate
             | Self::ReplayDeadLetters => &["POST"],
             Self::Budget(_) => &["GET", "PUT", "DELETE"],
+            Self::Agent(_) => &["DELETE"],
             _ => &["GET"],
         }
     }
@@ -662,7 +679,7 @@ mod tests {
         for pattern in Route::PATTERNS {
             let path = pattern.replace("{model_type}", "agent_selection").replace("{id}", "1");
             let path = path.replace("{plot}", "score");
-            let path = path.replace("{tenant_id}", "a");
+            let path = path.replace("{tenant_id}", "a").replace("{name}", "b");
             let seen = Route::of(&path).map_or(Route::NOWHERE, |route| route.pattern());
             assert_eq!(seen, pattern);
         }

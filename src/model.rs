@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
+mod caps;
 mod contest;
 mod control;
 mod effects_state;
@@ -36,6 +37,7 @@ mod features;
 mod hex_numbers;
 mod logistic;
 mod mixture;
+mod names;
 mod normal;
 mod pareto;
 mod posterior;
@@ -48,9 +50,11 @@ mod values_state;
 
 use features::NamesMax;
 use logistic::{Block, Logistic, MeanPrior, TaskEffects, Width};
+use names::{Placed, Waiting};
 use sums::Room;
 use values::{Own, Values};
 
+pub use caps::Used;
 pub use contest::{
     Contest, EVIDENCE_MIN, Excluded, Limits, Parts, Preset, Scales, Terms, Violation, Weights,
 };
@@ -298,6 +302,10 @@ pub struct Agent {
     id: u32,
     /// Its overall record.
     pub tally: Tally,
+    /// The tenant's outcomes when it had its last one, that one included. (Files of before this was
+    /// known have every agent seen last.)
+    #[serde(default = "never")]
+    seen: u64,
     /// Executions by status, in the order of [`Status::ALL`].
     pub statuses: [u64; 6],
     /// Exponentially weighted mean reward; `None` before the first.
@@ -322,8 +330,10 @@ impl Agent {
         outcome: &Outcome,
         reward: Option<f64>,
         exponential_alpha: f64,
+        now: u64,
         places: &mut usize,
     ) {
+        self.seen = now;
         self.tally.add(reward);
         self.statuses[outcome.status as usize] += 1;
         if let Some(reward) = reward {
@@ -370,10 +380,17 @@ impl Cell {
     }
 }
 
+/// Later than any outcome.
+fn never() -> u64 {
+    u64::MAX
+}
+
 /// All agents' record on one task type, and each one's.
 #[derive(Debug, Clone, Default)]
 struct Task {
     tally: Tally,
+    /// The tenant's outcomes when the last one was on it, that one included.
+    seen: u64,
     /// By agent id.
     cells: OrdMap<u32, Cell>,
     /// With the strategy `thompson`.
@@ -405,12 +422,16 @@ pub struct Tenant {
     tasks: OrdMap<Arc<str>, Task>,
     context: OrdMap<Arc<str>, Arc<ContextKey>>,
     total: Tally,
+    score: Arc<Score>,
     other: Other,
     /// With the strategy `thompson`.
     logistic: Option<Logistic>,
     values: Values,
     /// Ids of agents that were removed, for those that come next.
     free_ids: Vec<u32>,
+    /// Names past the cap.
+    waiting_agents: Waiting,
+    waiting_tasks: Waiting,
 }
 
 /// What came past a cap: counted, shown, never recommended.
@@ -548,6 +569,18 @@ impl AgentPerformanceModel {
             None => Arc::make_mut(self.tenants.entry(outcome.tenant.as_str().into()).or_default()),
         };
         tenant.total.add(reward);
+        if let Some(reward) = reward {
+            Arc::make_mut(&mut tenant.score).push(reward);
+        }
+        let (agent, task_type) = tenant.give_way(outcome, &caps);
+        if let Some(agent) = agent {
+            self.remove_agent(&outcome.tenant, &agent);
+        }
+        if let Some(task_type) = task_type {
+            self.remove_task(&outcome.tenant, &task_type);
+        }
+        let tenant = self.tenants.get_mut(&*outcome.tenant)?;
+        let tenant = Arc::make_mut(tenant);
         let free = caps.recent_values.saturating_sub(self.recent_values);
         let mut places = free;
         let agent_id = tenant.learn_agent(outcome, reward, exponential_alpha, &caps, &mut places);
@@ -648,6 +681,14 @@ impl AgentPerformanceModel {
         tenant.free_ids.push(agent.id);
     }
 
+    /// Removes a task type and what was learned of agents on it alone.
+    fn remove_task(&mut self, tenant: &str, task_type: &str) {
+        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
+        if let Some(task) = Arc::make_mut(tenant).tasks.remove(task_type) {
+            self.cells -= task.cells.len();
+        }
+    }
+
     /// Sets the effects of one agent back to their priors.
     fn forget_effects_of(&mut self, tenant: &str, agent: &str) {
         let Some(tenant) = self.tenants.get_mut(tenant) else { return };
@@ -708,7 +749,7 @@ impl AgentPerformanceModel {
         self.total
     }
 
-    /// The score windows.
+    /// The score windows of all tenants together.
     pub fn score(&self) -> &Score {
         &self.score
     }
@@ -750,6 +791,32 @@ impl AgentPerformanceModel {
 }
 
 impl Tenant {
+    /// The names of the agent and the task type that give way to those of the outcome, where these are
+    /// new and past a cap.
+    fn give_way(&mut self, outcome: &Outcome, caps: &Caps) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let now = self.total.executions;
+        let (mut agent, mut task_type) = (None, None);
+        let (agents, tasks) = (&self.agents, &self.tasks);
+        if agents.len() >= caps.agents_per_tenant && !agents.contains_key(&*outcome.agent) {
+            let placed = agents.iter().map(|(name, agent)| {
+                let outcomes = agent.tally.executions;
+                Placed { name, outcomes, seen: agent.seen }
+            });
+            agent = self.waiting_agents.place_for(&outcome.agent, now, placed);
+        }
+        if let Some(name) = &outcome.task_type
+            && tasks.len() >= caps.task_types_per_tenant
+            && !tasks.contains_key(&**name)
+        {
+            let placed = tasks.iter().map(|(name, task)| {
+                let outcomes = task.tally.executions;
+                Placed { name, outcomes, seen: task.seen }
+            });
+            task_type = self.waiting_tasks.place_for(name, now, placed);
+        }
+        (agent, task_type)
+    }
+
     /// Returns the agent's id, or `None` past the cap.
     fn learn_agent(
         &mut self,
@@ -759,18 +826,21 @@ impl Tenant {
         caps: &Caps,
         places: &mut usize,
     ) -> Option<u32> {
+        let now = self.total.executions;
         if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
             let agent = Arc::make_mut(agent);
-            agent.learn(outcome, reward, exponential_alpha, places);
+            agent.learn(outcome, reward, exponential_alpha, now, places);
             return Some(agent.id);
         }
         if self.agents.len() >= caps.agents_per_tenant {
-            Arc::make_mut(&mut self.other.agent).learn(outcome, reward, exponential_alpha, places);
+            let other = Arc::make_mut(&mut self.other.agent);
+            other.learn(outcome, reward, exponential_alpha, now, places);
             return None;
         }
+        self.waiting_agents.placed(&outcome.agent);
         let id = self.free_ids.pop().unwrap_or_else(|| next_id(self.agents.len()));
         let mut agent = Agent { id, ..Agent::default() };
-        agent.learn(outcome, reward, exponential_alpha, places);
+        agent.learn(outcome, reward, exponential_alpha, now, places);
         self.agents.insert(outcome.agent.as_str().into(), Arc::new(agent));
         Some(id)
     }
@@ -791,8 +861,12 @@ impl Tenant {
                 self.other.task_type.add(reward);
                 return;
             }
-            None => self.tasks.entry(name.into()).or_default(),
+            None => {
+                self.waiting_tasks.placed(name);
+                self.tasks.entry(name.into()).or_default()
+            }
         };
+        task.seen = self.total.executions;
         task.tally.add(reward);
         let Some(agent_id) = agent_id else { return };
         let cell = match task.cells.get_mut(&agent_id) {
@@ -881,6 +955,11 @@ impl Tenant {
         self.total
     }
 
+    /// The score windows.
+    pub fn score(&self) -> &Score {
+        &self.score
+    }
+
     /// Every agent by name.
     pub fn agents(&self) -> impl ExactSizeIterator<Item = (&str, &Agent)> {
         self.agents.iter().map(|(name, agent)| (&**name, &**agent))
@@ -932,7 +1011,6 @@ fn next_id(names: usize) -> u32 {
 }
 
 /// Tells texts and booleans apart; `None` for numbers, which have no distinct values to count.
-/// FNV-1a, 64 bits (draft-eastlake-fnv): part of the saved state, so it must never change.
 fn fingerprint(value: &Feature) -> Option<u64> {
     let bytes = match value {
         Feature::Text(text) => text.as_bytes(),
@@ -940,9 +1018,14 @@ fn fingerprint(value: &Feature) -> Option<u64> {
         Feature::Bool(false) => b"\x00",
         Feature::Number(_) => return None,
     };
-    Some(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    Some(hash(bytes))
+}
+
+/// FNV-1a, 64 bits (draft-eastlake-fnv): part of the saved state, so it must never change.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::alerts::{
 use crate::error::Result;
 use crate::kafka::View;
 use crate::learner::{Event, Inbox, Now, Shared};
-use crate::model::{Agent, Recent};
+use crate::model::{Agent, AgentPerformanceModel, Recent, Used};
 use crate::samples::Sample;
 use crate::store::Space;
 use crate::watch::{Watch, Watched};
@@ -189,8 +189,22 @@ impl Monitor {
             improvement: shared.model().score().improvement_rate(),
             lag,
             disk_used: Space::of(directory).used(),
+            cap: fullest_cap(&shared.model()),
         }
     }
+}
+
+/// The cap of which most is in use, and what to say when that is all.
+fn fullest_cap(model: &AgentPerformanceModel) -> Option<(f64, String)> {
+    let fullest = model.used().max_by(|a, b| a.share().total_cmp(&b.share()))?;
+    let Used { cap, tenant, key, used, max } = fullest;
+    let tenant = tenant.map(|tenant| format!(" of tenant {tenant:?}")).unwrap_or_default();
+    let key = key.map(|key| format!(" for the context key {key:?}")).unwrap_or_default();
+    let message = format!(
+        "{used} of {max} {cap}{tenant}{key} are in use: what comes past that is not learned, or counts \
+         as \"other\""
+    );
+    Some((fullest.share(), message))
 }
 
 /// What nobody asks for is not worked out.

@@ -107,6 +107,16 @@ fn check(rule: Rule, fire: fn(&mut Scene), near: fn(&mut Scene), pass: fn(&mut S
 }
 
 #[test]
+fn a_cap_that_is_reached_is_told_until_there_is_room() {
+    check(
+        Rule::CapReached,
+        |seen| seen.cap = Some((1.0, "10 of 10 agents_per_tenant".to_owned())),
+        |seen| seen.cap = Some((0.95, "95 of 100 effects".to_owned())),
+        |seen| seen.cap = Some((0.9, "9 of 10 agents_per_tenant".to_owned())),
+    );
+}
+
+#[test]
 fn every_rule_of_the_service_fires_once_and_passes_away_from_its_threshold() {
     check(
         Rule::FailedUpdates,

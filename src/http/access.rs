@@ -19,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::server::Response;
 use crate::error::{Error, Result};
+use crate::model::AgentPerformanceModel;
 use crate::outcome::NAME_BYTES_MAX;
 
 /// Most tokens in a file: each is compared with what a request carries.
@@ -317,6 +318,16 @@ impl Caller {
             (Some(own), Some(named)) if own != named => Err(Denied::Tenant(named.to_owned())),
             (Some(own), _) => Ok(Some(own)),
             (None, named) => Ok(named),
+        }
+    }
+
+    /// The number by which the caller tells a model from another: of the last journal entry that it has
+    /// learned. That tells how much others report: of a caller with a tenant it is the number of the
+    /// tenant's outcomes in it.
+    pub(super) fn version_of(&self, model: &AgentPerformanceModel) -> u64 {
+        match self.tenant() {
+            None => model.sequence(),
+            Some(tenant) => model.tenant(tenant).map_or(0, |tenant| tenant.total().executions),
         }
     }
 

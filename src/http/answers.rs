@@ -246,12 +246,14 @@ pub(super) struct ServiceStatus {
     /// Where outcomes come from: `kafka` or `http`.
     #[schemars(schema_with = "sources")]
     pub(super) source: &'static str,
-    /// What is accepted and not learned yet.
-    pub(super) lag: Lag,
-    /// The topic; none with Kafka off.
+    /// What is accepted and not learned yet. Not for a token of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lag: Option<Lag>,
+    /// The topic; none with Kafka off, or for a token of one tenant.
     pub(super) kafka: Option<Kafka>,
-    /// Requests that wait for the learner.
-    pub(super) queue: Queue,
+    /// Requests that wait for the learner. Not for a token of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<Queue>,
     /// Seconds until a micro-batch that is not full is learned.
     #[schemars(range(min = 0.0))]
     pub(super) batch_timeout_seconds: f64,
@@ -264,8 +266,18 @@ pub(super) struct ServiceStatus {
     pub(super) version: &'static str,
     /// The id of the active saved version.
     pub(super) active_version: Option<String>,
-    /// Number of the last journal entry that the model has learned.
+    /// Number of the last journal entry that the model has learned; for a token of one tenant, of the
+    /// tenant's outcomes in it.
     pub(super) model_version: u64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) totals: Option<Totals>,
+    /// What the names learned take of what they may.
+    pub(super) caps: Caps,
+}
+
+/// What all tenants do together: not for a token of one of them.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Totals {
     /// Number of the last journal entry.
     pub(super) journal_sequence: u64,
     /// When the last outcome came.
@@ -285,8 +297,6 @@ pub(super) struct ServiceStatus {
     pub(super) decisions_remembered: usize,
     /// Outcomes that name a decision of which nothing is known, ever.
     pub(super) decisions_unresolved: u64,
-    /// What the names learned take of what they may.
-    pub(super) caps: Caps,
 }
 
 fn service_states(_: &mut SchemaGenerator) -> Schema {
@@ -365,19 +375,25 @@ fn partition_states(_: &mut SchemaGenerator) -> Schema {
     one_of(["running", "stopped"])
 }
 
-/// What the names learned take of what they may.
+/// What the names learned take of what they may. What is bounded over all tenants is not for a token of
+/// one of them.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Caps {
-    pub(super) tenants: Cap,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tenants: Option<Cap>,
     pub(super) agents_per_tenant: Cap,
     pub(super) task_types_per_tenant: Cap,
     pub(super) context_keys_per_tenant: Cap,
     pub(super) context_values_per_key: Cap,
-    pub(super) cells: Cap,
-    pub(super) effects: Cap,
-    pub(super) covariances_mib: Cap,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cells: Option<Cap>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) effects: Option<Cap>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) covariances_mib: Option<Cap>,
     pub(super) joint_values_per_agent: Cap,
-    pub(super) recent_values: Cap,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) recent_values: Option<Cap>,
 }
 
 /// What there is of something that is bounded, in the tenant that has most where it is per tenant.
@@ -408,10 +424,12 @@ pub(super) struct Probe {
 /// What `/readyz?verbose` adds.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Readiness {
-    /// Number of the last journal entry that the model has learned.
+    /// Number of the last journal entry that the model has learned; for a token of one tenant, of the
+    /// tenant's outcomes in it.
     pub(super) model_version: u64,
-    /// Outcomes in the journal that are not learned.
-    pub(super) lag: u64,
+    /// Outcomes in the journal that are not learned. Not for a token of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lag: Option<u64>,
     /// How the topic is reached; none with Kafka off.
     pub(super) kafka: Option<String>,
     /// What keeps it from learning, or `ok`.
@@ -426,9 +444,10 @@ pub(super) struct Health {
     pub(super) status: &'static str,
     /// What was looked at.
     pub(super) checks: HealthChecks,
-    /// Number of the last journal entry that the model has learned.
+    /// Number of the last journal entry that the model has learned; for a token of one tenant, of the
+    /// tenant's outcomes in it.
     pub(super) model_version: u64,
-    /// Outcomes with a reward that were learned.
+    /// Outcomes with a reward that were learned; for a token of one tenant, its own in the model.
     pub(super) samples_processed: u64,
     /// Since the start.
     pub(super) uptime_seconds: u64,
@@ -655,7 +674,7 @@ pub(super) struct SkippedLetter {
 pub(super) struct Recommendations<'a> {
     /// Best first.
     pub(super) recommendations: Vec<Recommended<'a>>,
-    /// Mean reward of the last 1,000 learned outcomes.
+    /// Mean reward of the tenant's last 1,000 learned outcomes.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub(super) model_score: f64,
     /// Of the answer.
@@ -663,7 +682,8 @@ pub(super) struct Recommendations<'a> {
     pub(super) timestamp: String,
     /// What an outcome names to say that it came of this.
     pub(super) decision_id: &'a str,
-    /// Number of the last journal entry that the model has learned.
+    /// Number of the last journal entry that the model has learned; for a token of one tenant, of the
+    /// tenant's outcomes in it.
     pub(super) model_version: u64,
     /// How agents are ranked.
     #[schemars(schema_with = "strategies")]
@@ -853,8 +873,9 @@ pub(super) struct DecisionBody {
     pub(super) explore: bool,
     /// Without a draw another agent would have been first.
     pub(super) explored: bool,
-    /// Number of the last journal entry that the model had learned.
-    pub(super) model_version: u64,
+    /// Number of the last journal entry that the model had learned. Not for a token of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model_version: Option<u64>,
     /// How agents were ranked.
     pub(super) strategy: String,
     /// Who competed.
@@ -915,8 +936,9 @@ pub(super) struct OutcomeBody {
     /// Of the event.
     #[schemars(schema_with = "time")]
     pub(super) timestamp: String,
-    /// Its number in the journal.
-    pub(super) journal_sequence: u64,
+    /// Its number in the journal. Not for a token of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) journal_sequence: Option<u64>,
 }
 
 impl From<RecordedDecision> for DecisionBody {
@@ -937,12 +959,20 @@ impl From<RecordedDecision> for DecisionBody {
             propensity: decision.propensity,
             explore: decision.explore,
             explored: decision.explored,
-            model_version: decision.model_version,
+            model_version: Some(decision.model_version),
             strategy: decision.strategy,
             candidates: decision.candidates.into_iter().map(candidate).collect(),
             outcome: decision.outcome.map(OutcomeBody::from),
             details: decision.details,
         }
+    }
+}
+
+impl DecisionBody {
+    /// The same as a tenant may see it: what counts through all of them tells how much others report.
+    pub(super) fn of_tenant(self) -> Self {
+        let outcome = self.outcome.map(|outcome| OutcomeBody { journal_sequence: None, ..outcome });
+        Self { model_version: None, outcome, ..self }
     }
 }
 
@@ -955,7 +985,7 @@ impl From<JoinedOutcome> for OutcomeBody {
             quality_score: outcome.quality,
             cost: outcome.cost,
             timestamp: format_time(outcome.time_ms),
-            journal_sequence: outcome.sequence,
+            journal_sequence: Some(outcome.sequence),
         }
     }
 }
@@ -994,7 +1024,8 @@ pub(super) struct ExplainedDecision<'a> {
 /// What the model says now of those who competed.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct ExplainedNow<'a> {
-    /// Number of the last journal entry that the model has learned.
+    /// Number of the last journal entry that the model has learned; for a token of one tenant, of the
+    /// tenant's outcomes in it.
     pub(super) model_version: u64,
     /// By name.
     pub(super) agents: BTreeMap<&'a str, Explanation>,
@@ -1061,6 +1092,15 @@ pub(super) struct BudgetBody<'a> {
 /// A spending cap was taken away.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct BudgetRemoved {
+    /// Always `success`.
+    pub(super) status: &'static str,
+    /// In words.
+    pub(super) message: String,
+}
+
+/// An agent was removed.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct AgentRemoved {
     /// Always `success`.
     pub(super) status: &'static str,
     /// In words.

@@ -159,9 +159,11 @@ function tile(name, value, kind = "") {
 function showState(status) {
   const kafka = status.kafka;
   const source = kafka ? `Kafka, ${kafka.state}` : "HTTP";
-  const lag = status.lag.seconds > 1
+  // What all tenants do together is missing for a token of one of them.
+  const all = status.lag !== undefined;
+  const lag = all && status.lag.seconds > 1
     ? `${whole(status.lag.records)} (${Math.round(status.lag.seconds)} s)`
-    : whole(status.lag.records ?? 0);
+    : whole(status.lag?.records ?? 0);
   const version = status.active_version ? status.active_version.replace(/^.*-/, "") : "none";
   const running = status.status === "running";
   const firing = status.alerts_firing;
@@ -170,13 +172,15 @@ function showState(status) {
     tile("State", status.status, running ? "good" : "bad"),
     tile("Source", source, kafka && kafka.state !== "connected" ? "bad" : ""),
     tile("Learned", whole(status.model_version)),
-    tile("Lag", lag),
-    tile("Last event", moment(status.last_event)),
-    tile("Last batch", moment(status.last_update)),
-    tile("Last save", moment(status.last_save)),
     tile("Version", version),
-    tile("Dead letters", whole(status.dead_letters_total)),
-    tile("Alerts", whole(firing), firing > 0 ? "bad" : ""),
+    ...(all ? [
+      tile("Lag", lag),
+      tile("Last event", moment(status.last_event)),
+      tile("Last batch", moment(status.last_update)),
+      tile("Last save", moment(status.last_save)),
+      tile("Dead letters", whole(status.dead_letters_total)),
+      tile("Alerts", whole(firing), firing > 0 ? "bad" : ""),
+    ] : []),
   );
   if (status.trouble) say(`Learning is held up: ${status.trouble}`, true);
   const uptime = ago(new Date(Date.now() - 1000 * status.uptime_seconds).toISOString());

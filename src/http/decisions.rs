@@ -19,7 +19,7 @@ impl App {
             Some(id) => Some(self.known_decision(tenant, id)?.0.number),
         };
         let decisions = self.reader.decisions(tenant, before, limit + 1)?;
-        let decisions = decisions.into_iter().map(DecisionBody::from).collect();
+        let decisions = decisions.into_iter().map(|decision| shown(decision, caller)).collect();
         let (decisions, next_before) = page(decisions, limit, |last| last.decision_id.clone());
         Ok(json_response(200, &Decisions { decisions, next_before }))
     }
@@ -27,11 +27,15 @@ impl App {
     pub(super) fn decision(&self, id: &str, request: &Request<'_>, caller: &Caller) -> Answer {
         let query = Query::of(request);
         let (decision, answer) = self.known_decision(query.tenant(caller)?, id)?;
-        let answer: Value = serde_json::from_str(&answer).unwrap_or(Value::Null);
+        let mut answer: Value = serde_json::from_str(&answer).unwrap_or(Value::Null);
+        // It was given to somebody who may see all tenants.
+        if caller.tenant().is_some() && answer["model_version"] == decision.model_version {
+            answer.as_object_mut().and_then(|answer| answer.remove("model_version"));
+        }
         let body = ExplainedDecision {
-            explain: self.explain(&decision, &answer),
+            explain: self.explain(&decision, &answer, caller),
             answer: answer.clone(),
-            decision: decision.clone().into(),
+            decision: shown(decision.clone(), caller),
         };
         Ok(json_response(200, &body))
     }
@@ -45,7 +49,12 @@ impl App {
     /// What the model says of those who competed, now: the snapshot that answered is gone. What it
     /// said then of expected success, propensity and evidence is in the record and in the answer, and
     /// so are parts and limits.
-    fn explain<'d>(&self, decision: &'d RecordedDecision, answer: &'d Value) -> ExplainedNow<'d> {
+    fn explain<'d>(
+        &self,
+        decision: &'d RecordedDecision,
+        answer: &'d Value,
+        caller: &Caller,
+    ) -> ExplainedNow<'d> {
         let model = self.shared.model();
         let question = Question {
             tenant: &decision.tenant,
@@ -68,6 +77,12 @@ impl App {
             feasible: &answer["feasible"],
             excluded: &answer["excluded"],
         });
-        ExplainedNow { model_version: model.sequence(), agents: agents.collect(), parts, limits }
+        let model_version = caller.version_of(&model);
+        ExplainedNow { model_version, agents: agents.collect(), parts, limits }
     }
+}
+
+fn shown(decision: RecordedDecision, caller: &Caller) -> DecisionBody {
+    let body = DecisionBody::from(decision);
+    if caller.tenant().is_some() { body.of_tenant() } else { body }
 }

@@ -234,6 +234,9 @@ impl Route {
                 .page("Only alerts older than this one", number_as_id())
                 .answer(200, "A page", schemas.answered::<answers::Alerts>()),
             Self::AgentsPareto => pareto(schemas),
+            Self::Agent(_) => Operation::new("Remove an agent with what was learned of it")
+                .query("tenant_id", "Whose; `default` unless given", schemas.asked::<Name>())
+                .answer(200, "It is removed", schemas.answered::<answers::AgentRemoved>()),
             Self::Budgets => Operation::new("What tenants may spend and have spent").answer(
                 200,
                 "Those that have a budget",

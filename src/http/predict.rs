@@ -210,7 +210,7 @@ struct Answered {
     best_expected: OnceLock<Option<usize>>,
     /// As they are recorded, without and with a draw.
     candidates: [OnceLock<Arc<str>>; 2],
-    /// Of the snapshot.
+    /// Of the tenant in the snapshot.
     model_score: f64,
 }
 
@@ -310,7 +310,8 @@ impl Questions {
     ) -> Arc<Answered> {
         let compute = || {
             let contest = model.contest(&prediction.question(), terms);
-            Arc::new(Answered::new(contest, model.score().current()))
+            let tenant = model.tenant(&prediction.tenant_id);
+            Arc::new(Answered::new(contest, tenant.map_or(0.0, |tenant| tenant.score().current())))
         };
         let candidates = prediction.candidates.as_ref().map_or(0, Vec::len);
         let success_alone = *terms == Terms::default();
@@ -428,7 +429,7 @@ impl App {
             model_score: answered.model_score,
             timestamp: format_time(now.unix_ms),
             decision_id: &decision_id,
-            model_version: model.sequence(),
+            model_version: caller.version_of(&model),
             strategy: model.settings().strategy.as_str(),
             recorded,
             details: prediction.details(contest, effect),
@@ -448,7 +449,7 @@ impl App {
                 }),
                 explore: prediction.explore,
                 explored: index != answered.best_expected(),
-                model_version: answer.model_version,
+                model_version: model.sequence(),
                 strategy: answer.strategy,
                 details: answer.details.recorded(
                     ranked

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::access::Caller;
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
-    Metrics, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts,
+    Metrics, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts, Totals,
 };
 use super::pareto::Compared;
 use super::plots::colours;
@@ -113,9 +113,11 @@ impl App {
         })
     }
 
-    pub(super) fn status(&self) -> Response {
+    pub(super) fn status(&self, caller: &Caller) -> Response {
         let model = self.shared.model();
         let counters = self.shared.counters();
+        // What all tenants do together is no tenant's to see.
+        let of_all = caller.tenant().is_none();
         let trouble = self.trouble();
         let kafka = self.kafka.as_ref().map(|kafka| kafka.view.status());
         let lag = match &kafka {
@@ -136,37 +138,42 @@ impl App {
             models_loaded: &MODEL_TYPES,
             trouble,
             source: if kafka.is_some() { "kafka" } else { "http" },
-            lag,
-            kafka: kafka.as_ref().map(kafka_status),
-            queue: Queue { depth, capacity },
+            lag: of_all.then_some(lag),
+            kafka: kafka.as_ref().filter(|_| of_all).map(kafka_status),
+            queue: of_all.then_some(Queue { depth, capacity }),
             batch_timeout_seconds: self.options.batch_timeout.as_secs_f64(),
             strategy: model.settings().strategy.as_str(),
             uptime_seconds: self.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION"),
             active_version: self.shared.active_version(),
-            model_version: model.sequence(),
-            journal_sequence: counters.last_sequence,
-            last_event: time(counters.last_event_ms),
-            last_update: time(counters.last_update_ms),
-            last_save: time(counters.last_save_ms),
-            dead_letters_total: counters.rejected_total(),
-            alerts_firing: self.board.firing().iter().sum::<u64>(),
-            decisions_remembered: self.shared.decisions.len(),
-            decisions_unresolved: counters.decisions_unresolved,
-            caps: caps(&model),
+            model_version: caller.version_of(&model),
+            totals: of_all.then(|| Totals {
+                journal_sequence: counters.last_sequence,
+                last_event: time(counters.last_event_ms),
+                last_update: time(counters.last_update_ms),
+                last_save: time(counters.last_save_ms),
+                dead_letters_total: counters.rejected_total(),
+                alerts_firing: self.board.firing().iter().sum::<u64>(),
+                decisions_remembered: self.shared.decisions.len(),
+                decisions_unresolved: counters.decisions_unresolved,
+            }),
+            caps: caps(&model, caller.tenant()),
         };
         json_response(200, &body)
     }
 
-    pub(super) fn readyz(&self, request: &Request<'_>) -> Answer {
+    pub(super) fn readyz(&self, request: &Request<'_>, caller: &Caller) -> Answer {
         // The model is restored before the server begins to accept.
         if !Query::of(request).flag("verbose")? {
             return Ok(json_response(200, &Probe { status: "ready", verbose: None }));
         }
         let counters = self.shared.counters();
         let readiness = Readiness {
-            model_version: self.shared.model().sequence(),
-            lag: counters.last_sequence - counters.learned_sequence,
+            model_version: caller.version_of(&self.shared.model()),
+            lag: caller
+                .tenant()
+                .is_none()
+                .then_some(counters.last_sequence - counters.learned_sequence),
             kafka: self.kafka.as_ref().map(|kafka| {
                 let status = kafka.view.status();
                 status.trouble().unwrap_or_else(|| status.connection.as_str().to_owned())
@@ -176,7 +183,7 @@ impl App {
         Ok(json_response(200, &Probe { status: "ready", verbose: Some(readiness) }))
     }
 
-    pub(super) fn health(&self) -> Response {
+    pub(super) fn health(&self, caller: &Caller) -> Response {
         let trouble = self.shared.trouble();
         let kafka = self.kafka.as_ref().map(|kafka| kafka.view.status());
         let kafka_trouble = kafka.as_ref().and_then(kafka::Status::trouble);
@@ -192,8 +199,11 @@ impl App {
                 storage: trouble.unwrap_or_else(ok),
                 kafka: kafka.map(|_| kafka_trouble.unwrap_or_else(ok)),
             },
-            model_version: model.sequence(),
-            samples_processed: counters.samples_processed,
+            model_version: caller.version_of(&model),
+            samples_processed: match caller.tenant() {
+                None => counters.samples_processed,
+                Some(tenant) => model.tenant(tenant).map_or(0, |tenant| tenant.total().learned),
+            },
             uptime_seconds: self.started.elapsed().as_secs(),
         };
         json_response(200, &body)
@@ -282,25 +292,26 @@ impl Outlook {
     }
 }
 
-/// What the names learned take of what they may.
-fn caps(model: &AgentPerformanceModel) -> Caps {
+/// What the names learned take of what they may; of one tenant, or of all.
+fn caps(model: &AgentPerformanceModel, tenant: Option<&str>) -> Caps {
     let caps = &model.settings().caps;
-    let most = |count: fn(&Tenant) -> usize| {
-        model.tenants().map(|(_, tenant)| count(tenant)).max().unwrap_or(0)
-    };
-    let sum = |count: fn(&Tenant) -> u64| model.tenants().map(|(_, t)| count(t)).sum::<u64>();
+    let tenants =
+        || model.tenants().filter(|(name, _)| tenant.is_none_or(|tenant| tenant == *name));
+    let of_all = |cap: Cap| tenant.is_none().then_some(cap);
+    let most =
+        |count: fn(&Tenant) -> usize| tenants().map(|(_, tenant)| count(tenant)).max().unwrap_or(0);
+    let sum = |count: fn(&Tenant) -> u64| tenants().map(|(_, t)| count(t)).sum::<u64>();
     let plain = |used: usize, max: usize| Cap { used, max, ..Cap::default() };
     let with_other = |used: usize, max: usize, other: fn(&Tenant) -> u64| Cap {
         other_outcomes: Some(sum(other)),
         ..plain(used, max)
     };
-    let values = model
-        .tenants()
+    let values = tenants()
         .flat_map(|(_, tenant)| tenant.context_keys().map(|(_, key)| key.distinct()))
         .max()
         .unwrap_or(0);
     Caps {
-        tenants: plain(model.tenants().len(), caps.tenants),
+        tenants: of_all(plain(model.tenants().len(), caps.tenants)),
         agents_per_tenant: with_other(
             most(|tenant| tenant.agents().len()),
             caps.agents_per_tenant,
@@ -319,14 +330,16 @@ fn caps(model: &AgentPerformanceModel) -> Caps {
         context_values_per_key: with_other(values, caps.context_values_per_key, |tenant| {
             tenant.context_keys().map(|(_, key)| key.other).sum()
         }),
-        cells: with_other(model.cells(), caps.cells, |tenant| tenant.other().cell.executions),
-        effects: with_other(model.effects(), caps.effects, |tenant| tenant.other().effects),
-        covariances_mib: plain(model.covariance_bytes() >> 20, caps.covariances_mib),
+        cells: of_all(with_other(model.cells(), caps.cells, |tenant| {
+            tenant.other().cell.executions
+        })),
+        effects: of_all(with_other(model.effects(), caps.effects, |tenant| tenant.other().effects)),
+        covariances_mib: of_all(plain(model.covariance_bytes() >> 20, caps.covariances_mib)),
         joint_values_per_agent: Cap {
             independent: Some(sum(Tenant::independent_effects)),
             ..plain(most(Tenant::joint_values), caps.joint_values_per_agent)
         },
-        recent_values: plain(model.recent_values(), caps.recent_values),
+        recent_values: of_all(plain(model.recent_values(), caps.recent_values)),
     }
 }
 

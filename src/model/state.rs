@@ -1,7 +1,7 @@
 //! The learned state as canonical JSON: the same bytes for the same state, whatever ids the names
 //! were given and however the stream was cut. Saved files hold it; the digest is its SHA-256.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::effects_state::{EffectsRef, EffectsState, Taken};
+use super::names::Waiting;
 use super::values_state::{ValuesRef, ValuesState};
 use super::{
-    Agent, AgentPerformanceModel, Cell, ContextKey, Other, Score, Settings, Strategy, Tally, Task,
-    Tenant, next_id,
+    Agent, AgentPerformanceModel, Cell, ContextKey, Other, SCORE_WINDOW, Score, Settings, Strategy,
+    Tally, Task, Tenant, next_id,
 };
 use crate::error::{Error, Result};
 use crate::outcome::hex;
@@ -56,7 +57,14 @@ impl AgentPerformanceModel {
         model.sequence = sequence;
         model.total = state.total;
         model.score = Arc::new(Score { rewards: state.rewards.into() });
-        for (name, tenant) in state.tenants {
+        let is_alone = state.tenants.len() == 1;
+        for (name, mut tenant) in state.tenants {
+            if let Some(rewards) = tenant.rewards_missing.then(|| &model.score.rewards) {
+                // Files of before tenants had scores of their own.
+                let rewards =
+                    if is_alone { rewards.clone() } else { recent_rewards(&tenant.tenant) };
+                tenant.tenant.score = Arc::new(Score { rewards });
+            }
             model.cells += tenant.cells;
             model.recent_values += tenant.recent_values;
             model.covariances += tenant.taken.covariances;
@@ -86,6 +94,7 @@ struct State {
 /// A tenant and its number of cells, put together as soon as it is read.
 struct Restored {
     tenant: Tenant,
+    rewards_missing: bool,
     cells: usize,
     recent_values: usize,
     taken: Taken,
@@ -98,11 +107,25 @@ impl<'de> Deserialize<'de> for Restored {
     }
 }
 
+/// What is left of a tenant's last rewards in the buffers of its agents.
+fn recent_rewards(tenant: &Tenant) -> VecDeque<f64> {
+    let rewards = tenant.agents.values().flat_map(|agent| agent.rewards.iter());
+    rewards.take(SCORE_WINDOW).collect()
+}
+
 #[derive(Deserialize)]
 struct TenantState {
     total: Tally,
+    rewards: Option<Vec<f64>>,
     agents: BTreeMap<String, Agent>,
     tasks: BTreeMap<String, Tally>,
+    /// In their order, when there was the last outcome on each; not in files of before that was known.
+    #[serde(default)]
+    tasks_seen: Vec<u64>,
+    #[serde(default)]
+    waiting_agents: Waiting,
+    #[serde(default)]
+    waiting_tasks: Waiting,
     /// (place of the task type, place of the agent, executions, learned, reward, latencies,
     /// latency sum), places by name.
     cells: Vec<(u32, u32, u64, u64, f64, u64, f64)>,
@@ -118,15 +141,29 @@ impl TenantState {
     fn restore(self) -> Result<Restored> {
         let mut cells = 0;
         let agents = self.agents.len();
-        let mut tenant = Tenant { total: self.total, other: self.other, ..Tenant::default() };
+        let rewards_missing = self.rewards.is_none();
+        let rewards = self.rewards.unwrap_or_default().into();
+        let mut tenant = Tenant {
+            total: self.total,
+            score: Arc::new(Score { rewards }),
+            other: self.other,
+            waiting_agents: self.waiting_agents,
+            waiting_tasks: self.waiting_tasks,
+            ..Tenant::default()
+        };
+        let now = self.total.executions;
+        Arc::make_mut(&mut tenant.other.agent).seen = tenant.other.agent.seen.min(now);
         for (place, (name, agent)) in self.agents.into_iter().enumerate() {
-            let agent = Agent { id: next_id(place), ..agent };
+            let agent = Agent { id: next_id(place), seen: agent.seen.min(now), ..agent };
             tenant.agents.insert(name.into(), Arc::new(agent));
         }
         let mut restored: Vec<(String, Task)> = self
             .tasks
             .into_iter()
-            .map(|(name, tally)| (name, Task { tally, ..Task::default() }))
+            .zip(self.tasks_seen.into_iter().chain(std::iter::repeat(now)))
+            .map(|((name, tally), seen)| {
+                (name, Task { tally, seen: seen.min(now), ..Task::default() })
+            })
             .collect();
         for (task, agent, executions, learned, reward, latencies, latency_sum_ms) in self.cells {
             let (Some((_, task)), true) =
@@ -157,7 +194,7 @@ impl TenantState {
             Some(values) => values.restore(&mut tenant)?,
             None => 0,
         };
-        Ok(Restored { tenant, cells, recent_values, taken, value_numbers })
+        Ok(Restored { tenant, rewards_missing, cells, recent_values, taken, value_numbers })
     }
 }
 
@@ -186,11 +223,16 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, context, total, other, logistic, .. } = self.0;
-        let mut state = serializer.serialize_struct("Tenant", 8)?;
+        let Tenant { agents, tasks, context, total, score, other, logistic, .. } = self.0;
+        let mut state = serializer.serialize_struct("Tenant", 12)?;
         state.serialize_field("total", total)?;
+        state.serialize_field("rewards", &score.rewards)?;
         state.serialize_field("agents", &MapRef(|| agents.iter().map(|(n, a)| (&**n, &**a))))?;
         state.serialize_field("tasks", &MapRef(|| tasks.iter().map(|(n, t)| (&**n, t.tally))))?;
+        let tasks_seen: Vec<u64> = tasks.values().map(|task| task.seen).collect();
+        state.serialize_field("tasks_seen", &tasks_seen)?;
+        state.serialize_field("waiting_agents", &self.0.waiting_agents)?;
+        state.serialize_field("waiting_tasks", &self.0.waiting_tasks)?;
         state.serialize_field("cells", &CellsRef(self.0))?;
         state.serialize_field("context", &MapRef(|| context.iter().map(|(n, k)| (&**n, &**k))))?;
         state.serialize_field("other", other)?;

@@ -58,6 +58,14 @@ impl Store {
                  {why}"
             )));
         }
+        // The first look into a table tells damage.
+        query(&connection, "SELECT sum(length(payload)) FROM dead_letters", [], |_| Ok(()))
+            .map_err(|error| match error {
+                Error::Fatal(why) => {
+                    Error::Corrupt(format!("the database {shown} is damaged: {why}"))
+                }
+                other => other,
+            })?;
         Ok(Self {
             identities: IdentityWindow::load(&connection, 0)?,
             decisions: decisions_of(&options),

@@ -104,6 +104,7 @@ fn each_scope_reaches_its_routes_and_no_more() {
         ("GET", "/api/learning/budgets/blue", [401, 401, 404, 404, 404, 403, 403]),
         ("PUT", "/api/learning/budgets/red", [401, 401, 403, 403, 422, 403, 403]),
         ("DELETE", "/api/learning/budgets/red", [401, 401, 403, 403, 404, 403, 403]),
+        ("DELETE", "/api/learning/agents/nobody", [401, 401, 403, 403, 404, 403, 404]),
         ("POST", OUTCOMES, [401, 401, 403, 202, 202, 202, 202]),
         ("POST", "/api/learning/models/save", [401, 401, 403, 403, 200, 403, 403]),
         ("POST", activate, [401, 401, 403, 403, 404, 403, 403]),
@@ -209,6 +210,105 @@ fn a_token_with_a_tenant_asks_and_reports_for_that_one_alone() {
     let payload = letters["dead_letters"][0]["payload"].as_str().expect("it is text");
     let payload: Value = serde_json::from_str(payload).expect("it is JSON");
     assert_eq!((&payload["agent_name"], &payload["tenant_id"]), (&json!("c"), &json!("red")));
+    service.stop();
+}
+
+/// What a tenant sees does not tell how much others report.
+#[test]
+fn a_tenant_learns_nothing_of_the_others_from_numbers() {
+    let directory = directory();
+    let service = Setup::new(directory.path())
+        .with("AUTH_TOKENS_FILE", tokens(directory.path()).display())
+        .start();
+    let report = |tenant: &str, status: &str, count: usize| {
+        let event = json!({"agent_name": "a", "status": status, "tenant_id": tenant});
+        let lines = format!("{event}\n").repeat(count);
+        let path = format!("{OUTCOMES}?wait=true");
+        assert_eq!(with_token(&service, "root", "POST", &path, &lines).status, 200);
+    };
+    report("red", "success", 4);
+    report("red", "failure", 1);
+    report("blue", "failure", 7);
+    let seen = || {
+        let get = |path: &str| {
+            let mut answer = with_token(&service, "red", "GET", path, "").json();
+            answer.as_object_mut().expect("it is an object").remove("uptime_seconds");
+            answer
+        };
+        let question = r#"{"explore": false}"#;
+        let mut answer = with_token(&service, "red", "POST", PREDICT, question).json();
+        for field in ["timestamp", "decision_id"] {
+            answer.as_object_mut().expect("it is an object").remove(field);
+        }
+        [get("/api/learning/status"), get("/health"), get("/readyz?verbose"), answer]
+    };
+    let before = seen();
+    let [status, health, ready, answer] = &before;
+    assert_eq!((&answer["model_score"], &answer["model_version"]), (&json!(0.8), &json!(5)));
+    assert_eq!((&health["samples_processed"], &health["model_version"]), (&json!(5), &json!(5)));
+    assert_eq!((&status["model_version"], &ready["model_version"]), (&json!(5), &json!(5)));
+    for total in ["lag", "queue", "journal_sequence", "last_event", "dead_letters_total"] {
+        assert_eq!(status.get(total), None, "{total}");
+    }
+    assert_eq!(status["caps"]["agents_per_tenant"]["used"], 1);
+    assert_eq!(status["caps"].get("tenants"), None);
+    report("blue", "success", 50);
+    with_token(&service, "root", "POST", PREDICT, r#"{"tenant_id": "blue"}"#);
+    assert_eq!(seen(), before);
+    // Those who run the service see all of it.
+    let all = with_token(&service, "root", "GET", "/api/learning/status", "").json();
+    assert_eq!((&all["model_version"], &all["journal_sequence"]), (&json!(62), &json!(62)));
+    assert_eq!(all["caps"]["tenants"]["used"], 2);
+    let metrics = with_token(&service, "root", "GET", "/api/learning/metrics", "").json();
+    assert_eq!(metrics["current_model_score"], 54.0 / 62.0);
+
+    let question = r#"{"tenant_id": "red", "decision_id": "d-1"}"#;
+    let answer = with_token(&service, "root", "POST", PREDICT, question).json();
+    assert_eq!((&answer["model_score"], &answer["model_version"]), (&json!(0.8), &json!(62)));
+    let event = json!({"agent_name": "a", "status": "success", "decision_id": "d-1"}).to_string();
+    let path = format!("{OUTCOMES}?wait=true");
+    assert_eq!(with_token(&service, "red", "POST", &path, &event).status, 200);
+    let recorded = |token: &str| {
+        let path = "/api/learning/decisions/d-1?tenant_id=red";
+        eventually("it is recorded", || {
+            let answer = with_token(&service, token, "GET", path, "");
+            (answer.status == 200).then(|| answer.json())
+        })
+    };
+    let of_root = recorded("root");
+    assert_eq!(of_root["answer"]["model_version"], 62);
+    assert_eq!(
+        (&of_root["model_version"], &of_root["outcome"]["journal_sequence"]),
+        (&json!(62), &json!(63))
+    );
+    let of_red = recorded("red");
+    assert_eq!(of_red.get("model_version"), None);
+    assert_eq!(of_red["outcome"].get("journal_sequence"), None);
+    assert_eq!(of_red["answer"].get("model_version"), None);
+    assert_eq!(of_red["explain"]["model_version"], 6);
+    service.stop();
+}
+
+#[test]
+fn a_tenants_administrator_removes_its_own_agents_only() {
+    let directory = directory();
+    let service = Setup::new(directory.path())
+        .with("AUTH_TOKENS_FILE", tokens(directory.path()).display())
+        .start();
+    for tenant in ["red", "blue"] {
+        let event = json!({"agent_name": "a/b c", "status": "success", "tenant_id": tenant});
+        let path = format!("{OUTCOMES}?wait=true");
+        assert_eq!(with_token(&service, "root", "POST", &path, &event.to_string()).status, 200);
+    }
+    let agent = "/api/learning/agents/a%2Fb%20c";
+    let remove = |token: &str, query: &str| {
+        with_token(&service, token, "DELETE", &format!("{agent}{query}"), "").status
+    };
+    assert_eq!(remove("red-root", "?tenant_id=blue"), 403);
+    assert_eq!(remove("red-root", ""), 200);
+    assert_eq!(remove("red-root", "?tenant_id=red"), 404);
+    assert_eq!(remove("root", ""), 404, "the default tenant has none");
+    assert_eq!(remove("root", "?tenant_id=blue"), 200);
     service.stop();
 }
 

@@ -152,6 +152,22 @@ fn silence_while_predictions_flow_is_told_until_events_come() {
 }
 
 #[test]
+fn a_cap_that_is_reached_is_told_until_there_is_room() {
+    let directory = tempdir().unwrap();
+    let mut service = setup(directory.path()).with("MAX_AGENTS", 4).start();
+    for agent in ["a", "b", "c", "d"] {
+        service.learn(&outcomes(agent, "success", 1, &json!({})));
+    }
+    let alert = check_fires(&mut service, "cap_reached");
+    let message = alert["message"].as_str().unwrap();
+    assert!(message.contains("4 of 4 agents_per_tenant of tenant \"default\""), "{message}");
+    assert_eq!(alert["value"], 1.0);
+    assert_eq!(service.delete("/api/learning/agents/b").status, 200);
+    check_passes(&mut service, "cap_reached");
+    service.stop();
+}
+
+#[test]
 fn many_dead_letters_are_told_until_they_are_few() {
     let directory = tempdir().unwrap();
     let mut service = setup(directory.path()).start();

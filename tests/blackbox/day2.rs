@@ -297,6 +297,78 @@ fn verify_finds_the_model_to_be_what_the_journal_says() {
     service.stop();
 }
 
+/// Whoever reads the journal knows of it: verify, a backup, a start after a kill, an older version.
+#[test]
+fn a_removed_agent_is_gone_wherever_the_model_comes_from() {
+    let (directory, elsewhere) = (directory(), directory());
+    let storage = directory.path().join("state");
+    let mut service = experienced(&storage);
+    let names = |service: &Service| {
+        let rows = service.get("/api/learning/agents/performance").json();
+        let rows = rows.as_array().expect("it is a list").iter();
+        rows.map(|row| row["agent_name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = names(&service);
+    let name = all[0].clone();
+    let agent = format!("/api/learning/agents/{name}");
+    let removed = service.delete(&agent);
+    assert_eq!((removed.status, &removed.json()["status"]), (200, &json!("success")));
+    assert_eq!(service.delete(&agent).status, 404);
+    let without: Vec<String> = all.iter().skip(1).cloned().chain(["z".to_owned()]).collect();
+    assert_eq!(names(&service), without, "and what was accepted before is learned");
+    let event = &service.get("/api/learning/events?limit=1").json()["events"][0];
+    assert_eq!(event["event_type"], "remove_agent");
+    let event = json!({"agent_name": name, "status": "success"}).to_string();
+    service.learn(&event);
+    let digest = service.digest();
+    assert!(printed(&storage, &["verify"]).contains(&digest));
+    service.signal("KILL");
+    service.wait();
+    let file = directory.path().join("a.backup");
+    printed(&storage, &["backup", text(&file)]);
+    let restored = elsewhere.path().join("state");
+    printed(&restored, &["restore", text(&file)]);
+    for storage in [&storage, &restored] {
+        assert!(printed(storage, &["verify"]).contains(&digest));
+        let service = Setup::new(storage).start();
+        assert_eq!(service.digest(), digest);
+        let rows = service.get("/api/learning/agents/performance").json();
+        let of_name = rows.as_array().unwrap().iter().find(|row| row["agent_name"] == *name);
+        assert_eq!(of_name.expect("it came again")["total_executions"], 1);
+        // A version of before has it as it was.
+        let path = format!("{VERSIONS}/agent_selection-1/activate");
+        assert_eq!(service.post(&path, "", "").status, 200);
+        assert!(names(&service).contains(&name));
+        service.stop();
+        assert!(printed(storage, &["verify"]).contains("verified=yes"));
+    }
+}
+
+#[test]
+fn an_agent_may_have_the_name_of_another_path() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    for name in ["performance", "pareto", "a/b?c", "%41"] {
+        let event = json!({"agent_name": name, "status": "success", "tenant_id": "t"});
+        service.learn(&event.to_string());
+        let encoded: Vec<String> = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = encoded.concat();
+        for path in [encoded.as_str(), name] {
+            if path == "a/b?c" || path == "%41" {
+                continue;
+            }
+            let path = format!("/api/learning/agents/{path}?tenant_id=t");
+            let status = if path.contains('%') { 200 } else { 404 };
+            assert_eq!(service.delete(&path).status, status, "{path}");
+        }
+    }
+    assert_eq!(service.get("/api/learning/agents/performance?tenant_id=t").json(), json!([]));
+    let other = service.get("/api/learning/agents/nobody");
+    assert_eq!((other.status, other.header("allow")), (405, Some("DELETE")));
+    assert_eq!(service.delete(&format!("/api/learning/agents/{}", "x".repeat(257))).status, 422);
+    service.stop();
+}
+
 #[test]
 fn verify_tells_a_version_that_is_not_what_the_journal_says() {
     let directory = directory();

@@ -319,6 +319,11 @@ fn every_answer_is_as_described() {
     }
     let plan = json!({"policy": "thompson"}).to_string();
     tour.post(&service, EVALUATE, &plan, 200);
+    for status in [200, 404] {
+        let answer = service.delete("/api/learning/agents/amy");
+        assert_eq!(answer.status, status, "{answer:?}");
+        tour.check("delete", "/api/learning/agents/amy", &answer);
+    }
     tour.post(&service, REPLAY, r#"{"ids": ["7", "0000000000000001"]}"#, 200);
     let model = std::fs::read_to_string(directory.path().join("version-000001.json")).unwrap();
     tour.post(&service, "/api/learning/models/import", &model, 200);
