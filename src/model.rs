@@ -43,6 +43,7 @@ mod pareto;
 mod posterior;
 mod propensity;
 mod selection;
+mod shares;
 mod state;
 mod sums;
 mod values;
@@ -51,6 +52,7 @@ mod values_state;
 use features::NamesMax;
 use logistic::{Block, Logistic, MeanPrior, TaskEffects, Width};
 use names::{Placed, Waiting};
+use shares::Holding;
 use sums::Room;
 use values::{Own, Values};
 
@@ -146,12 +148,6 @@ impl Default for Caps {
     }
 }
 
-impl Caps {
-    fn value_numbers(&self) -> usize {
-        (self.covariances_mib << 20) / size_of::<f64>()
-    }
-}
-
 /// What the operator decides about learning. It is no part of what is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -238,6 +234,14 @@ impl Tally {
     }
 }
 
+/// Values in buffers.
+#[derive(Debug, Clone, Copy)]
+struct Places {
+    taken: usize,
+    /// Past it buffers grow to [`RECENT_VALUES_MIN`].
+    max: usize,
+}
+
 /// The last [`RECENT_VALUES`] values, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<f64>", into = "Vec<f64>")]
@@ -248,11 +252,11 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// `places` are those that all buffers together may still grow by.
-    fn push(&mut self, value: f64, places: &mut usize) {
+    /// `places` are those of all buffers of the tenant together.
+    fn push(&mut self, value: f64, places: &mut Places) {
         let count = self.values.len();
-        if count < RECENT_VALUES && (*places > 0 || count < RECENT_VALUES_MIN) {
-            *places = places.saturating_sub(1);
+        if count < RECENT_VALUES && (places.taken < places.max || count < RECENT_VALUES_MIN) {
+            places.taken += 1;
             // A buffer that had stopped growing begins anywhere.
             self.values.rotate_left(self.start);
             self.start = 0;
@@ -331,7 +335,7 @@ impl Agent {
         reward: Option<f64>,
         exponential_alpha: f64,
         now: u64,
-        places: &mut usize,
+        places: &mut Places,
     ) {
         self.seen = now;
         self.tally.add(reward);
@@ -427,6 +431,8 @@ pub struct Tenant {
     /// With the strategy `thompson`.
     logistic: Option<Logistic>,
     values: Values,
+    /// What it takes of the caps over all tenants.
+    holding: Holding,
     /// Ids of agents that were removed, for those that come next.
     free_ids: Vec<u32>,
     /// Names past the cap.
@@ -514,15 +520,8 @@ pub struct AgentPerformanceModel {
     score: Arc<Score>,
     /// Outcomes with a reward, and all; of all tenants.
     total: Tally,
-    cells: usize,
-    /// Held in the buffers of all agents.
-    recent_values: usize,
-    /// Entries of the covariances of all agents.
-    covariances: usize,
-    /// Context values with an effect, and independent effects of agents.
-    effects: usize,
-    /// In the sums behind the predictions of quality, latency and cost.
-    value_numbers: usize,
+    /// What all tenants take together of what is bounded.
+    holding: Holding,
     sequence: u64,
 }
 
@@ -534,11 +533,7 @@ impl AgentPerformanceModel {
             tenants: OrdMap::new(),
             score: Arc::default(),
             total: Tally::default(),
-            cells: 0,
-            recent_values: 0,
-            covariances: 0,
-            effects: 0,
-            value_numbers: 0,
+            holding: Holding::default(),
             sequence: 0,
         }
     }
@@ -579,24 +574,26 @@ impl AgentPerformanceModel {
         if let Some(task_type) = task_type {
             self.remove_task(&outcome.tenant, &task_type);
         }
-        let tenant = self.tenants.get_mut(&*outcome.tenant)?;
-        let tenant = Arc::make_mut(tenant);
-        let free = caps.recent_values.saturating_sub(self.recent_values);
-        let mut places = free;
+        self.take_from_those_who_hold_most(&outcome.tenant);
+        let room = self.room(&outcome.tenant);
+        let tenant = Arc::make_mut(self.tenants.get_mut(&*outcome.tenant)?);
+        let before = tenant.holding;
+        let mut places = Places { taken: before.recent_values, max: room.recent_values };
         let agent_id = tenant.learn_agent(outcome, reward, exponential_alpha, &caps, &mut places);
-        self.recent_values += free - places;
-        tenant.learn_task(agent_id, outcome, reward, &mut self.cells, &caps);
+        tenant.holding.recent_values = places.taken;
+        let caps = Caps { cells: room.cells, ..caps };
+        tenant.learn_task(agent_id, outcome, reward, &caps);
         for (key, value) in &outcome.context {
-            tenant.count_context(key, value, &mut self.cells, &caps);
+            tenant.count_context(key, value, &caps);
         }
-        let mut room = Room { numbers: self.value_numbers, numbers_max: caps.value_numbers() };
-        tenant.learn_values(outcome, NamesMax::of(&caps), &mut room);
-        self.value_numbers = room.numbers;
-        if self.settings.strategy == Strategy::Thompson {
-            let mut width = Width::new(&caps, self.covariances, self.effects);
-            let prior = self.settings.mean_prior();
-            let foretold = tenant.learn_effects(outcome, &mut width, prior);
-            (self.covariances, self.effects) = (width.covariances, width.effects);
+        let mut numbers = Room { numbers: before.value_numbers, numbers_max: room.value_numbers };
+        tenant.learn_values(outcome, NamesMax::of(&caps), &mut numbers);
+        tenant.holding.value_numbers = numbers.numbers;
+        let is_thompson = self.settings.strategy == Strategy::Thompson;
+        let prior = self.settings.mean_prior();
+        let learned = is_thompson.then(|| tenant.learn_effects(outcome, &caps, &room, prior));
+        tenant.holding.change(&before, &mut self.holding);
+        if let Some(foretold) = learned {
             // One past the cap teaches nothing and is judged like any that is unknown.
             return reward.and_then(|_| foretold.or_else(|| self.expected(outcome)));
         }
@@ -634,12 +631,13 @@ impl AgentPerformanceModel {
     }
 
     fn set_effects(&mut self, logistic: Option<&Logistic>) {
-        (self.covariances, self.effects) = (0, 0);
+        (self.holding.covariances, self.holding.effects) = (0, 0);
         let names: Vec<Arc<str>> = self.tenants.keys().cloned().collect();
         for name in names {
             let Some(tenant) = self.tenants.get_mut(&name) else { continue };
             let tenant = Arc::make_mut(tenant);
             tenant.logistic = logistic.cloned();
+            (tenant.holding.covariances, tenant.holding.effects) = (0, 0);
             tenant.other.effects = 0;
             let agents = tenant.agents.iter().map(|(name, agent)| {
                 let agent = Agent { block: None, ..Agent::clone(agent) };
@@ -655,60 +653,48 @@ impl AgentPerformanceModel {
 
     /// Learns only the effects of an outcome that is counted already.
     pub fn relearn(&mut self, outcome: &Outcome) {
+        self.take_from_those_who_hold_most(&outcome.tenant);
+        let room = self.room(&outcome.tenant);
         if let Some(tenant) = self.tenants.get_mut(&*outcome.tenant) {
-            let mut width = Width::new(&self.settings.caps, self.covariances, self.effects);
+            let tenant = Arc::make_mut(tenant);
+            let before = tenant.holding;
             let prior = self.settings.mean_prior();
-            Arc::make_mut(tenant).learn_effects(outcome, &mut width, prior);
-            (self.covariances, self.effects) = (width.covariances, width.effects);
+            tenant.learn_effects(outcome, &self.settings.caps, &room, prior);
+            tenant.holding.change(&before, &mut self.holding);
         }
+    }
+
+    /// Changes a tenant, and what all take with it.
+    fn change<T>(&mut self, tenant: &str, change: impl FnOnce(&mut Tenant) -> T) -> Option<T> {
+        let tenant = Arc::make_mut(self.tenants.get_mut(tenant)?);
+        let before = tenant.holding;
+        let changed = change(tenant);
+        tenant.holding.change(&before, &mut self.holding);
+        Some(changed)
     }
 
     /// Removes an agent and all that was learned of it alone. What it has in common with others
     /// stays: totals, scores, and what its outcomes have taught of task types and contexts.
     fn remove_agent(&mut self, tenant: &str, agent: &str) {
-        self.forget_effects_of(tenant, agent);
-        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
-        let tenant = Arc::make_mut(tenant);
-        let Some(agent) = tenant.agents.remove(agent) else { return };
-        let names: Vec<Arc<str>> = tenant.tasks.keys().cloned().collect();
-        for name in names {
-            let Some(task) = tenant.tasks.get_mut(&name) else { continue };
-            self.cells -= usize::from(task.cells.remove(&agent.id).is_some());
-        }
-        self.recent_values -= agent.recent_values();
-        let values = agent.values.iter().flatten();
-        self.value_numbers -= values.map(|own| own.sums.numbers()).sum::<usize>();
-        tenant.free_ids.push(agent.id);
+        let prior = self.settings.mean_prior();
+        self.change(tenant, |tenant| {
+            tenant.forget_effects_of(agent, prior);
+            tenant.forget_cells_of(agent);
+            tenant.forget_values_of(agent);
+            tenant.forget_recent_values_of(agent);
+            if let Some(agent) = tenant.agents.remove(agent) {
+                tenant.free_ids.push(agent.id);
+            }
+        });
     }
 
     /// Removes a task type and what was learned of agents on it alone.
     fn remove_task(&mut self, tenant: &str, task_type: &str) {
-        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
-        if let Some(task) = Arc::make_mut(tenant).tasks.remove(task_type) {
-            self.cells -= task.cells.len();
-        }
-    }
-
-    /// Sets the effects of one agent back to their priors.
-    fn forget_effects_of(&mut self, tenant: &str, agent: &str) {
-        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
-        let tenant = Arc::make_mut(tenant);
-        let Some(agent) = tenant.agents.get_mut(agent) else { return };
-        let agent = Arc::make_mut(agent);
-        if let Some(block) = agent.block.take() {
-            self.covariances -= block.covariance.len();
-            self.effects -= block.independent_effects();
-        }
-        let id = agent.id;
-        let names: Vec<Arc<str>> = tenant.tasks.keys().cloned().collect();
-        for name in names {
-            let Some(task) = tenant.tasks.get_mut(&name) else { continue };
-            task.effects.own.remove(&id);
-        }
-        if let Some(logistic) = &mut tenant.logistic {
-            let blocks = tenant.agents.values().filter_map(|agent| agent.block.as_deref());
-            self.effects -= logistic.forget(id, blocks, self.settings.mean_prior());
-        }
+        self.change(tenant, |tenant| {
+            if let Some(task) = tenant.tasks.remove(task_type) {
+                tenant.holding.cells -= task.cells.len();
+            }
+        });
     }
 
     /// The `top_k` agents of the default tenant, best first. Random numbers are drawn for every
@@ -756,27 +742,27 @@ impl AgentPerformanceModel {
 
     /// (agent, task type) records and distinct context values of all tenants.
     pub fn cells(&self) -> usize {
-        self.cells
+        self.holding.cells
     }
 
     /// Bytes of the covariances of all agents.
     pub fn covariance_bytes(&self) -> usize {
-        self.covariances * size_of::<logistic::Lanes>()
+        self.holding.covariances * size_of::<logistic::Lanes>()
     }
 
     /// Bytes of the sums behind the predictions of quality, latency and cost.
     pub fn value_bytes(&self) -> usize {
-        self.value_numbers * size_of::<f64>()
+        self.holding.value_numbers * size_of::<f64>()
     }
 
     /// Context values with an effect, and independent effects of agents, of all tenants.
     pub fn effects(&self) -> usize {
-        self.effects
+        self.holding.effects
     }
 
-    /// Values in the buffers of all agents, counted up to the cap.
+    /// Values in the buffers of all agents.
     pub fn recent_values(&self) -> usize {
-        self.recent_values
+        self.holding.recent_values
     }
 
     /// A tenant, if it has any outcome.
@@ -791,6 +777,60 @@ impl AgentPerformanceModel {
 }
 
 impl Tenant {
+    /// Sets the effects of one agent back to their priors. `prior` is that of the mean of all.
+    fn forget_effects_of(&mut self, agent: &str, prior: MeanPrior) {
+        let Some(agent) = self.agents.get_mut(agent) else { return };
+        let agent = Arc::make_mut(agent);
+        if let Some(block) = agent.block.take() {
+            self.holding.covariances -= block.covariance.len();
+            self.holding.effects -= block.independent_effects();
+        }
+        let id = agent.id;
+        self.each_task(|task| {
+            task.effects.own.remove(&id);
+        });
+        if let Some(logistic) = &mut self.logistic {
+            let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
+            self.holding.effects -= logistic.forget(id, blocks, prior);
+        }
+    }
+
+    /// Forgets what one agent did on each task type.
+    fn forget_cells_of(&mut self, agent: &str) {
+        let Some(id) = self.agents.get(agent).map(|agent| agent.id) else { return };
+        let mut forgotten = 0;
+        self.each_task(|task| {
+            forgotten += usize::from(task.cells.remove(&id).is_some());
+            task.effects.own.remove(&id);
+        });
+        self.holding.cells -= forgotten;
+    }
+
+    /// Forgets the quality, latency and cost of one agent.
+    fn forget_values_of(&mut self, agent: &str) {
+        let Some(agent) = self.agents.get_mut(agent) else { return };
+        let values = std::mem::take(&mut Arc::make_mut(agent).values);
+        let numbers = values.iter().flatten().map(|own| own.sums.numbers());
+        self.holding.value_numbers -= numbers.sum::<usize>();
+    }
+
+    /// Empties the buffers of one agent.
+    fn forget_recent_values_of(&mut self, agent: &str) {
+        let Some(agent) = self.agents.get_mut(agent) else { return };
+        let agent = Arc::make_mut(agent);
+        self.holding.recent_values -= agent.recent_values();
+        for buffer in [&mut agent.latencies_ms, &mut agent.qualities, &mut agent.rewards] {
+            *buffer = Recent::default();
+        }
+    }
+
+    fn each_task(&mut self, mut change: impl FnMut(&mut Task)) {
+        let names: Vec<Arc<str>> = self.tasks.keys().cloned().collect();
+        for name in names {
+            self.tasks.get_mut(&name).into_iter().for_each(&mut change);
+        }
+    }
+
     /// The names of the agent and the task type that give way to those of the outcome, where these are
     /// new and past a cap.
     fn give_way(&mut self, outcome: &Outcome, caps: &Caps) -> (Option<Arc<str>>, Option<Arc<str>>) {
@@ -824,7 +864,7 @@ impl Tenant {
         reward: Option<f64>,
         exponential_alpha: f64,
         caps: &Caps,
-        places: &mut usize,
+        places: &mut Places,
     ) -> Option<u32> {
         let now = self.total.executions;
         if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
@@ -850,7 +890,6 @@ impl Tenant {
         agent_id: Option<u32>,
         outcome: &Outcome,
         reward: Option<f64>,
-        cells: &mut usize,
         caps: &Caps,
     ) {
         let Some(name) = outcome.task_type.as_deref() else { return };
@@ -871,12 +910,12 @@ impl Tenant {
         let Some(agent_id) = agent_id else { return };
         let cell = match task.cells.get_mut(&agent_id) {
             Some(cell) => cell,
-            None if *cells >= caps.cells => {
+            None if self.holding.cells >= caps.cells => {
                 self.other.cell.add(reward);
                 return;
             }
             None => {
-                *cells += 1;
+                self.holding.cells += 1;
                 task.cells.entry(agent_id).or_default()
             }
         };
@@ -887,7 +926,7 @@ impl Tenant {
         }
     }
 
-    fn count_context(&mut self, key: &str, value: &Feature, cells: &mut usize, caps: &Caps) {
+    fn count_context(&mut self, key: &str, value: &Feature, caps: &Caps) {
         let keys = self.context.len();
         let seen = match self.context.get_mut(key) {
             Some(seen) => seen,
@@ -901,6 +940,7 @@ impl Tenant {
         seen.outcomes += 1;
         let Some(fingerprint) = fingerprint(value) else { return };
         if let Err(place) = seen.values.binary_search(&fingerprint) {
+            let cells = &mut self.holding.cells;
             if seen.values.len() >= caps.context_values_per_key || *cells >= caps.cells {
                 seen.other += 1;
             } else {
@@ -921,9 +961,11 @@ impl Tenant {
     fn learn_effects(
         &mut self,
         outcome: &Outcome,
-        width: &mut Width,
+        caps: &Caps,
+        room: &Holding,
         prior: MeanPrior,
     ) -> Option<f64> {
+        let width = &mut Width::new(caps, &self.holding, room);
         let logistic = self.logistic.get_or_insert_with(|| Logistic::new(prior));
         let reward = outcome.reward()?;
         // One past the cap teaches nothing.
@@ -938,6 +980,7 @@ impl Tenant {
         let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
         logistic.settle(blocks, prior);
         self.other.effects += width.refused;
+        (self.holding.covariances, self.holding.effects) = (width.covariances, width.effects);
         Some(foretold)
     }
 

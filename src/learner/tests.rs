@@ -1184,8 +1184,15 @@ fn reference(settings: Settings, steps: &[Step]) -> AgentPerformanceModel {
 /// One random life, after each step compared with the naive reference.
 fn simulate(seed: u64) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let caps =
-        Caps { agents_per_tenant: 4, tenants: 2, context_values_per_key: 3, ..Caps::default() };
+    let caps = Caps {
+        agents_per_tenant: 4,
+        tenants: 2,
+        context_values_per_key: 3,
+        recent_values: 60,
+        cells: 20,
+        effects: 12,
+        ..Caps::default()
+    };
     let mut bench = Bench::new(LearnerOptions {
         settings: Settings { caps, ..Settings::default() },
         batch_outcomes: rng.random_range(1..20),

@@ -41,8 +41,8 @@ impl AgentPerformanceModel {
         };
         let of_all = [
             whole("tenants", self.tenants.len(), caps.tenants),
-            whole("cells", self.cells, caps.cells),
-            whole("effects", self.effects, caps.effects),
+            whole("cells", self.cells(), caps.cells),
+            whole("effects", self.effects(), caps.effects),
             whole("covariances_mib", covariances >> 20, caps.covariances_mib),
         ];
         let of_tenants = self.tenants().flat_map(move |(tenant, of)| {

@@ -80,7 +80,10 @@ impl AgentPerformanceModel {
     pub fn relearn_control(&mut self, control: &Control) {
         match control {
             // What comes after it is of a new agent with the name.
-            Control::RemoveAgent { tenant, agent } => self.forget_effects_of(tenant, agent),
+            Control::RemoveAgent { tenant, agent } => {
+                let prior = self.settings.mean_prior();
+                self.change(tenant, |tenant| tenant.forget_effects_of(agent, prior));
+            }
             Control::DecisionMissing { .. } => {
                 if let Some(outcome) = control.outcome() {
                     self.relearn(&outcome);

@@ -50,6 +50,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 
+use super::shares::Holding;
 use super::{Caps, CopyWeight};
 use crate::outcome::Context;
 
@@ -129,7 +130,7 @@ fn lanes(of: impl FnMut(usize) -> f64) -> Lanes {
     std::array::from_fn(of)
 }
 
-/// What bounds the memory of effects and covariances, of all tenants together.
+/// What bounds the memory of effects and covariances.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Width {
     /// Rows of one agent beside that of `A`.
@@ -146,13 +147,14 @@ pub(super) struct Width {
 }
 
 impl Width {
-    pub(super) fn new(caps: &Caps, covariances: usize, effects: usize) -> Self {
+    /// Of a tenant that has so much and may have so much.
+    pub(super) fn new(caps: &Caps, own: &Holding, room: &Holding) -> Self {
         Self {
             rows_max: caps.joint_values_per_agent,
-            covariances,
-            covariances_max: (caps.covariances_mib << 20) / size_of::<Lanes>(),
-            effects,
-            effects_max: caps.effects,
+            covariances: own.covariances,
+            covariances_max: room.covariances,
+            effects: own.effects,
+            effects_max: room.effects,
             names_max: NamesMax::of(caps),
             refused: 0,
         }

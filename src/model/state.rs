@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::effects_state::{EffectsRef, EffectsState, Taken};
 use super::names::Waiting;
+use super::shares::Holding;
 use super::values_state::{ValuesRef, ValuesState};
 use super::{
     Agent, AgentPerformanceModel, Cell, ContextKey, Other, SCORE_WINDOW, Score, Settings, Strategy,
@@ -65,11 +66,7 @@ impl AgentPerformanceModel {
                     if is_alone { rewards.clone() } else { recent_rewards(&tenant.tenant) };
                 tenant.tenant.score = Arc::new(Score { rewards });
             }
-            model.cells += tenant.cells;
-            model.recent_values += tenant.recent_values;
-            model.covariances += tenant.taken.covariances;
-            model.effects += tenant.taken.effects;
-            model.value_numbers += tenant.value_numbers;
+            model.holding.add(&tenant.tenant.holding);
             let mut tenant = tenant.tenant;
             if let Some(logistic) = &mut tenant.logistic {
                 logistic.hierarchy.settle(settings.mean_prior());
@@ -91,14 +88,10 @@ struct State {
     tenants: BTreeMap<String, Restored>,
 }
 
-/// A tenant and its number of cells, put together as soon as it is read.
+/// A tenant, put together as soon as it is read.
 struct Restored {
     tenant: Tenant,
     rewards_missing: bool,
-    cells: usize,
-    recent_values: usize,
-    taken: Taken,
-    value_numbers: usize,
 }
 
 impl<'de> Deserialize<'de> for Restored {
@@ -194,7 +187,9 @@ impl TenantState {
             Some(values) => values.restore(&mut tenant)?,
             None => 0,
         };
-        Ok(Restored { tenant, rewards_missing, cells, recent_values, taken, value_numbers })
+        let Taken { covariances, effects } = taken;
+        tenant.holding = Holding { cells, recent_values, covariances, effects, value_numbers };
+        Ok(Restored { tenant, rewards_missing })
     }
 }
 

@@ -627,7 +627,7 @@ fn recent_values_are_the_last_100_in_order() {
     let mut recent = Recent::default();
     assert_eq!(recent.mean(), None);
     for value in 0..250_u32 {
-        recent.push(f64::from(value), &mut usize::MAX.clone());
+        recent.push(f64::from(value), &mut Places { taken: 0, max: usize::MAX });
         let oldest = (value + 1).saturating_sub(100);
         assert!(recent.iter().eq((oldest..=value).map(f64::from)));
         let copy = Recent::from(Vec::from(recent.clone()));

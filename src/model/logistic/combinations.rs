@@ -124,6 +124,11 @@ impl Combinations {
         std::mem::replace(&mut met_once[place], print) == print
     }
 
+    /// Whether there are effects on an agent.
+    pub(in crate::model) fn has(&self, agent_id: u32) -> bool {
+        self.by_hash.values().any(|combination| combination.effects.contains_key(&agent_id))
+    }
+
     /// Forgets the effects on an agent. Returns how many that were.
     pub(super) fn forget(&mut self, agent_id: u32) -> usize {
         let with: Vec<u64> = self
