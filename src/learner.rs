@@ -1077,6 +1077,7 @@ impl Learner {
     fn watch_learned(&self, taken: usize, forecasts: Vec<Forecast>) {
         let mut watch = self.shared.watch.lock().unwrap_or_else(PoisonError::into_inner);
         watch.learned(self.pending.range(..taken), forecasts);
+        watch.keep(&self.model);
     }
 
     /// A version of less than what was accepted would lose the rest when it is activated.

@@ -285,6 +285,20 @@ impl Watch {
         self.count -= usize::from(known.is_some_and(|agents| agents.remove(agent).is_some()));
     }
 
+    /// Once as many agents are watched as may be, lets go of those that gave their place away.
+    pub fn keep(&mut self, model: &AgentPerformanceModel) {
+        let known = || model.tenants().map(|(_, tenant)| tenant.agents().len()).sum::<usize>();
+        if self.count < AGENTS_MAX || known() >= self.count {
+            return;
+        }
+        for (tenant, agents) in &mut self.agents {
+            let tenant = model.tenant(tenant);
+            agents.retain(|agent, _| tenant.is_some_and(|tenant| tenant.agent(agent).is_some()));
+        }
+        self.agents.retain(|_, agents| !agents.is_empty());
+        self.count = self.agents.values().map(HashMap::len).sum();
+    }
+
     fn push_latency(&mut self, tenant: &str, task_type: Option<&str>, latency_ms: f64) {
         let latencies = match self.latencies.get_mut(tenant) {
             Some(latencies) => latencies,
@@ -361,6 +375,30 @@ mod tests {
             found.extend(test.next(value, threshold).map(|change| (at, change)));
         }
         found
+    }
+
+    #[test]
+    fn agents_without_a_place_are_let_go_of_when_there_are_too_many() {
+        let mut model = AgentPerformanceModel::new(Settings::default());
+        model.update(&Outcome::new("known", Status::Success));
+        let mut watch = Watch::new(&model, None);
+        let learn = |watch: &mut Watch, name: &str| {
+            watch.learned([Outcome::new(name, Status::Success)].iter(), []);
+        };
+        for number in 0..AGENTS_MAX {
+            learn(&mut watch, &format!("made up {number}"));
+        }
+        learn(&mut watch, "unwatched");
+        assert!(watch.agent("default", "unwatched").is_none(), "there is no room");
+        watch.keep(&model);
+        assert!(watch.agent("default", "known").is_some());
+        assert!(watch.agent("default", "made up 1").is_none());
+        learn(&mut watch, "new");
+        assert_eq!(watch.agent("default", "new").map(|watched| watched.streak), Some(1));
+        // One that is removed makes room by itself.
+        watch.forget("default", "known");
+        watch.forget("default", "nobody");
+        assert_eq!((watch.agent("default", "known").is_none(), watch.count), (true, 1));
     }
 
     #[test]

@@ -81,9 +81,7 @@ impl Learner {
         self.all_is_learned()?;
         let known = self.model.tenant(&tenant).and_then(|tenant| tenant.agent(&agent));
         if known.is_none() {
-            return Err(Error::NotFound(format!(
-                "tenant {tenant:?} has no agent {agent:?} with an outcome"
-            )));
+            return Err(Error::NotFound(format!("tenant {tenant:?} has no agent {agent:?}")));
         }
         log::info!("agent=removed tenant={tenant:?} agent={agent:?}");
         self.control(&[Control::RemoveAgent { tenant, agent }], now)
