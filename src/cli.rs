@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::client::Client;
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
+use crate::evaluate::log::{Plan, print as print_evaluation};
 use crate::logging::one_line;
 use crate::outcome::DEFAULT_TENANT;
 use crate::{
@@ -182,6 +183,14 @@ fn evaluate_command() -> clap::Command {
             "Only decisions made then or later, such as 2026-11-23T10:00:00Z",
         ))
         .arg(text("tenant", "TENANT", "Whose decisions").default_value(DEFAULT_TENANT))
+        .arg(
+            text(
+                "max-left-out",
+                "SHARE",
+                "The largest share of what the policy would choose that may be left out, 0 to 1",
+            )
+            .default_value("0.5"),
+        )
         .arg(text("url", "URL", "Ask the service there, instead of reading the storage beside it"))
         .arg(
             text("format", "FORMAT", "How to print the report")
@@ -192,14 +201,21 @@ fn evaluate_command() -> clap::Command {
 }
 
 /// What the arguments of `evaluate` ask for.
-fn evaluated(matches: &ArgMatches) -> Result<off_policy::Plan> {
-    let fields = [("policy", "policy"), ("since", "since"), ("tenant", "tenant_id")];
+fn evaluated(matches: &ArgMatches) -> Result<Plan> {
+    let fields = [
+        ("policy", "policy"),
+        ("since", "since"),
+        ("tenant", "tenant_id"),
+        ("max-left-out", "max_left_out"),
+    ];
     let body = fields.into_iter().filter_map(|(flag, field)| {
-        Some((field.to_owned(), matches.get_one::<String>(flag)?.as_str().into()))
+        let text = matches.get_one::<String>(flag)?.as_str();
+        let number = text.parse::<f64>().ok().filter(|_| flag == "max-left-out");
+        Some((field.to_owned(), number.map_or_else(|| text.into(), Value::from)))
     });
-    off_policy::Plan::of(body.collect()).map_err(|error| match error {
+    Plan::of(body.collect()).map_err(|error| match error {
         Error::Invalid { pointer, detail } => {
-            let flag = pointer.trim_start_matches('/').trim_end_matches("_id");
+            let flag = pointer.trim_start_matches('/').trim_end_matches("_id").replace('_', "-");
             Error::Config(format!("--{flag} {detail}"))
         }
         other => other,
@@ -470,7 +486,7 @@ pub enum Command {
     Replay(replay::Plan),
     /// Evaluate a policy: in the storage or, given its address, by a service; whether to print the
     /// raw report.
-    Evaluate(Settings, Option<String>, off_policy::Plan, bool),
+    Evaluate(Settings, Option<String>, Plan, bool),
     /// Play a stream of tasks.
     Simulate(simulate::Plan),
     /// Look for what is wrong.
@@ -685,7 +701,7 @@ impl Command {
                     Some(url) => off_policy::by_service(&url, &plan)?,
                     None => off_policy::in_directory(&settings.config()?, &plan)?,
                 };
-                if raw { writeln!(out, "{report}") } else { off_policy::print(&report, out) }
+                if raw { writeln!(out, "{report}") } else { print_evaluation(&report, out) }
                     .map_err(gone)?;
             }
             Self::Simulate(plan) => simulate::play(&plan, out)?,

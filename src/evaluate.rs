@@ -16,6 +16,7 @@ use crate::model::{AgentPerformanceModel, Question, Settings, Terms};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, context_of};
 
 mod foresight;
+pub mod log;
 pub mod off_policy;
 
 pub use foresight::{BINS, Bin, Foresight};

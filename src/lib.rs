@@ -32,6 +32,7 @@ pub mod outcome;
 pub mod plots;
 pub mod process;
 pub mod replay;
+pub mod reporting;
 pub mod samples;
 pub mod service;
 mod shares;

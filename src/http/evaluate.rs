@@ -5,7 +5,8 @@ use std::sync::TryLockError;
 use super::server::Request;
 use super::{Answer, App, json_body, json_object, json_response};
 use crate::error::Error;
-use crate::off_policy::{self, Plan};
+use crate::evaluate::log::{self, Log, Plan};
+use crate::off_policy::waited_since;
 
 impl App {
     pub(super) fn evaluate(&self, request: &mut Request<'_>) -> Answer {
@@ -19,7 +20,14 @@ impl App {
                 return Err(Error::Unavailable(text.to_owned()).into());
             }
         };
-        let report = off_policy::evaluate(&plan, &self.reader, &self.shared.model())?;
+        let model = self.shared.model();
+        let log = Log {
+            reader: &self.reader,
+            learned_sequence: model.sequence(),
+            settings: *model.settings(),
+            waited_since_ms: waited_since(self.decision_wait),
+        };
+        let report = log::evaluate(&plan, &log)?;
         Ok(json_response(200, &report.body()))
     }
 }

@@ -19,10 +19,10 @@ use super::predict::PredictionRequest;
 use super::server::{Problem, Response};
 use super::{LIMIT_DEFAULT, LIMIT_MAX, Route};
 use crate::budget::Period;
+use crate::evaluate::log::{PlanRequest, ReportBody};
 use crate::fields::Name;
 use crate::learner::MODEL_TYPES;
 use crate::model::Measure;
-use crate::off_policy::{PlanRequest, ReportBody};
 use crate::plots::{WIDTH, WIDTHS};
 
 mod event;

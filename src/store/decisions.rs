@@ -414,23 +414,22 @@ pub(super) fn list(
     )
 }
 
-/// A tenant's decisions with a number above `after`, made at `since_ms` or later, whose outcome was
-/// joined and journaled up to `last_sequence`, in order.
-pub(super) fn with_outcome(
+/// A tenant's decisions with a number above `after`, made at `since_ms` or later, that chose somebody, in
+/// order.
+pub(super) fn choices(
     connection: &Connection,
     tenant: &str,
     after: u64,
     since_ms: i64,
-    last_sequence: u64,
     limit: u32,
 ) -> Result<Vec<RecordedDecision>> {
     query(
         connection,
         &format!(
             "{SELECT} WHERE number > ?1 AND tenant = ?2 AND created_ms >= ?3
-                 AND outcome_sequence <= ?4 ORDER BY number LIMIT ?5"
+                 AND chosen IS NOT NULL ORDER BY number LIMIT ?4"
         ),
-        params![to_sql(after), tenant, since_ms, to_sql(last_sequence), limit],
+        params![to_sql(after), tenant, since_ms, limit],
         read,
     )
 }

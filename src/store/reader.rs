@@ -333,22 +333,19 @@ impl Reader {
         self.with(|connection| decisions::answered(connection, tenant, id))
     }
 
-    /// A tenant's decisions with a number above `after`, made at `since_ms` or later, whose outcome
-    /// was journaled up to `last_sequence`, in order.
+    /// A tenant's decisions with a number above `after`, made at `since_ms` or later, that chose
+    /// somebody, in order.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database can't be read now.
-    pub fn decisions_with_outcome(
+    pub fn choices(
         &self,
         tenant: &str,
         after: u64,
         since_ms: i64,
-        last_sequence: u64,
         limit: u32,
     ) -> Result<Vec<RecordedDecision>> {
-        self.with(|connection| {
-            decisions::with_outcome(connection, tenant, after, since_ms, last_sequence, limit)
-        })
+        self.with(|connection| decisions::choices(connection, tenant, after, since_ms, limit))
     }
 
     /// How many decisions made before `before_ms` still have no outcome.

@@ -57,7 +57,7 @@ fn evaluate(service: &Service, request: &Value) -> Answer {
 
 #[track_caller]
 fn report(service: &Service, policy: &str) -> Value {
-    let answer = evaluate(service, &json!({"policy": policy}));
+    let answer = evaluate(service, &json!({"policy": policy, "max_left_out": 1}));
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()
 }
@@ -96,6 +96,12 @@ fn every_policy_is_evaluated_alike_over_http_and_beside_the_service() {
         assert_eq!((&seen["policy"], &seen["tenant_id"]), (&json!(policy), &json!("default")));
         let count = |field: &str| seen[field].as_u64().unwrap();
         assert_eq!(count("decisions") + count("left_out"), 300, "{seen}");
+        let shares = seen["left_out_reasons"].as_object().unwrap().values();
+        let left_out: f64 = shares.map(|share| share.as_f64().unwrap()).sum();
+        assert!((seen["left_out_share"].as_f64().unwrap() - left_out).abs() < 1e-9, "{seen}");
+        let rows = seen["agents"].as_array().unwrap().iter();
+        let chosen: u64 = rows.map(|row| row["decisions"].as_u64().unwrap()).sum();
+        assert_eq!((chosen, &seen["warnings"]), (300, &json!([])), "{seen}");
         let sample = seen["effective_sample_size"].as_f64().unwrap();
         assert!(sample > 1.0 && sample <= 300.0, "{seen}");
         let mut names: Vec<&str> =
@@ -107,19 +113,34 @@ fn every_policy_is_evaluated_alike_over_http_and_beside_the_service() {
             let (low, high) = (low.as_f64().unwrap(), high.as_f64().unwrap());
             let value = estimate["value"].as_f64().unwrap();
             assert!(low <= value && value <= high && low > -1.0 && high < 2.0, "{seen}");
+            let held = if estimate == &seen["logged"] { 0.0 } else { left_out };
+            assert!(high - low >= held - 1e-9, "all are held, whatever they earned: {seen}");
+            let judged = &estimate["judged_interval"];
+            let width = judged[1].as_f64().unwrap() - judged[0].as_f64().unwrap();
+            assert!(width > 0.0 && width <= high - low + 1e-9, "{seen}");
         }
+        // Nobody is judged by outcomes that it has learned from.
         match policy {
-            "agent:bob" => assert_eq!(count("in_sample"), 0),
-            "greedy" | "thompson" => assert_eq!(count("in_sample"), count("decisions")),
-            _ => assert!((1..=200).contains(&count("in_sample")), "{seen}"),
+            "agent:bob" | "greedy" | "thompson" => assert_eq!(count("in_sample"), 0),
+            _ => assert_eq!(count("in_sample"), 200, "{seen}"),
+        }
+        if policy == "thompson" {
+            let (value, logged) = (&seen["estimates"]["snips"]["value"], &seen["logged"]["value"]);
+            let difference = value.as_f64().unwrap() - logged.as_f64().unwrap();
+            assert!(difference.abs() < 1e-6 && left_out < 1e-9, "it is what was done: {seen}");
         }
 
         let url = service.url("");
-        let beside = ["--policy", policy, "--format", "json"];
+        let beside = ["--policy", policy, "--format", "json", "--max-left-out", "1"];
         assert_eq!(printed(&beside, directory.path()), seen, "on the directory");
-        let over_http = ["--policy", policy, "--format", "json", "--url", &url];
+        let over_http =
+            ["--policy", policy, "--format", "json", "--max-left-out", "1", "--url", &url];
         assert_eq!(printed(&over_http, Path::new("/nowhere")), seen, "over HTTP");
     }
+    // A version is judged by what came after it, and by the rest only when that is asked for.
+    let answer = evaluate(&service, &json!({"policy": version}));
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(answer.status == 422 && detail.contains("has learned from the outcome"), "{detail}");
     let table = run(&["--policy", "thompson"], directory.path());
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.starts_with("thompson: ") && table.contains("doubly robust"), "{table}");
@@ -127,8 +148,11 @@ fn every_policy_is_evaluated_alike_over_http_and_beside_the_service() {
     let before = report(&service, "agent:amy");
     service.learn("");
     service.stop();
-    let after = printed(&["--policy", "agent:amy", "--format", "json"], directory.path());
-    assert_eq!(after["decisions"], before["decisions"].as_u64().unwrap() + 1, "at rest, too");
+    let all = ["--policy", "agent:amy", "--format", "json", "--max-left-out", "1"];
+    let after = printed(&all, directory.path());
+    let decisions =
+        |of: &Value| of["decisions"].as_u64().unwrap() + of["left_out"].as_u64().unwrap();
+    assert_eq!(decisions(&after), decisions(&before) + 1, "at rest, too");
     let service = setup.start();
     assert_eq!(report(&service, "agent:amy"), after, "looking at it has changed nothing");
 }
@@ -174,6 +198,7 @@ fn a_log_that_cannot_support_an_answer_says_why() {
     }
     check(&service, &json!({"policy": "greedy", "since": "soon"}), "/since", "is \"soon\"");
     check(&service, &json!({"policy": "greedy", "tenant_id": ""}), "/tenant_id", "1 to 256");
+    check(&service, &json!({"policy": "greedy", "max_left_out": 1.5}), "/max_left_out", "0 to 1");
     check(&service, &json!({"policy": "greedy"}), "/policy", "no recorded decision");
 
     // Decisions without an outcome, and one without a choice, are no reward of 0.
@@ -188,7 +213,7 @@ fn a_log_that_cannot_support_an_answer_says_why() {
     });
     service.learn(&known.concat().repeat(50));
     live(&service, 40, &json!({"candidates": ["amy", "bob"], "explore": false}));
-    check(&service, &json!({"policy": "agent:zoe"}), "/policy", "competed in none");
+    check(&service, &json!({"policy": "agent:zoe"}), "/policy", "did not compete in 100.0 %");
     check(&service, &json!({"policy": "version:agent_selection-9"}), "/policy", "is unknown");
     check(
         &service,
@@ -197,12 +222,70 @@ fn a_log_that_cannot_support_an_answer_says_why() {
         "since 2999",
     );
     check(&service, &json!({"policy": "agent:bob"}), "/policy", "was not possible");
+    check(&service, &json!({"policy": "thompson"}), "/policy", "was asked for without a draw");
     assert_eq!(report(&service, "agent:amy")["decisions"], 40);
     service.post_json(PREDICT, &json!({"candidates": ["solo"], "decision_id": "solo"}));
     let event = json!({"agent_name": "solo", "status": "success", "decision_id": "solo"});
     service.learn(&event.to_string());
-    check(&service, &json!({"policy": "agent:solo"}), "/policy", "two are needed");
+    let solo = json!({"policy": "agent:solo"});
+    check(&service, &solo, "/policy", "did not compete in 97.6 %; allowed is max_left_out 0.5");
+    let solo = json!({"policy": "agent:solo", "max_left_out": 0.97});
+    check(&service, &solo, "/policy", "97.6 % can't be judged");
+    let solo = json!({"policy": "agent:solo", "max_left_out": 1});
+    let solo = evaluate(&service, &solo).json();
+    assert_eq!((&solo["decisions"], &solo["left_out"]), (&json!(1), &json!(40)), "{solo}");
+    let interval = &solo["estimates"]["dr"]["interval"];
+    assert!(interval[0].as_f64().unwrap() < 0.03 && interval[1] == 1.0, "{solo}");
     assert_eq!(service.get(EVALUATE).status, 405);
+}
+
+/// Cat fails in silence: what is known of her is what went well.
+#[test]
+fn outcomes_that_are_missing_are_told_of_and_held() {
+    let directory = TempDir::new().unwrap();
+    let service = Setup::new(directory.path()).with("DECISION_WAIT", 0).start();
+    let mut state = 1;
+    for seed in 0..400 {
+        let candidates = if seed % 4 == 0 { vec!["amy"] } else { vec!["amy", "cat"] };
+        let request = json!({"task_type": "t", "candidates": candidates, "seed": seed});
+        let answer = service.post_json(PREDICT, &request).json();
+        let agent = answer["recommendations"][0]["agent_name"].as_str().unwrap();
+        let success = next(&mut state) < 0.5;
+        if success || agent == "amy" {
+            let status = if success { "success" } else { "failure" };
+            let id = &answer["decision_id"];
+            let event = json!({"agent_name": agent, "status": status, "decision_id": id});
+            assert!(service.post_json("/api/learning/outcomes", &event).status < 300);
+        }
+    }
+    service.learn("");
+    // Whoever is believed to be perfect is always chosen: that she is not shows in the width.
+    let request = json!({"policy": "greedy", "max_left_out": 1});
+    let seen = evaluate(&service, &request).json();
+    let missing = seen["left_out_reasons"]["missing_outcome"].as_f64().unwrap();
+    assert!((0.25..0.5).contains(&missing), "{seen}");
+    let dr = &seen["estimates"]["dr"];
+    assert!(dr["judged_interval"][0].as_f64().unwrap() > 0.6, "{seen}");
+    assert!(dr["interval"][0].as_f64().unwrap() < 0.5, "{seen}");
+    let of = |agent: &str, field: &str| {
+        let rows = seen["agents"].as_array().unwrap();
+        rows.iter().find(|row| row["agent_name"] == agent).unwrap()[field].as_f64().unwrap()
+    };
+    assert_eq!((of("amy", "missing"), of("amy", "waiting")), (0.0, 0.0));
+    assert!((0.35..0.65).contains(&of("cat", "missing_share")), "{seen}");
+    let warnings = seen["warnings"].as_array().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("\"cat\""), "{seen}");
+    let all = ["--policy", "greedy", "--max-left-out", "1", "--decision-wait", "0"];
+    let table = run(&all, directory.path());
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("warning: outcomes are missing") && table.contains("cat: "), "{table}");
+    // While they may still come, nobody is blamed.
+    service.stop();
+    let service = Setup::new(directory.path()).with("DECISION_WAIT", 86_400).start();
+    let seen = evaluate(&service, &json!({"policy": "greedy"})).json();
+    assert_eq!((&seen["warnings"], &seen["left_out_share"]), (&json!([]), &json!(0.0)), "{seen}");
+    let waiting = seen["agents"].as_array().unwrap().iter();
+    assert!(waiting.map(|row| row["waiting"].as_u64().unwrap()).sum::<u64>() > 50, "{seen}");
 }
 
 #[test]
@@ -250,6 +333,10 @@ fn the_command_fails_with_a_reason() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is made");
     check(&["--policy", "best"], directory.path(), 2, "--policy is \"best\"");
     check(&["--policy", "greedy", "--since", "x"], directory.path(), 2, "--since is \"x\"");
+    let too_many = ["--policy", "greedy", "--max-left-out", "2"];
+    check(&too_many, directory.path(), 2, "--max-left-out is 2");
+    let none = ["--policy", "greedy", "--max-left-out", "some"];
+    check(&none, directory.path(), 2, "--max-left-out is \"some\"");
     check(&[], directory.path(), 2, "--policy");
     let service = Setup::new(directory.path()).start();
     check(&["--policy", "greedy"], directory.path(), 1, "no recorded decision");
