@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::outcome::format_time;
+use crate::reporting::Reporting;
 
 /// Alerts that may fire at the same time: agents are many.
 pub const FIRING_MAX: usize = 500;
@@ -42,6 +43,8 @@ const LAG_ROUNDS: u32 = 3;
 const DRIFT_PASSED_AFTER: u64 = 100;
 /// A run of successes below which an agent is above suspicion.
 const PERFECT_PASSED_BELOW: u64 = 100;
+/// By how much the share of an agent's decisions without an outcome must exceed that of the others.
+const SILENT_MARGIN: f64 = 0.1;
 /// Distance below the threshold at which a disk is no longer nearly full.
 const DISK_MARGIN: f64 = 0.01;
 /// Points of the past kept per window.
@@ -65,11 +68,12 @@ pub enum Rule {
     AgentCost,
     AgentDrift,
     AgentPerfect,
+    AgentSilent,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::FailedUpdates,
         Self::Improvement,
         Self::UpdateTime,
@@ -84,6 +88,7 @@ impl Rule {
         Self::AgentCost,
         Self::AgentDrift,
         Self::AgentPerfect,
+        Self::AgentSilent,
     ];
 
     /// Its name in answers, metrics and logs.
@@ -103,6 +108,7 @@ impl Rule {
             Self::AgentCost => "agent_cost",
             Self::AgentDrift => "agent_drift",
             Self::AgentPerfect => "agent_perfect",
+            Self::AgentSilent => "agent_silent",
         }
     }
 
@@ -211,6 +217,24 @@ pub struct AgentSeen<'a> {
     pub drift: Drift,
     /// Successes since the last outcome that was less.
     pub streak: u64,
+    /// Its newest decisions that should have an outcome, and those of the tenant's other agents.
+    pub reporting: Option<[Reporting; 2]>,
+}
+
+impl<'a> AgentSeen<'a> {
+    /// One of which nothing was learned.
+    pub fn unknown(tenant: &'a str, agent: &'a str) -> Self {
+        Self {
+            tenant,
+            agent,
+            success: None,
+            latency_p95_ms: None,
+            mean_cost: None,
+            drift: Drift::default(),
+            streak: 0,
+            reporting: None,
+        }
+    }
 }
 
 /// The service, as seen at one moment.
@@ -705,6 +729,29 @@ impl Evaluator {
             };
             let (value, threshold) = (share(streak, 1), share(threshold, 1));
             let rule = Rule::AgentPerfect;
+            self.take(
+                Reading { rule, agent: about, value, threshold, level, message },
+                now_ms,
+                changed,
+            );
+        }
+        if let Some([own, others]) = agent.reporting {
+            let value = own.missing_share();
+            let threshold = others.missing_share() + SILENT_MARGIN;
+            let level = Level::of(
+                own.exceeds(&others, SILENT_MARGIN),
+                value <= others.missing_share() + SILENT_MARGIN / 2.0,
+            );
+            let message = || {
+                format!(
+                    "{name} reported no outcome in {} of its last {} decisions, the others in {:.1} %: does \
+                     it run, and does it report its failures?",
+                    own.missing,
+                    own.decisions,
+                    100.0 * others.missing_share()
+                )
+            };
+            let rule = Rule::AgentSilent;
             self.take(
                 Reading { rule, agent: about, value, threshold, level, message },
                 now_ms,

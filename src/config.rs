@@ -40,7 +40,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 76] = [
+pub const OPTIONS: [Opt; 77] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -101,6 +101,12 @@ pub const OPTIONS: [Opt; 76] = [
         "decision-wait",
         "600",
         "Seconds after which a decision without an outcome counts as orphaned",
+    ),
+    opt(
+        "DECISION_MISSING",
+        "decision-missing",
+        "ignore",
+        "What is learned of a decision without an outcome after DECISION_WAIT: ignore or failure",
     ),
     opt("MAX_TENANTS", "max-tenants", "100", "Tenants; outcomes of further ones are refused"),
     opt("MAX_AGENTS", "max-agents", "1000", "Agents learned per tenant"),
@@ -405,6 +411,9 @@ impl Config {
             exponential_alpha: source.real("MODEL_EXPONENTIAL_ALPHA", 0.000_001, 1.0)?,
             caps,
         };
+        let decision_wait = Duration::from_secs(source.number("DECISION_WAIT", 0, 31_536_000)?);
+        source.choice("DECISION_MISSING", &["ignore", "failure"])?;
+        let is_failure = source.text("DECISION_MISSING") == "failure";
         let queue_capacity = source.number("QUEUE_CAPACITY", 1, 1_000_000)?;
         let save_interval = source.number("MODEL_SAVE_INTERVAL", 0, 31_536_000)?;
         let learner = LearnerOptions {
@@ -419,6 +428,7 @@ impl Config {
             checkpoint_outcomes: source.number("CHECKPOINT_OUTCOMES", 1_000, u64::MAX)?,
             decisions_waiting_max: DECISIONS_PER_PLACE * queue_capacity,
             drift_threshold: positive(source.real("ALERT_DRIFT_THRESHOLD", 0.0, 1e6)?),
+            missing_after: is_failure.then_some(decision_wait),
             ..LearnerOptions::default()
         };
         let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;
@@ -450,7 +460,7 @@ impl Config {
             kafka_topic: source.topic("KAFKA_OUTCOME_TOPIC")?,
             kafka: source.kafka()?,
             queue_capacity,
-            decision_wait: Duration::from_secs(source.number("DECISION_WAIT", 0, 31_536_000)?),
+            decision_wait,
             explore_min: source.real("EXPLORE_MIN", 0.0, 1.0)?,
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,

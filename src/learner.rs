@@ -33,13 +33,14 @@ use crate::outcome::{
 };
 use crate::samples::Sample;
 use crate::store::{
-    Append, Counters, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position, SourceCounters,
-    Store,
+    Append, Counters, Late, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position,
+    SourceCounters, Store,
 };
 use crate::watch::{Forecast, Watch};
 
 mod control;
 mod inbox;
+mod missing;
 mod recovery;
 mod saving;
 
@@ -366,6 +367,8 @@ pub struct LearnerOptions {
     pub decisions_waiting_max: usize,
     /// Threshold of the test for a change of an agent's mean reward; no test when `None`.
     pub drift_threshold: Option<f64>,
+    /// After how long a decision without an outcome is learned as a failure; never when `None`.
+    pub missing_after: Option<Duration>,
 }
 
 impl Default for LearnerOptions {
@@ -379,6 +382,7 @@ impl Default for LearnerOptions {
             checkpoint_learning_time: Duration::from_millis(500),
             decisions_waiting_max: 16_384,
             drift_threshold: Some(25.0),
+            missing_after: None,
         }
     }
 }
@@ -395,10 +399,18 @@ struct Sorted {
     replayed: Vec<String>,
     positions: Vec<Position>,
     replies: Vec<(Sender<Result<AppendReply>>, AppendReply)>,
+    /// Outcomes that teach nothing, because their decision was given up.
+    late: Vec<Late>,
 }
 
 /// What was asked in recorded decisions, by tenant and id; `None` where there is none.
 type Forgotten = HashMap<(String, String), Option<Asked>>;
+
+/// What the database has of the decisions that a group names.
+struct Known {
+    forgotten: Forgotten,
+    given_up: missing::GivenUp,
+}
 
 /// Owns the model and the writing end of the store.
 pub struct Learner {
@@ -417,6 +429,8 @@ pub struct Learner {
     decisions_due: Option<Instant>,
     /// Until when recording them rests.
     decisions_rest: Instant,
+    /// When decisions without an outcome are looked for; never when `None`.
+    missing_due: Option<Instant>,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -474,6 +488,8 @@ impl Learner {
             group_records: 0,
             decisions_due: None,
             decisions_rest: now.instant,
+            // Whoever could not reach us meanwhile has as long again.
+            missing_due: options.missing_after.map(|after| now.instant + after),
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -619,6 +635,7 @@ impl Learner {
         let due =
             self.pending_since.is_some_and(|at| now.instant >= at + self.options.batch_timeout);
         self.learn(due || !self.flushes.is_empty(), now)?;
+        self.give_up_when_due(now)?;
         self.save_when_due(now)
     }
 
@@ -655,7 +672,8 @@ impl Learner {
         let wanted = self.pending.len() >= self.options.batch_outcomes || !self.flushes.is_empty();
         let wait = if wanted { Duration::ZERO } else { self.options.batch_timeout };
         let batch = self.pending_since.map(|at| at + wait);
-        let due = [batch, self.saving.due(&self.options)].into_iter().flatten().min();
+        let due = [batch, self.saving.due(&self.options), self.missing_due];
+        let due = due.into_iter().flatten().min();
         // Nothing is done before the retry, so nothing is due before it.
         let due = due.map(|due| self.retry_at.map_or(due, |retry| due.max(retry)));
         [due, self.decisions_due].into_iter().flatten().min()
@@ -750,19 +768,15 @@ impl Learner {
         }
         let forgotten = match self.forgotten_decisions(&group) {
             Ok(forgotten) => forgotten,
-            Err(error) => {
-                self.shared.note(Some(&error));
-                for request in group {
-                    let _ = request.reply.send(Err(error.clone()));
-                }
-                return match error {
-                    Error::Fatal(_) | Error::Corrupt(_) => Err(error),
-                    _ => Ok(()),
-                };
-            }
+            Err(error) => return self.refuse(group, error),
+        };
+        let given_up = match self.given_up(&group) {
+            Ok(given_up) => given_up,
+            Err(error) => return self.refuse(group, error),
         };
         let mut counters = self.current_counters(now);
-        let mut sorted = self.sort(group, &forgotten, &mut counters, now);
+        let known = Known { forgotten, given_up };
+        let mut sorted = self.sort(group, &known, &mut counters, now);
         // An outcome in the group may be of any decision answered until now.
         let mut decisions = Vec::new();
         if record || now.instant >= self.decisions_rest {
@@ -781,6 +795,7 @@ impl Learner {
             replayed: &sorted.replayed,
             positions: &sorted.positions,
             decisions: &decisions,
+            late: &sorted.late,
         };
         let began = Instant::now();
         let appended = self.store.append(&append, &mut counters, now.unix_ms);
@@ -818,6 +833,19 @@ impl Learner {
         }
     }
 
+    /// Answers a group that could not be looked at.
+    fn refuse(&self, group: Vec<AppendRequest>, error: Error) -> Result<()> {
+        self.shared.note(Some(&error));
+        for request in group {
+            // Whoever asked may have gone.
+            let _ = request.reply.send(Err(error.clone()));
+        }
+        match error {
+            Error::Fatal(_) | Error::Corrupt(_) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// What was asked in decisions that new outcomes of the group name, and that are recorded but no
     /// longer remembered; by tenant and id.
     fn forgotten_decisions(&self, group: &[AppendRequest]) -> Result<Forgotten> {
@@ -845,7 +873,7 @@ impl Learner {
     fn sort(
         &self,
         group: Vec<AppendRequest>,
-        forgotten: &Forgotten,
+        known: &Known,
         counters: &mut Counters,
         now: Now,
     ) -> Sorted {
@@ -920,12 +948,16 @@ impl Learner {
                             let named =
                                 outcome.decision.as_ref().map(|named| named.id().to_owned());
                             let key = named.map(|id| (outcome.tenant.clone(), id));
-                            let recorded = key.and_then(|key| forgotten.get(&key));
+                            let recorded = key.and_then(|key| known.forgotten.get(&key));
                             let recorded = recorded.and_then(Option::as_ref);
                             self.shared.decisions.resolve(&mut outcome, recorded);
                         }
                         if !outcome.resolved && outcome.decision.is_some() {
                             counters.decisions_unresolved += 1;
+                        }
+                        if known.is_late(&outcome) {
+                            counters.decisions_late += 1;
+                            sorted.keep_late(&mut outcome);
                         }
                         sorted.outcomes.push(outcome);
                     }

@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::kafka::View;
 use crate::learner::{Event, Inbox, Now, Shared};
 use crate::model::{Agent, AgentPerformanceModel, Recent, Used};
+use crate::reporting::{ByAgent, RECENT, waited_since};
 use crate::samples::Sample;
-use crate::store::Space;
+use crate::store::{Reader, Space};
 use crate::watch::{Watch, Watched};
 
 /// Longest wait until changes are recorded; they are tried again in the next round.
@@ -32,6 +33,10 @@ pub struct Observed {
     pub view: Option<Arc<View>>,
     /// The state directory.
     pub directory: PathBuf,
+    /// The database in it.
+    pub reader: Reader,
+    /// After which time a decision should have its outcome.
+    pub decision_wait: Duration,
 }
 
 /// Where changes of alerts are sent: a name for the counters, and a bounded queue.
@@ -52,6 +57,8 @@ pub struct Monitor {
     /// Changes that are not recorded yet, by id.
     unrecorded: BTreeMap<u64, Alert>,
     sampler: Option<Sampler>,
+    /// As last seen.
+    reporting: ByAgent,
 }
 
 /// Takes samples while something is learned.
@@ -90,7 +97,16 @@ impl Monitor {
     ) -> Self {
         let evaluator = Evaluator::new(options.clone(), drift_threshold, kept);
         let unrecorded = BTreeMap::new();
-        Self { observed, options, evaluator, board, channels, unrecorded, sampler: None }
+        Self {
+            observed,
+            options,
+            evaluator,
+            board,
+            channels,
+            unrecorded,
+            sampler: None,
+            reporting: ByAgent::default(),
+        }
     }
 
     /// As well, takes samples.
@@ -154,17 +170,39 @@ impl Monitor {
 
     fn evaluate(&mut self, now: Now) -> Vec<Alert> {
         let seen = self.see(now);
-        let Self { observed, options, evaluator, .. } = self;
+        self.see_reporting(now);
+        let Self { observed, options, evaluator, reporting, .. } = self;
         let (model, shared) = (observed.shared.model(), &observed.shared);
-        let options = &*options;
+        let (options, reporting) = (&*options, &*reporting);
         let agents = model.tenants().flat_map(|(tenant, of)| {
             of.agents().map(move |(name, agent)| {
-                shared.with_watch(|watch| {
+                let seen = shared.with_watch(|watch| {
                     see_agent(options, (tenant, name), agent, watch.agent(tenant, name))
-                })
+                });
+                AgentSeen { reporting: reporting.of(tenant, name), ..seen }
             })
         });
-        evaluator.evaluate(&seen, agents)
+        // Whoever never reported is not in the model.
+        let unknown = reporting.agents().filter(|(tenant, name)| {
+            model.tenant(tenant).is_none_or(|tenant| tenant.agent(name).is_none())
+        });
+        let unknown = unknown.map(|(tenant, agent)| AgentSeen {
+            reporting: reporting.of(tenant, agent),
+            ..AgentSeen::unknown(tenant, agent)
+        });
+        evaluator.evaluate(&seen, agents.chain(unknown))
+    }
+
+    /// Who reports on decisions. Where that can't be read now, it stays as it was.
+    fn see_reporting(&mut self, now: Now) {
+        let waited_since = waited_since(self.observed.decision_wait, now.unix_ms);
+        match self.observed.reader.reporting(None, waited_since, RECENT) {
+            Ok(rows) => {
+                let rows = rows.into_iter().map(|row| (row.tenant, row.agent, row.reporting));
+                self.reporting = rows.collect();
+            }
+            Err(error) => log::debug!("reporting=unknown error=\"{error}\""),
+        }
     }
 
     fn see(&self, now: Now) -> Seen {
@@ -236,6 +274,7 @@ fn see_agent<'a>(
             after: change.map_or(0.0, |change| change.after),
         },
         streak: watched.map_or(0, |watched| watched.streak),
+        reporting: None,
     }
 }
 

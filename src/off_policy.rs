@@ -2,7 +2,6 @@
 //! directory, or by a service.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,6 +10,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::evaluate::log::{Log, Plan, evaluate};
 use crate::learner::Now;
+use crate::reporting::waited_since;
 use crate::store::{Reader, Store};
 
 /// Evaluates a policy on the state directory, beside the service that may be using it. Nothing is
@@ -25,14 +25,9 @@ pub fn in_directory(config: &Config, plan: &Plan) -> Result<Value> {
         reader: &Reader::new(directory),
         learned_sequence: store.counters()?.learned_sequence,
         settings: config.learner.settings,
-        waited_since_ms: waited_since(config.decision_wait),
+        waited_since_ms: waited_since(config.decision_wait, Now::read().unix_ms),
     };
     evaluate(plan, &log).map(|report| json!(report.body()))
-}
-
-/// A decision made before this, Unix ms, should have its outcome by now.
-pub fn waited_since(wait: Duration) -> i64 {
-    Now::read().unix_ms - i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Asks a running service to evaluate a policy.

@@ -1,9 +1,19 @@
 //! Who reports what came of the decisions that chose them, and who does not.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Newest decisions of an agent that alerts look at.
+pub const RECENT: u32 = 200;
 /// Deviations by which two shares must differ: about one pair of a thousand equal ones does by chance.
 const DEVIATIONS: f64 = 3.0;
 /// Decisions of an agent without which its share says nothing.
 const DECISIONS_MIN: u64 = 10;
+
+/// A decision made before this (Unix, ms) should have its outcome by now.
+pub fn waited_since(wait: Duration, now_ms: i64) -> i64 {
+    now_ms.saturating_sub(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
+}
 
 /// Decisions that chose an agent, and what is known of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +75,45 @@ impl Reporting {
     }
 }
 
+/// Of each agent of each tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ByAgent {
+    tenants: BTreeMap<String, OfTenant>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct OfTenant {
+    all: Reporting,
+    agents: BTreeMap<String, Reporting>,
+}
+
+impl FromIterator<(String, String, Reporting)> for ByAgent {
+    fn from_iter<T: IntoIterator<Item = (String, String, Reporting)>>(rows: T) -> Self {
+        let mut tenants: BTreeMap<String, OfTenant> = BTreeMap::new();
+        for (tenant, agent, reporting) in rows {
+            let of = tenants.entry(tenant).or_default();
+            of.all = of.all.and(reporting);
+            of.agents.insert(agent, reporting);
+        }
+        Self { tenants }
+    }
+}
+
+impl ByAgent {
+    /// Tenant and name of each agent.
+    pub fn agents(&self) -> impl Iterator<Item = (&str, &str)> {
+        let tenants = self.tenants.iter();
+        tenants.flat_map(|(tenant, of)| of.agents.keys().map(move |agent| (&**tenant, &**agent)))
+    }
+
+    /// Of an agent, and of the others of its tenant together.
+    pub fn of(&self, tenant: &str, agent: &str) -> Option<[Reporting; 2]> {
+        let of = self.tenants.get(tenant)?;
+        let own = *of.agents.get(agent)?;
+        Some([own, of.all.without(own)])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +142,18 @@ mod tests {
         assert!(!of(400, 1_000).exceeds(&of(250, 1_000), 0.1), "a little more is no alarm");
         assert!(!of(30, 30).exceeds(&of(0, 0), 0.0), "there is nobody to compare with");
         assert!(!of(30, 30).exceeds(&of(60, 60), 0.0), "nobody reports");
+    }
+
+    #[test]
+    fn an_agent_is_compared_with_the_others_of_its_tenant() {
+        let row =
+            |tenant: &str, agent: &str, reporting| (tenant.to_owned(), agent.to_owned(), reporting);
+        let rows = [row("t", "a", of(1, 10)), row("t", "b", of(2, 20)), row("u", "a", of(7, 7))];
+        let all: ByAgent = rows.into_iter().collect();
+        assert_eq!(all.of("t", "a"), Some([of(1, 10), of(2, 20)]));
+        assert_eq!(all.of("u", "a"), Some([of(7, 7), of(0, 0)]));
+        assert_eq!((all.of("u", "b"), all.of("v", "a")), (None, None));
+        assert_eq!(all.agents().collect::<Vec<_>>(), [("t", "a"), ("t", "b"), ("u", "a")]);
     }
 
     #[test]

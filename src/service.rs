@@ -582,6 +582,8 @@ impl Monitoring {
             inbox: updater.inbox(),
             view: topic.map(|topic| topic.view.clone()),
             directory: config.storage_path.clone(),
+            reader: Reader::new(&config.storage_path),
+            decision_wait: config.decision_wait,
         };
         let (mut channels, mut threads) = (Vec::new(), Vec::new());
         let mut open = |name| {

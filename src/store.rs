@@ -43,7 +43,7 @@ mod versions;
 pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
-pub use decisions::{JoinedOutcome, RecordedDecision};
+pub use decisions::{AgentReporting, JoinedOutcome, Late, MISSING, RecordedDecision};
 pub use examine::Sizes;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
@@ -59,7 +59,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 7;
+const SCHEMA_VERSION: i32 = 8;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -170,6 +170,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     samples::SCHEMA,
     budgets::SCHEMA,
     bounded::SCHEMA,
+    decisions::REPORTING_SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -462,13 +463,14 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction
             .execute_batch(&format!(
-                "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {}
+                "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {}
                  PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {SCHEMA_VERSION};",
                 decisions::SCHEMA,
                 samples::SCHEMA,
                 budgets::SCHEMA,
-                bounded::SCHEMA
+                bounded::SCHEMA,
+                decisions::REPORTING_SCHEMA
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;

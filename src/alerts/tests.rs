@@ -21,6 +21,7 @@ fn agent(name: &str) -> AgentSeen<'_> {
         mean_cost: Some(0.1),
         drift: Drift::default(),
         streak: 3,
+        reporting: None,
     }
 }
 
@@ -259,6 +260,35 @@ fn a_short_burst_is_no_lag() {
         bench.seen.lag = 0;
         assert_eq!(bench.pass(1), [] as [String; 0]);
     }
+}
+
+/// Ten decisions say something, and only against what the others do.
+#[test]
+fn an_agent_that_is_chosen_and_never_reports_is_told_of() {
+    let of = |missing, decisions| Reporting { decisions, missing, waiting: 0 };
+    let mute = |bench: &mut Bench, own, others| {
+        let silent =
+            AgentSeen { reporting: Some([own, others]), ..AgentSeen::unknown("t", "mute") };
+        bench.seen.agents = vec![agent("a"), silent];
+        bench.pass(20)
+    };
+    let nothing = [] as [String; 0];
+    let mut bench = Bench::new();
+    assert_eq!(mute(&mut bench, of(9, 9), of(0, 200)), nothing, "too few");
+    assert_eq!(mute(&mut bench, of(200, 200), of(200, 200)), nothing, "nobody reports");
+    assert_eq!(mute(&mut bench, of(200, 200), of(0, 0)), nothing, "there is nobody else");
+    assert_eq!(mute(&mut bench, of(30, 200), of(20, 200)), nothing, "it may be chance");
+    assert_eq!(mute(&mut bench, of(12, 12), of(3, 200)), ["firing agent_silent"]);
+    let alert = bench.all.last().unwrap();
+    assert_eq!(alert.subject.as_ref().map(|of| &*of.agent), Some("mute"));
+    assert!((alert.value - 1.0).abs() < 1e-12 && (alert.threshold - 0.115).abs() < 1e-12);
+    assert!(alert.message.contains("12 of its last 12"), "{}", alert.message);
+    assert_eq!(mute(&mut bench, of(15, 200), of(3, 200)), nothing, "near is not away");
+    assert_eq!(mute(&mut bench, of(10, 200), of(3, 200)), ["resolved agent_silent"]);
+    // One that is gone from the log has nothing to report.
+    assert_eq!(mute(&mut bench, of(50, 200), of(3, 200)), ["firing agent_silent"]);
+    bench.seen.agents.pop();
+    assert_eq!(bench.pass(3), ["resolved agent_silent"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::model::{AgentPerformanceModel, Question, Settings, propensities};
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, format_time, parse_time_ms};
 use crate::reporting::Reporting;
 use crate::store::{
-    ModelVersion, Reader, RecordedDecision, VersionStatus, learned_sequence, read_model,
+    MISSING, ModelVersion, Reader, RecordedDecision, VersionStatus, learned_sequence, read_model,
 };
 
 mod report;
@@ -245,14 +245,16 @@ pub fn evaluate(plan: &Plan, log: &Log<'_>) -> Result<Report> {
             let outcome = decision.outcome.as_ref();
             let learned = outcome.filter(|outcome| outcome.sequence <= log.learned_sequence);
             let is_late = outcome.is_none() && decision.created_ms < log.waited_since_ms;
+            let is_given_up = outcome.is_some_and(|outcome| outcome.status == MISSING);
             let of_agent = reporting.entry(agent.clone()).or_default();
             if learned.is_none() && !is_late {
                 of_agent.waiting += 1;
                 continue;
             }
             of_agent.decisions += 1;
-            of_agent.missing += u64::from(is_late);
-            let reward = learned.map(|outcome| outcome.reward);
+            of_agent.missing += u64::from(is_given_up || (is_late && !decision.cancelled));
+            // What came late was not learned, and is what came of it.
+            let reward = decision.late.as_ref().or(learned).map(|outcome| outcome.reward);
             let chosen = decision.candidates.iter().position(|one| one.agent == *agent);
             let seen = match chooser.probabilities(decision) {
                 Ok(probabilities) => {

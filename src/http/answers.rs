@@ -13,7 +13,9 @@ use crate::budget::Period;
 use crate::decisions::Candidate;
 use crate::model::{Explanation, Limits, Parts, Strategy};
 use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
-use crate::store::{DeadLetter, JoinedOutcome, LearningEvent, ModelVersion, RecordedDecision};
+use crate::store::{
+    DeadLetter, JoinedOutcome, LearningEvent, MISSING, ModelVersion, RecordedDecision,
+};
 
 /// A string that is one of these.
 fn one_of(names: impl IntoIterator<Item = &'static str>) -> Schema {
@@ -31,6 +33,11 @@ pub(super) fn refusal_codes(_: &mut SchemaGenerator) -> Schema {
 
 pub(super) fn statuses(_: &mut SchemaGenerator) -> Schema {
     one_of(Status::ALL.map(Status::as_str))
+}
+
+/// Those of decisions.
+fn ends(_: &mut SchemaGenerator) -> Schema {
+    one_of(Status::ALL.map(Status::as_str).into_iter().chain([MISSING]))
 }
 
 fn time(_: &mut SchemaGenerator) -> Schema {
@@ -122,6 +129,10 @@ pub(super) struct DecisionCounts {
     pub(super) with_outcome: u64,
     /// Kept ones without an outcome for longer than `DECISION_WAIT`.
     pub(super) orphaned: u64,
+    /// Given up, and learned as failures; with `DECISION_MISSING=failure`.
+    pub(super) missing: u64,
+    /// Outcomes that came after that, and were not learned.
+    pub(super) late: u64,
     /// Outcomes that name a decision of which nothing is known: learned with their own task type and
     /// context.
     pub(super) unresolved: u64,
@@ -189,6 +200,16 @@ pub(super) struct AgentPerformance<'a> {
     /// Which of the colours of the plots is its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) plot_index: Option<usize>,
+    /// Its newest 1,000 recorded decisions older than `DECISION_WAIT`, how many there are. This and the
+    /// next two are not of one task type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) decisions: Option<u64>,
+    /// Of these, the ones whose outcome is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) decisions_missing: Option<u64>,
+    /// Younger decisions without an outcome, at most 1,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) decisions_waiting: Option<u64>,
     /// True for the row of all agents past the cap, which are never recommended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) is_other: Option<bool>,
@@ -880,8 +901,11 @@ pub(super) struct DecisionBody {
     pub(super) strategy: String,
     /// Who competed.
     pub(super) candidates: Vec<CandidateBody>,
-    /// What came of it, so far.
+    /// What came of it, so far; with the status `missing` it was given up.
     pub(super) outcome: Option<OutcomeBody>,
+    /// What came of it after that, and was not learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) late: Option<OutcomeBody>,
     /// What else had a part in the choice.
     #[serde(flatten)]
     pub(super) details: Map<String, Value>,
@@ -918,8 +942,8 @@ pub(super) struct CandidateBody {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "JoinedOutcome")]
 pub(super) struct OutcomeBody {
-    /// How it ended.
-    #[schemars(schema_with = "statuses")]
+    /// How it ended; `missing` where it was given up.
+    #[schemars(schema_with = "ends")]
     pub(super) status: String,
     /// What was learned.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -963,6 +987,7 @@ impl From<RecordedDecision> for DecisionBody {
             strategy: decision.strategy,
             candidates: decision.candidates.into_iter().map(candidate).collect(),
             outcome: decision.outcome.map(OutcomeBody::from),
+            late: decision.late.map(OutcomeBody::from),
             details: decision.details,
         }
     }

@@ -293,6 +293,7 @@ function agentRow(row) {
     cell("Likely best", known ? chance(row.probability_best) : "–", "num"),
     cell("Success rate", row.samples > 0 ? percent(row.success_rate) : "–", "num"),
     cell("Samples", whole(row.samples), "num"),
+    cell("Unreported", row.decisions ? percent(row.decisions_missing / row.decisions) : "–", "num"),
     cell("Latency", shown(row.expected_latency_ms, milliseconds), "num"),
     cell("95 % below", shown(row.expected_latency_p95_ms, milliseconds), "num"),
     cell("Cost", shown(row.expected_cost, amount), "num"),

@@ -6,7 +6,6 @@ use super::server::Request;
 use super::{Answer, App, json_body, json_object, json_response};
 use crate::error::Error;
 use crate::evaluate::log::{self, Log, Plan};
-use crate::off_policy::waited_since;
 
 impl App {
     pub(super) fn evaluate(&self, request: &mut Request<'_>) -> Answer {
@@ -25,7 +24,7 @@ impl App {
             reader: &self.reader,
             learned_sequence: model.sequence(),
             settings: *model.settings(),
-            waited_since_ms: waited_since(self.decision_wait),
+            waited_since_ms: self.waited_since(),
         };
         let report = log::evaluate(&plan, &log)?;
         Ok(json_response(200, &report.body()))

@@ -19,6 +19,7 @@ use crate::learner::{Now, SOURCES};
 use crate::model::{Agent, AgentPerformanceModel};
 use crate::outcome::RefusalCode;
 use crate::process::Usage;
+use crate::reporting::{RECENT, Reporting};
 use crate::store::{Counters, Space};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -167,6 +168,7 @@ impl App {
         self.add_kafka(&mut families);
         self.add_model(&mut families, &model);
         add_agents(&mut families, &model, self.metrics_agents_max);
+        self.add_reporting(&mut families);
         add_storage(&mut families, &self.storage_path);
         self.add_process(&mut families);
         self.add_alerts(&mut families);
@@ -220,6 +222,39 @@ impl App {
             "online_learning_decisions_unresolved_total",
             "Outcomes that name a decision of which nothing is known",
             number(counters.decisions_unresolved),
+        );
+        to.counter(
+            "online_learning_decisions_missing_total",
+            "Decisions given up after DECISION_WAIT and learned as failures",
+            number(counters.decisions_missing),
+        );
+        to.counter(
+            "online_learning_decisions_late_total",
+            "Outcomes that came after their decision was given up, and were not learned",
+            number(counters.decisions_late),
+        );
+    }
+
+    /// The agents of which most outcomes are missing.
+    fn add_reporting(&self, to: &mut Families) {
+        let mut rows = match self.reader.reporting(None, self.waited_since(), RECENT) {
+            Ok(rows) => rows,
+            // The others are told all the same.
+            Err(error) => return log::debug!("reporting=unknown error=\"{error}\""),
+        };
+        rows.sort_by_key(|row| std::cmp::Reverse(row.reporting.missing));
+        let shown = rows.iter().take_while(|row| row.reporting.missing > 0).count();
+        let rest = rows.split_off(shown.min(self.metrics_agents_max));
+        let rest = rest.iter().fold(Reporting::default(), |rest, row| rest.and(row.reporting));
+        let labels = |agent, tenant| [("agent", agent), ("tenant", tenant)];
+        let series = rows
+            .iter()
+            .map(|row| (labels(&*row.agent, &*row.tenant), row.reporting.missing_share()))
+            .chain([(labels("other", ""), rest.missing_share())]);
+        to.gauges(
+            "online_learning_agent_missing_outcomes_ratio",
+            "Share of the last 200 decisions for an agent whose outcome is missing, where there are any",
+            series,
         );
     }
 

@@ -20,8 +20,12 @@ use crate::model::{
 };
 use crate::monitor::quantile;
 use crate::outcome::{Context, Status, format_time};
+use crate::reporting::waited_since;
 use crate::samples;
-use crate::store::Counters;
+use crate::store::{AgentReporting, Counters};
+
+/// Of the decisions that chose an agent, those that tell whether it reports.
+const DECISIONS_NEWEST: u32 = 1_000;
 
 impl App {
     pub(super) fn metrics(&self) -> Answer {
@@ -54,8 +58,7 @@ impl App {
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     fn decision_counts(&self, counters: &Counters) -> Result<DecisionCounts> {
         let recorded = counters.last_decision;
-        let wait_ms = i64::try_from(self.decision_wait.as_millis()).unwrap_or(i64::MAX);
-        let waited_since = Now::read().unix_ms.saturating_sub(wait_ms);
+        let waited_since = self.waited_since();
         Ok(DecisionCounts {
             recorded,
             unrecorded: self.shared.decisions.unrecorded(),
@@ -64,8 +67,15 @@ impl App {
                 .then(|| counters.decisions_explored as f64 / recorded as f64),
             with_outcome: counters.decisions_with_outcome,
             orphaned: self.reader.decisions_without_outcome(waited_since)?,
+            missing: counters.decisions_missing,
+            late: counters.decisions_late,
             unresolved: counters.decisions_unresolved,
         })
+    }
+
+    /// A decision made before this, Unix ms, should have its outcome by now.
+    pub(super) fn waited_since(&self) -> i64 {
+        waited_since(self.decision_wait, Now::read().unix_ms)
     }
 
     fn updates_per_minute(&self, counters: &Counters) -> f64 {
@@ -81,6 +91,10 @@ impl App {
         let outlook = query.flag("outlook")?;
         let model = self.shared.model();
         let settings = model.settings();
+        let reporting = match task_type {
+            None => self.reader.reporting(Some(tenant), self.waited_since(), DECISIONS_NEWEST)?,
+            Some(_) => Vec::new(),
+        };
         let mut rows = Vec::new();
         if let Some(of) = model.tenant(tenant) {
             let outlook = outlook.then(|| Outlook::of(&model, tenant, task_type));
@@ -94,7 +108,21 @@ impl App {
                     None => row,
                 }));
             }
-            let tenant = of;
+        }
+        for AgentReporting { agent, reporting, .. } in &reporting {
+            let place =
+                rows.binary_search_by(|row: &AgentPerformance<'_>| row.agent_name.cmp(agent));
+            let place = place.unwrap_or_else(|place| {
+                // Who was chosen and never reported.
+                rows.insert(place, agent_row(agent, &Agent::default(), settings));
+                place
+            });
+            let row = &mut rows[place];
+            row.decisions = Some(reporting.decisions);
+            row.decisions_missing = Some(reporting.missing);
+            row.decisions_waiting = Some(reporting.waiting);
+        }
+        if let Some(tenant) = model.tenant(tenant) {
             let other = &tenant.other().agent;
             if task_type.is_none() && other.tally.executions > 0 {
                 // Not one agent, but all that came past the cap.
@@ -368,6 +396,9 @@ fn base_row<'a>(
         expected_cost: None,
         unbeaten: None,
         plot_index: None,
+        decisions: None,
+        decisions_missing: None,
+        decisions_waiting: None,
         is_other: None,
     }
 }

@@ -39,6 +39,8 @@ impl Learner {
         counters.last_sequence += count;
         counters.learned_sequence = counters.last_sequence;
         counters.controls += count;
+        let is_missing = |control: &&Control| matches!(control, Control::DecisionMissing { .. });
+        counters.decisions_missing += controls.iter().filter(is_missing).count() as u64;
         counters.last_learning_event += 1;
         counters.samples_processed += learned;
         counters.last_update_ms = now.unix_ms;

@@ -26,6 +26,10 @@ pub struct Counters {
     pub last_learning_event: u64,
     /// Control entries of the journal.
     pub controls: u64,
+    /// Decisions that were given up, their outcome learned as a failure.
+    pub decisions_missing: u64,
+    /// Outcomes that came after that.
+    pub decisions_late: u64,
 
     /// Outcomes journaled.
     pub accepted: u64,

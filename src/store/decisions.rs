@@ -7,15 +7,22 @@
 //! so it is joined exactly once, whatever crashes or is learned again. The first outcome with a
 //! reward that names the agent ranked first is the decision's. One that arrives before its decision
 //! waits in `early_outcomes`.
+//!
+//! `status` tells what was reported: nothing while it is NULL; `cancelled` without an outcome; and
+//! [`MISSING`] where it was given up, with the control entry as its outcome. What comes after that is kept
+//! as `late`.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::bounded::{Rows, Table};
 use super::{Store, execute, from_sql, query, reaction, to_sql};
 use crate::decisions::{Asked, Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
 use crate::error::Result;
-use crate::outcome::{Context, Feature, Outcome, context_of};
+use crate::model::Control;
+use crate::outcome::{Context, Feature, Outcome, Status, context_of};
+use crate::reporting::Reporting;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE decisions(
@@ -63,6 +70,20 @@ CREATE TABLE early_outcomes(
 ) STRICT;
 ";
 
+/// Who was chosen and did not report is told without reading a row.
+pub(super) const REPORTING_SCHEMA: &str = "
+ALTER TABLE decisions ADD COLUMN late TEXT;
+DROP INDEX decisions_without_outcome;
+CREATE INDEX decisions_without_outcome ON decisions(created_ms)
+    WHERE status IS NULL AND chosen IS NOT NULL;
+CREATE INDEX decisions_of_agent ON decisions(tenant, chosen, created_ms, status);
+";
+
+/// The status of a decision whose outcome never came.
+pub const MISSING: &str = "missing";
+/// Agents whose decisions are counted at a time; candidates may be made up.
+const AGENTS_MAX: usize = 10_000;
+
 pub(super) const TABLE: Table = Table { name: "decisions", key: "number", bytes: "bytes" };
 pub(super) const EARLY_TABLE: Table = Table { name: "early_outcomes", key: "sequence", bytes: "0" };
 
@@ -101,10 +122,14 @@ pub struct RecordedDecision {
     pub details: Map<String, Value>,
     /// What came of it.
     pub outcome: Option<JoinedOutcome>,
+    /// It was reported as cancelled, which is no outcome.
+    pub cancelled: bool,
+    /// What came of it after it was given up.
+    pub late: Option<JoinedOutcome>,
 }
 
 /// What came of a decision.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JoinedOutcome {
     /// Its place in the journal.
     pub sequence: u64,
@@ -231,7 +256,11 @@ pub(super) fn join(
 ) -> Result<u64> {
     let mut joined = 0;
     for (sequence, outcome) in (first_sequence..).zip(outcomes) {
-        let (Some(decision), Some(reward)) = (&outcome.decision, outcome.reward()) else {
+        let Some(decision) = &outcome.decision else { continue };
+        let Some(reward) = outcome.reward() else {
+            if outcome.status == Status::Cancelled {
+                cancel(connection, outcome, decision.id())?;
+            }
             continue;
         };
         let Outcome { tenant, agent, latency_ms, quality, cost, time_ms, .. } = outcome;
@@ -277,7 +306,111 @@ pub(super) fn join(
     Ok(joined)
 }
 
+/// Its agent has reported, although nothing can be learned from it.
+fn cancel(connection: &Connection, outcome: &Outcome, decision: &str) -> Result<()> {
+    execute(
+        connection,
+        "UPDATE decisions SET status = ?1
+         WHERE tenant = ?2 AND id = ?3 AND chosen = ?4 AND status IS NULL",
+        [outcome.status.as_str(), &outcome.tenant, decision, &outcome.agent],
+    )?;
+    Ok(())
+}
+
+/// An outcome that came after its decision was given up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Late {
+    /// Its place among the outcomes of the transaction, where it teaches nothing.
+    pub place: usize,
+    /// As it came.
+    pub outcome: Outcome,
+}
+
+/// Keeps late outcomes, those of a transaction whose first was journaled at `first_sequence`, with the
+/// decisions that they name; the first of each.
+pub(super) fn keep_late(connection: &Connection, late: &[Late], first_sequence: u64) -> Result<()> {
+    for Late { place, outcome } in late {
+        let Some(decision) = &outcome.decision else { continue };
+        let kept = JoinedOutcome {
+            sequence: first_sequence + *place as u64,
+            time_ms: outcome.time_ms,
+            status: outcome.status.as_str().to_owned(),
+            reward: outcome.reward().unwrap_or(0.0),
+            latency_ms: outcome.latency_ms,
+            quality: outcome.quality,
+            cost: outcome.cost,
+        };
+        let json = serde_json::to_string(&kept).expect("numbers and a name have a JSON form");
+        execute(
+            connection,
+            "UPDATE decisions SET late = ?1
+             WHERE tenant = ?2 AND id = ?3 AND chosen = ?4 AND status = ?5 AND late IS NULL",
+            [&json, &outcome.tenant, decision.id(), &outcome.agent, MISSING],
+        )?;
+    }
+    Ok(())
+}
+
+/// Marks the decisions that are given up, the first of them by the journal entry `first_sequence`.
+pub(super) fn give_up(
+    connection: &Connection,
+    controls: &[Control],
+    first_sequence: u64,
+    now_ms: i64,
+) -> Result<()> {
+    for (sequence, control) in (first_sequence..).zip(controls) {
+        if let Control::DecisionMissing { tenant, decision_id, agent, .. } = control {
+            execute(
+                connection,
+                "UPDATE decisions SET status = ?1, outcome_sequence = ?2, outcome_ms = ?3,
+                     reward = 0.0
+                 WHERE tenant = ?4 AND id = ?5 AND chosen = ?6 AND status IS NULL",
+                params![MISSING, to_sql(sequence), now_ms, tenant, decision_id, agent],
+            )?;
+        }
+    }
+    Ok(())
+}
+
 impl Store {
+    /// Decisions made before `before_ms` of which nothing was reported, oldest first, as the control
+    /// entries that give them up.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn unreported(&self, before_ms: i64, limit: u32) -> Result<Vec<Control>> {
+        query(
+            &self.connection,
+            "SELECT tenant, id, chosen, task_type, context FROM decisions
+             WHERE status IS NULL AND chosen IS NOT NULL AND created_ms < ?1
+             ORDER BY created_ms LIMIT ?2",
+            params![before_ms, limit],
+            |row| {
+                Ok(Control::DecisionMissing {
+                    tenant: row.get(0)?,
+                    decision_id: row.get(1)?,
+                    agent: row.get(2)?,
+                    task_type: row.get(3)?,
+                    context: context_of(&json_of(&row.get::<_, String>(4)?)),
+                })
+            },
+        )
+    }
+
+    /// Whether this decision, which chose this agent, was given up.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn is_given_up(&self, tenant: &str, id: &str, agent: &str) -> Result<bool> {
+        let found: Vec<i64> = query(
+            &self.connection,
+            "SELECT 1 FROM decisions WHERE tenant = ?1 AND id = ?2 AND chosen = ?3 AND status = ?4",
+            [tenant, id, agent, MISSING],
+            |row| row.get(0),
+        )?;
+        Ok(!found.is_empty())
+    }
+
     /// What was asked in a recorded decision.
     ///
     /// # Errors
@@ -347,7 +480,7 @@ fn remembered(row: &Row<'_>, at: usize) -> rusqlite::Result<Decision> {
 const SELECT: &str = "
     SELECT number, tenant, id, created_ms, task_type, context, candidates, chosen, score,
            propensity, explore, explored, model_version, strategy, details, outcome_sequence,
-           outcome_ms, status, reward, latency_ms, quality, cost
+           outcome_ms, status, reward, latency_ms, quality, cost, late
     FROM decisions";
 
 fn json_of(text: &str) -> Value {
@@ -361,6 +494,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RecordedDecision> {
         Candidate { agent, expected_success, propensity }
     });
     let details = row.get::<_, Option<String>>(14)?.map(|text| json_of(&text));
+    let late: Option<String> = row.get(22)?;
     let outcome = match row.get::<_, Option<i64>>(15)? {
         None => None,
         Some(sequence) => Some(JoinedOutcome {
@@ -392,7 +526,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RecordedDecision> {
             Some(Value::Object(details)) => details,
             _ => Map::new(),
         },
+        cancelled: outcome.is_none() && row.get::<_, Option<String>>(17)?.is_some(),
         outcome,
+        late: late.and_then(|json| serde_json::from_str(&json).ok()),
     })
 }
 
@@ -444,7 +580,7 @@ pub(super) fn by_id(
     connection
         .prepare_cached(&format!("{select} WHERE tenant = ?1 AND id = ?2"))
         .and_then(|mut statement| {
-            statement.query_row([tenant, id], |row| Ok((read(row)?, row.get(22)?))).optional()
+            statement.query_row([tenant, id], |row| Ok((read(row)?, row.get(23)?))).optional()
         })
         .map_err(|error| reaction(&error))
 }
@@ -454,9 +590,68 @@ pub(super) fn without_outcome(connection: &Connection, before_ms: i64) -> Result
     let counts = query(
         connection,
         "SELECT count(*) FROM decisions
-         WHERE outcome_sequence IS NULL AND chosen IS NOT NULL AND created_ms < ?1",
+         WHERE status IS NULL AND chosen IS NOT NULL AND created_ms < ?1",
         [before_ms],
         |row| row.get(0).map(from_sql),
     )?;
     Ok(counts.into_iter().next().unwrap_or(0))
+}
+
+/// Who reports on the newest decisions for an agent of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentReporting {
+    /// Whose.
+    pub tenant: String,
+    /// Who was chosen.
+    pub agent: String,
+    /// What is known.
+    pub reporting: Reporting,
+}
+
+/// Of each agent that was ranked first (of `tenant`, if one is given) the `newest` decisions made before
+/// `waited_since_ms`, and as many after that; by tenant and agent.
+pub(super) fn reporting(
+    connection: &Connection,
+    tenant: Option<&str>,
+    waited_since_ms: i64,
+    newest: u32,
+) -> Result<Vec<AgentReporting>> {
+    let mut all = Vec::new();
+    let (mut after_tenant, mut after_agent) =
+        (tenant.unwrap_or_default().to_owned(), String::new());
+    while all.len() < AGENTS_MAX {
+        // From one agent to the next, and not through all that was decided.
+        let next: Vec<(String, String)> = query(
+            connection,
+            "SELECT tenant, chosen FROM decisions
+             WHERE (tenant, chosen) > (?1, ?2) AND chosen IS NOT NULL
+             ORDER BY tenant, chosen LIMIT 1",
+            [&after_tenant, &after_agent],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let Some((of, agent)) = next.into_iter().next() else { break };
+        if tenant.is_some_and(|tenant| tenant != of) {
+            break;
+        }
+        let count = |condition: &str| -> Result<(u64, u64)> {
+            let counts = query(
+                connection,
+                &format!(
+                    "SELECT count(*), coalesce(sum(status IS NULL OR status = ?5), 0) FROM (
+                         SELECT status FROM decisions
+                         WHERE tenant = ?1 AND chosen = ?2 AND {condition}
+                         ORDER BY created_ms DESC LIMIT ?4)"
+                ),
+                params![of, agent, waited_since_ms, newest, MISSING],
+                |row| Ok((from_sql(row.get(0)?), from_sql(row.get(1)?))),
+            )?;
+            Ok(counts.into_iter().next().unwrap_or_default())
+        };
+        let (decisions, missing) = count("created_ms < ?3")?;
+        let (waiting, _) = count("created_ms >= ?3 AND status IS NULL")?;
+        let reporting = Reporting { decisions, missing, waiting };
+        all.push(AgentReporting { tenant: of.clone(), agent: agent.clone(), reporting });
+        (after_tenant, after_agent) = (of, agent);
+    }
+    Ok(all)
 }

@@ -66,6 +66,8 @@ pub struct Append<'a> {
     pub positions: &'a [Position],
     /// Answered selections, in order. What is joined with outcomes are these and earlier ones.
     pub decisions: &'a [Waiting],
+    /// Outcomes that came after their decision was given up, as they came.
+    pub late: &'a [super::Late],
 }
 
 /// One entry of the journal.
@@ -229,6 +231,7 @@ impl Store {
                 &mut early_outcomes,
             )?;
             counters.decisions_with_outcome += joined;
+            super::decisions::keep_late(&transaction, append.late, first_sequence)?;
         }
         super::dead_letters::insert(
             &transaction,
@@ -329,6 +332,7 @@ impl Store {
             row.insert(&transaction, now_ms)?;
             prune(&transaction, &row, counters, &options, now_ms)?;
         }
+        super::decisions::give_up(&transaction, controls, first_sequence, now_ms)?;
         insert_events(&transaction, &[event], &options)?;
         counters.store(&transaction)?;
         commit(transaction)

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    DATABASE_FILE, DeadLetter, ModelVersion, Position, RecordedDecision, StoreOptions, alerts,
-    dead_letters, decisions, execute, from_sql, open_read_only, padded_id, query, samples, to_sql,
-    versions,
+    AgentReporting, DATABASE_FILE, DeadLetter, ModelVersion, Position, RecordedDecision,
+    StoreOptions, alerts, dead_letters, decisions, execute, from_sql, open_read_only, padded_id,
+    query, samples, to_sql, versions,
 };
 use crate::alerts::Alert;
 use crate::decisions::{Asked, Decision};
@@ -346,6 +346,20 @@ impl Reader {
         limit: u32,
     ) -> Result<Vec<RecordedDecision>> {
         self.with(|connection| decisions::choices(connection, tenant, after, since_ms, limit))
+    }
+
+    /// Who reports on the `newest` decisions that should have an outcome, those made before
+    /// `waited_since_ms`: of each agent, of `tenant` or of all.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn reporting(
+        &self,
+        tenant: Option<&str>,
+        waited_since_ms: i64,
+        newest: u32,
+    ) -> Result<Vec<AgentReporting>> {
+        self.with(|connection| decisions::reporting(connection, tenant, waited_since_ms, newest))
     }
 
     /// How many decisions made before `before_ms` still have no outcome.

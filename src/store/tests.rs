@@ -124,7 +124,8 @@ impl Kept {
         let mut counters = self.counters.clone();
         counters.last_sequence += outcomes.len() as u64;
         counters.last_dead_letter += dead_letters.len() as u64;
-        let append = Append { outcomes, dead_letters, replayed, positions, decisions: &[] };
+        let append =
+            Append { outcomes, dead_letters, replayed, positions, decisions: &[], late: &[] };
         let now_ms = self.now_ms;
         self.store().append(&append, &mut counters, now_ms)?;
         self.counters = counters;
@@ -1254,7 +1255,12 @@ fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
     kept.store()
         .connection
         .execute_batch(&format!(
-            "DROP INDEX decisions_of_tenant;
+            "DROP INDEX decisions_of_agent;
+             DROP INDEX decisions_without_outcome;
+             CREATE INDEX decisions_without_outcome ON decisions(created_ms)
+                 WHERE outcome_sequence IS NULL AND chosen IS NOT NULL;
+             ALTER TABLE decisions DROP COLUMN late;
+             DROP INDEX decisions_of_tenant;
              DROP INDEX early_outcomes_of_tenant;
              DROP INDEX dead_letters_of_tenant;
              ALTER TABLE dead_letters DROP COLUMN tenant;

@@ -24,4 +24,5 @@ mod objectives;
 mod openapi;
 mod pareto;
 mod readme;
+mod silent;
 mod values;

@@ -17,7 +17,7 @@ fn choice(agent: &str) -> Choice {
     }
 }
 
-fn decision() -> Decision {
+pub(super) fn decision() -> Decision {
     Decision {
         task_type: Some("task1".to_owned()),
         context: vec![
@@ -32,20 +32,23 @@ fn decision() -> Decision {
 
 impl Bench {
     /// Answers a selection in which `agent` is first.
-    fn decide(&mut self, id: &str, agent: &str) {
+    pub(super) fn decide(&mut self, id: &str, agent: &str) {
         self.decide_for("default", id, agent);
     }
 
     fn decide_for(&mut self, tenant: &str, id: &str, agent: &str) {
         let (shared, now) = (self.learner().shared(), self.now);
-        let waits = shared.decisions.has_room(tenant).then(|| choice(agent));
+        let waits = shared.decisions.has_room(tenant).then(|| {
+            let created_ms = now.unix_ms;
+            Choice { created_ms, ..choice(agent) }
+        });
         let (_, is_first) = shared.decisions.remember(tenant, id, decision(), waits);
         if is_first {
             self.learner().on_event(Event::Decisions, now).unwrap();
         }
     }
 
-    fn recorded(&self, id: &str) -> Option<RecordedDecision> {
+    pub(super) fn recorded(&self, id: &str) -> Option<RecordedDecision> {
         self.reader().decision("default", id).unwrap().map(|(decision, _)| decision)
     }
 
@@ -57,7 +60,7 @@ impl Bench {
     }
 
     /// Lets what waits be recorded.
-    fn record(&mut self) {
+    pub(super) fn record(&mut self) {
         self.pass(RECORD_AFTER);
         let now = self.now;
         self.learner().on_deadline(now).unwrap();
@@ -65,7 +68,7 @@ impl Bench {
 }
 
 /// Outcome `number` of a decision.
-fn of_decision(number: u64, id: &str, agent: &str, status: Status) -> Record {
+pub(super) fn of_decision(number: u64, id: &str, agent: &str, status: Status) -> Record {
     let time_ms = i64::try_from(number * 1_000).unwrap();
     let decision = Some(DecisionRef::Explicit(id.to_owned()));
     record(Outcome { agent: agent.to_owned(), status, time_ms, decision, ..outcome(number) })
