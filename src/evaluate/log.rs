@@ -293,7 +293,8 @@ fn refusal(plan: &Plan, support: &Support, decisions: usize, known: usize) -> St
         );
     }
     let left_out = support.left_out_share();
-    if left_out <= *left_out_max {
+    // Where everything is left out, that is the reason whatever is allowed.
+    if left_out <= *left_out_max && left_out < 1.0 - 1e-9 {
         return format!(
             "can't be evaluated: of {decisions} decisions{since}, {known} of them with an outcome, {}",
             if known < 2 { "two are needed" } else { "none chose what it would have chosen" }

@@ -141,6 +141,8 @@ fn every_policy_is_evaluated_alike_over_http_and_beside_the_service() {
     let answer = evaluate(&service, &json!({"policy": version}));
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(answer.status == 422 && detail.contains("has learned from the outcome"), "{detail}");
+    let request = json!({"policy": version, "max_left_out": 1, "since": "2026-01-01"});
+    assert_eq!(evaluate(&service, &request).json()["in_sample"], 200);
     let table = run(&["--policy", "thompson"], directory.path());
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.starts_with("thompson: ") && table.contains("doubly robust"), "{table}");
@@ -155,6 +157,12 @@ fn every_policy_is_evaluated_alike_over_http_and_beside_the_service() {
     assert_eq!(decisions(&after), decisions(&before) + 1, "at rest, too");
     let service = setup.start();
     assert_eq!(report(&service, "agent:amy"), after, "looking at it has changed nothing");
+    // One that has learned from all of them can be judged by none, whatever may be left out.
+    let saved = service.post("/api/learning/models/save", "application/json", "").json();
+    let newest = format!("version:{}", saved["version_id"].as_str().unwrap());
+    let answer = evaluate(&service, &json!({"policy": newest, "max_left_out": 1}));
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(answer.status == 422 && detail.contains("100.0 % can't be judged"), "{detail}");
 }
 
 #[test]
