@@ -391,7 +391,7 @@ fn dispatch_command() -> clap::Command {
 }
 
 /// The arguments that describe a task; `task-type` is the first.
-fn task() -> [Arg; 9] {
+fn task() -> [Arg; 10] {
     let limit = |name: &'static str, help: &'static str| {
         text(name, "NUMBER", help).value_parser(value_parser!(f64)).allow_hyphen_values(true)
     };
@@ -409,6 +409,8 @@ fn task() -> [Arg; 9] {
         limit("max-cost", "Only agents whose executions cost at most this"),
         limit("min-success", "Only agents with at least this chance of success"),
         limit("min-quality", "Only agents with at least this mean quality"),
+        text("on-unknown", "WHAT", "What becomes of agents too little known to judge by these")
+            .value_parser(crate::model::OnUnknown::ALL.map(crate::model::OnUnknown::as_str)),
     ]
 }
 
@@ -794,9 +796,12 @@ fn question(matches: &ArgMatches) -> Result<Value> {
         context.insert(key.to_owned(), value);
     }
     let mut request = json!({"context": context});
-    for (field, name) in
-        [("task_type", "task-type"), ("tenant_id", "tenant"), ("objective", "objective")]
-    {
+    for (field, name) in [
+        ("task_type", "task-type"),
+        ("tenant_id", "tenant"),
+        ("objective", "objective"),
+        ("on_unknown", "on-unknown"),
+    ] {
         if let Some(value) = matches.get_one::<String>(name) {
             request[field] = value.clone().into();
         }

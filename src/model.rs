@@ -33,7 +33,6 @@ mod caps;
 mod contest;
 mod control;
 mod effects_state;
-mod features;
 mod hex_numbers;
 mod logistic;
 mod mixture;
@@ -45,20 +44,17 @@ mod propensity;
 mod selection;
 mod shares;
 mod state;
-mod sums;
 mod values;
-mod values_state;
 
-use features::NamesMax;
 use logistic::{Block, Logistic, MeanPrior, TaskEffects, Width};
 use names::{Placed, Waiting};
 use shares::Holding;
-use sums::Room;
 use values::{Own, Values};
 
 pub use caps::Used;
 pub use contest::{
-    Contest, EVIDENCE_MIN, Excluded, Limits, Parts, Preset, Scales, Terms, Violation, Weights,
+    Contest, EVIDENCE_MIN, Excluded, Limits, OnUnknown, Parts, Preset, Scales, Terms, Verdict,
+    Verdicts, Violation, Weights,
 };
 pub use control::Control;
 pub use mixture::Mixture;
@@ -323,9 +319,9 @@ pub struct Agent {
     /// Its effects, with the strategy `thompson`.
     #[serde(skip)]
     block: Option<Arc<Block>>,
-    /// By [`Measure`].
+    /// Its values of quality, latency and cost.
     #[serde(skip)]
-    values: [Option<Arc<Own>>; 3],
+    values: Option<Arc<Own>>,
 }
 
 impl Agent {
@@ -547,6 +543,7 @@ impl AgentPerformanceModel {
     /// `0..=1`; `None` when there is nothing to learn from the status.
     pub fn foretell(&mut self, outcome: &Outcome) -> Option<f64> {
         self.sequence += 1;
+        self.bound_values();
         let Settings { caps, exponential_alpha, .. } = self.settings;
         let reward = outcome.reward();
         // What learns effects foretells the reward by the way.
@@ -575,7 +572,9 @@ impl AgentPerformanceModel {
             self.remove_task(&outcome.tenant, &task_type);
         }
         self.take_from_those_who_hold_most(&outcome.tenant);
+        self.bound_values();
         let room = self.room(&outcome.tenant);
+        let may_grow = self.value_bytes() < self.settings.caps.value_bytes();
         let tenant = Arc::make_mut(self.tenants.get_mut(&*outcome.tenant)?);
         let before = tenant.holding;
         let mut places = Places { taken: before.recent_values, max: room.recent_values };
@@ -586,9 +585,7 @@ impl AgentPerformanceModel {
         for (key, value) in &outcome.context {
             tenant.count_context(key, value, &caps);
         }
-        let mut numbers = Room { numbers: before.value_numbers, numbers_max: room.value_numbers };
-        tenant.learn_values(outcome, NamesMax::of(&caps), &mut numbers);
-        tenant.holding.value_numbers = numbers.numbers;
+        tenant.learn_values(outcome, may_grow);
         let is_thompson = self.settings.strategy == Strategy::Thompson;
         let prior = self.settings.mean_prior();
         let learned = is_thompson.then(|| tenant.learn_effects(outcome, &caps, &room, prior));
@@ -598,6 +595,20 @@ impl AgentPerformanceModel {
             return reward.and_then(|_| foretold.or_else(|| self.expected(outcome)));
         }
         foretold
+    }
+
+    /// Where values take more memory than they may, the tenant that holds most gives some back.
+    fn bound_values(&mut self) {
+        if self.value_bytes() <= self.settings.caps.value_bytes() {
+            return;
+        }
+        let givers = self.tenants.iter().filter(|(_, tenant)| values::has_spare(tenant));
+        let most = givers.max_by_key(|(_, tenant)| tenant.values.bytes());
+        let Some(name) = most.map(|(name, _)| name.clone()) else { return };
+        self.change(&name, |tenant| {
+            values::give_way(tenant);
+            tenant.holding.value_bytes = tenant.values.bytes();
+        });
     }
 
     /// Expected reward of an outcome, from what is known about its agent, task type and context.
@@ -750,9 +761,9 @@ impl AgentPerformanceModel {
         self.holding.covariances * size_of::<logistic::Lanes>()
     }
 
-    /// Bytes of the sums behind the predictions of quality, latency and cost.
+    /// Bytes of the values by which quality, latency and cost are predicted.
     pub fn value_bytes(&self) -> usize {
-        self.holding.value_numbers * size_of::<f64>()
+        self.holding.value_bytes
     }
 
     /// Context values with an effect, and independent effects of agents, of all tenants.
@@ -809,9 +820,10 @@ impl Tenant {
     /// Forgets the quality, latency and cost of one agent.
     fn forget_values_of(&mut self, agent: &str) {
         let Some(agent) = self.agents.get_mut(agent) else { return };
-        let values = std::mem::take(&mut Arc::make_mut(agent).values);
-        let numbers = values.iter().flatten().map(|own| own.sums.numbers());
-        self.holding.value_numbers -= numbers.sum::<usize>();
+        if let Some(own) = Arc::make_mut(agent).values.take() {
+            self.values.forget(&own);
+            self.holding.value_bytes = self.values.bytes();
+        }
     }
 
     /// Empties the buffers of one agent.
@@ -950,11 +962,17 @@ impl Tenant {
         }
     }
 
-    fn learn_values(&mut self, outcome: &Outcome, names: NamesMax, room: &mut Room) {
+    fn learn_values(&mut self, outcome: &Outcome, may_grow: bool) {
         // One past the cap teaches nothing.
         if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
-            self.values.learn(outcome, &mut Arc::make_mut(agent).values, names, room);
+            self.values.learn(outcome, &mut Arc::make_mut(agent).values, may_grow);
+            self.holding.value_bytes = self.values.bytes();
         }
+    }
+
+    /// (agent, task type) records of quality, latency and cost, and how many gave way for lack of memory.
+    pub fn value_records(&self) -> (usize, u64) {
+        self.values.cells()
     }
 
     /// Returns the expected reward before that; `None` when there is nothing to learn.

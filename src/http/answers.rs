@@ -11,7 +11,7 @@ use super::objective::{Objective, OnInfeasible};
 use crate::alerts::AlertBody;
 use crate::budget::Period;
 use crate::decisions::Candidate;
-use crate::model::{Explanation, Limits, Parts, Strategy};
+use crate::model::{Explanation, Limits, OnUnknown, Parts, Strategy, Verdict};
 use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
 use crate::store::{
     DeadLetter, JoinedOutcome, LearningEvent, MISSING, ModelVersion, RecordedDecision,
@@ -415,6 +415,8 @@ pub(super) struct Caps {
     pub(super) joint_values_per_agent: Cap,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) recent_values: Option<Cap>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) values_mib: Option<Cap>,
 }
 
 /// What there is of something that is bounded, in the tenant that has most where it is per tenant.
@@ -430,6 +432,12 @@ pub(super) struct Cap {
     /// Effects that are learned independently of others because of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) independent: Option<u64>,
+    /// (agent, task type) records of values that there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) records: Option<usize>,
+    /// Those that gave way because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) evicted: Option<u64>,
 }
 
 /// `GET /livez` and `/readyz`.
@@ -756,7 +764,9 @@ pub(super) struct Constrained {
     pub(super) constraints: Limits,
     /// What was to be done if none did.
     pub(super) on_infeasible: OnInfeasible,
-    /// Whether one did; else all are ranked, those that violate them least first.
+    /// What was to become of an agent of which too little is known to judge one.
+    pub(super) on_unknown: OnUnknown,
+    /// Whether one was admitted; else all are ranked, those that violate them least first.
     pub(super) feasible: bool,
 }
 
@@ -815,6 +825,9 @@ pub(super) struct Recommended<'a> {
     /// The constraints that it does not meet; there when no agent meets them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) violation: Option<&'a str>,
+    /// How it stands to each constraint; there with constraints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limits: Option<BTreeMap<&'static str, Verdict>>,
 }
 
 /// Learned outcomes of the agent on the task type.

@@ -24,8 +24,8 @@ pub(super) struct Compared {
 impl Compared {
     pub(super) fn of(model: &AgentPerformanceModel, question: &Question<'_>) -> Self {
         let standings = model.standings(question);
-        let [latencies, costs] =
-            [Measure::Latency, Measure::Cost].map(|measure| model.predictions(question, measure));
+        let latencies = model.predictions(question, Measure::Latency, &[0.95]);
+        let costs = model.predictions(question, Measure::Cost, &[]);
         let mean = |predicted: &Predicted| predicted.value.map(|value| value.mean());
         let merits: Vec<Merits> = standings
             .iter()

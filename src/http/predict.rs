@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::fields::{self, AnyObject, Name, Names, Real, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
-    AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, Question, Strategy, Terms,
+    AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Strategy, Terms,
 };
 use crate::outcome::{Context, DEFAULT_TENANT, context_of, format_time};
 
@@ -74,6 +74,8 @@ pub(super) struct PredictionRequest {
     constraints: Option<ConstraintFields>,
     /// What to answer when no agent meets the constraints; `best_effort` unless given.
     on_infeasible: Option<OnInfeasible>,
+    /// What becomes of an agent of which too little is known to judge a constraint; `auto` unless given.
+    on_unknown: Option<OnUnknown>,
     /// Given twice, the answer is repeated; a new `UUIDv7` unless given.
     decision_id: Option<Name>,
 }
@@ -100,6 +102,8 @@ pub(super) struct Prediction {
     constraints: Option<Limits>,
     #[serde(skip_serializing_if = "is_best_effort")]
     on_infeasible: OnInfeasible,
+    #[serde(skip_serializing_if = "is_auto")]
+    on_unknown: OnUnknown,
     #[serde(skip)]
     decision_id: Option<String>,
 }
@@ -107,6 +111,11 @@ pub(super) struct Prediction {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_best_effort(on_infeasible: &OnInfeasible) -> bool {
     *on_infeasible == OnInfeasible::BestEffort
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_auto(on_unknown: &OnUnknown) -> bool {
+    *on_unknown == OnUnknown::Auto
 }
 
 impl Prediction {
@@ -148,6 +157,7 @@ impl Prediction {
             objective: request.objective.map(ObjectiveField::check).transpose()?,
             constraints: request.constraints.map(ConstraintFields::check).transpose()?,
             on_infeasible: request.on_infeasible.unwrap_or_default(),
+            on_unknown: request.on_unknown.unwrap_or_default(),
             decision_id: string(request.decision_id),
         })
     }
@@ -172,6 +182,7 @@ impl Prediction {
         if let Some(limits) = self.constraints {
             terms.limits = limits;
         }
+        terms.on_unknown = self.on_unknown;
         if let Some(effect) = effect {
             terms.weights.cost *= effect.cost_weight;
             terms.cheapest_first = effect.exhausted;
@@ -421,6 +432,9 @@ impl App {
                     .then(|| model.explain(&prediction.question(), &standing.agent)),
                 parts: prediction.objective.map(|_| recommendation.parts),
                 violation: contest.violations.get(index).map(|violation| &*violation.reason),
+                limits: prediction
+                    .constraints
+                    .map(|_| contest.verdicts[index].iter().copied().collect()),
             }
         });
         let recorded = self.shared.decisions.has_room(tenant);
@@ -501,6 +515,7 @@ impl Prediction {
             limits: self.constraints.map(|constraints| Constrained {
                 constraints,
                 on_infeasible: self.on_infeasible,
+                on_unknown: self.on_unknown,
                 feasible: contest.is_feasible(),
             }),
             budget: effect,

@@ -333,6 +333,24 @@ impl App {
         });
         to.gauge("online_learning_agents", "Agents known, of all tenants", size(agents));
         to.gauge("online_learning_task_types", "Task types known, of all tenants", size(tasks));
+        let records = model.tenants().map(|(_, tenant)| tenant.value_records());
+        let (records, evicted) =
+            records.fold((0, 0), |(records, evicted), more| (records + more.0, evicted + more.1));
+        to.gauge(
+            "online_learning_values_bytes",
+            "Memory of the values by which quality, latency and cost are predicted",
+            size(model.value_bytes()),
+        );
+        to.gauge(
+            "online_learning_values_records",
+            "Records of an agent's values on a task type",
+            size(records),
+        );
+        to.gauge(
+            "online_learning_values_records_evicted",
+            "Such records that gave way for lack of memory",
+            number(evicted),
+        );
     }
 
     fn add_alerts(&self, to: &mut Families) {

@@ -305,13 +305,14 @@ impl Outlook {
             predicted[place].value.filter(|_| predicted[place].samples > 0)
         };
         let (latency, cost) = (shown(latencies), shown(costs));
+        let p95_ms = latency.and_then(|_| latencies[place].quantiles.first().copied());
         let standing = &standings[place];
         AgentPerformance {
             expected_success: Some(standing.expected_success()),
             interval: standing.interval(),
             probability_best: Some(self.best[place]),
             expected_latency_ms: latency.map(|value| value.mean()),
-            expected_latency_p95_ms: latency.map(|value| value.quantiles()[1]),
+            expected_latency_p95_ms: p95_ms,
             expected_cost: cost.map(|value| value.mean()),
             unbeaten: Some(dominators[place].is_none()),
             plot_index: self.agent_to_colour.get(row.agent_name).copied(),
@@ -368,6 +369,14 @@ fn caps(model: &AgentPerformanceModel, tenant: Option<&str>) -> Caps {
             ..plain(most(Tenant::joint_values), caps.joint_values_per_agent)
         },
         recent_values: of_all(plain(model.recent_values(), caps.recent_values)),
+        values_mib: {
+            let records = || model.tenants().map(|(_, tenant)| tenant.value_records());
+            of_all(Cap {
+                records: Some(records().map(|(records, _)| records).sum()),
+                evicted: Some(records().map(|(_, evicted)| evicted).sum()),
+                ..plain(model.value_bytes() >> 20, caps.covariances_mib)
+            })
+        },
     }
 }
 

@@ -10,16 +10,16 @@ use crate::learner::Now;
 use crate::model::{Measure, Predicted, best_first};
 use crate::outcome::format_time;
 
-fn row(predicted: &Predicted, measure: Measure) -> ValuePrediction<'_> {
+fn row(predicted: &Predicted) -> ValuePrediction<'_> {
     let value = predicted.value;
-    let quantiles = value.filter(|_| measure == Measure::Latency).map(|value| value.quantiles());
+    let [p50, p95, p99] = [0, 1, 2].map(|place| predicted.quantiles.get(place).copied());
     ValuePrediction {
         agent_name: &predicted.agent,
         mean: value.map(|value| value.mean()),
         interval: value.map(|value| value.interval()),
-        p50: quantiles.map(|[p50, ..]| p50),
-        p95: quantiles.map(|[_, p95, _]| p95),
-        p99: quantiles.map(|[.., p99]| p99),
+        p50,
+        p95,
+        p99,
         samples: predicted.samples,
         evidence: evidence(predicted.evidence),
     }
@@ -34,11 +34,13 @@ impl App {
     ) -> Answer {
         let prediction =
             Prediction::of(fields::read(json_object(json_body(request)?.as_deref())?)?, caller)?;
-        let mut predictions = self.shared.model().predictions(&prediction.question(), measure);
+        // Quantiles are of latencies only.
+        let at = if measure == Measure::Latency { &[0.5, 0.95, 0.99][..] } else { &[] };
+        let mut predictions = self.shared.model().predictions(&prediction.question(), measure, at);
         best_first(&mut predictions, measure);
         predictions.truncate(prediction.top_k);
         let body = ValuePredictions {
-            predictions: predictions.iter().map(|predicted| row(predicted, measure)).collect(),
+            predictions: predictions.iter().map(row).collect(),
             timestamp: format_time(Now::read().unix_ms),
         };
         Ok(json_response(200, &body))

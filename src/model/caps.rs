@@ -44,6 +44,7 @@ impl AgentPerformanceModel {
             whole("cells", self.cells(), caps.cells),
             whole("effects", self.effects(), caps.effects),
             whole("covariances_mib", covariances >> 20, caps.covariances_mib),
+            whole("values_mib", self.value_bytes() >> 20, caps.covariances_mib),
         ];
         let of_tenants = self.tenants().flat_map(move |(tenant, of)| {
             let own = |cap, used, max| Used { cap, tenant: Some(tenant), key: None, used, max };

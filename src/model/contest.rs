@@ -18,8 +18,8 @@
 //! # Limits
 //!
 //! An agent meets a limit when it does so with the probability `confidence`. With fewer than
-//! [`EVIDENCE_MIN`] outcomes on the question it is left out only if its outcomes elsewhere, at least as
-//! many, say with that probability that it does not: otherwise nobody new would ever be tried.
+//! [`EVIDENCE_MIN`] values of what is limited on the question's task type that can't be judged: the limit is
+//! *unknown*, and [`OnUnknown`] says what follows.
 
 use std::sync::{Arc, LazyLock};
 
@@ -156,6 +156,49 @@ pub struct Limits {
     pub confidence: f64,
 }
 
+/// What becomes of an agent of which too little is known to judge a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    /// It competes, unless it has shown something, on whatever task type, and what is believed because of
+    /// that says with the probability `confidence` that it does not meet the limit.
+    #[default]
+    Auto,
+    /// It competes.
+    Admit,
+    /// It is left out.
+    Exclude,
+}
+
+impl OnUnknown {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Admit, Self::Exclude];
+
+    /// Its name in requests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Admit => "admit",
+            Self::Exclude => "exclude",
+        }
+    }
+}
+
+/// How an agent stands to a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It meets it with the probability `confidence`.
+    Met,
+    /// It does not.
+    Violated,
+    /// Too little is known to judge it.
+    Unknown,
+}
+
+/// The verdicts on an agent, by the name of the limit.
+pub type Verdicts = Vec<(&'static str, Verdict)>;
+
 impl Default for Limits {
     fn default() -> Self {
         let none = None;
@@ -191,6 +234,8 @@ pub struct Terms {
     pub scales: Scales,
     /// What the agents have to meet.
     pub limits: Limits,
+    /// What becomes of those of whom too little is known to say.
+    pub on_unknown: OnUnknown,
     /// The expected cost comes before the score: nothing may be spent any more.
     pub cheapest_first: bool,
     /// Share of the draws in which the first is any of those who may be, each with the same probability,
@@ -204,6 +249,7 @@ impl Default for Terms {
             weights: Preset::Success.weights(),
             scales: Scales::default(),
             limits: Limits::default(),
+            on_unknown: OnUnknown::default(),
             cheapest_first: false,
             explore_min: 0.0,
         }
@@ -297,6 +343,8 @@ pub struct Contest {
     pub excluded: Vec<Excluded>,
     /// When nobody meets all limits: what each does not meet.
     pub violations: Vec<Violation>,
+    /// How those who compete stand to each limit.
+    pub verdicts: Vec<Verdicts>,
     /// What latency and cost were measured by, where they have weight and are known.
     pub scales: Scales,
     /// Parts of the score beside success; none when success is all.
@@ -312,24 +360,26 @@ pub struct Contest {
 impl AgentPerformanceModel {
     /// The agents that the question and the limits allow.
     pub fn contest(&self, question: &Question<'_>, terms: &Terms) -> Contest {
-        let Terms { weights, scales, limits, cheapest_first, explore_min } = terms;
+        let Terms { weights, scales, limits, on_unknown, cheapest_first, explore_min } = terms;
         let standings = self.standings(question);
         let usual = |measure| self.tenant(question.tenant)?.values.usual(measure);
         let predictions = Measure::ALL.map(|measure| {
             let is_needed = weights.of(measure) > 0.0
                 || limits.on(measure).is_some()
                 || (*cheapest_first && measure == Measure::Cost);
-            if is_needed { self.predictions(question, measure) } else { Vec::new() }
+            let probabilities = limits.probabilities();
+            let at = limits.on(measure).map_or(&[][..], |_| &probabilities);
+            if is_needed { self.predictions(question, measure, at) } else { Vec::new() }
         });
 
-        let violations: Vec<Option<Violation>> = standings
+        let (verdicts, violations): (Vec<Verdicts>, Vec<Option<Violation>>) = standings
             .iter()
             .enumerate()
             .map(|(place, standing)| {
                 let of = |measure: Measure| predictions[measure as usize].get(place);
-                limits.violation(standing, of, usual)
+                limits.judge(standing, of, usual, *on_unknown)
             })
-            .collect();
+            .unzip();
         let nobody = !violations.is_empty() && violations.iter().all(Option::is_some);
         let competes: Vec<bool> =
             violations.iter().map(|violation| nobody || violation.is_none()).collect();
@@ -366,6 +416,7 @@ impl AgentPerformanceModel {
             standings: Vec::new(),
             excluded: Vec::new(),
             violations: Vec::new(),
+            verdicts: Vec::new(),
             scales,
             values: Vec::new(),
             precedence: Vec::new(),
@@ -373,7 +424,8 @@ impl AgentPerformanceModel {
             sides: Vec::new(),
             explore_min: *explore_min,
         };
-        for (place, (standing, violation)) in standings.into_iter().zip(violations).enumerate() {
+        let judged = standings.into_iter().zip(verdicts).zip(violations);
+        for (place, ((standing, verdicts), violation)) in judged.enumerate() {
             if !competes[place] {
                 let reason = violation.map(|violation| violation.reason).unwrap_or_default();
                 contest.excluded.push(Excluded { agent: standing.agent, reason });
@@ -385,6 +437,7 @@ impl AgentPerformanceModel {
                 contest.precedence.push([excess, cost.unwrap_or(0.0)]);
             }
             contest.violations.extend(violation);
+            contest.verdicts.push(verdicts);
             contest.values.push(side_values(place));
             contest.standings.push(standing);
         }
@@ -393,76 +446,151 @@ impl AgentPerformanceModel {
     }
 }
 
+/// What is known of an agent beside a limit.
+struct Shown {
+    limit: &'static str,
+    /// Values, of any task type, and of the question's.
+    samples: u64,
+    evidence: u64,
+    /// Whether what is believed meets the limit with the probability `confidence`.
+    is_met: bool,
+    /// Whether it violates it with that probability.
+    speaks_against: bool,
+    /// How far it is from met, `0..1`.
+    excess: f64,
+    /// What is believed with the probability `confidence`, and that it violates it.
+    says: String,
+    says_against: String,
+}
+
 impl Limits {
-    /// The limits that an agent does not meet, if any.
-    fn violation<'p>(
+    /// The probability with which a limit is to be met, and that which is left when it is violated with
+    /// that probability.
+    fn probabilities(&self) -> [f64; 2] {
+        [self.confidence, self.confidence.min(1.0 - self.confidence)]
+    }
+
+    /// How an agent stands to each limit, and what of that keeps it from competing.
+    fn judge<'p>(
         &self,
         standing: &Standing,
         predicted: impl Fn(Measure) -> Option<&'p Predicted>,
         usual: impl Fn(Measure) -> Option<f64>,
-    ) -> Option<Violation> {
+        on_unknown: OnUnknown,
+    ) -> (Verdicts, Option<Violation>) {
+        let of_measures = Measure::ALL.into_iter().filter_map(|measure| {
+            let (limit, predicted) = self.on(measure).zip(predicted(measure))?;
+            Some(self.shown(limit, predicted, measure, usual(measure)))
+        });
+        let success = self.min_success.map(|limit| self.shown_success(limit, standing));
+        let mut verdicts = Verdicts::new();
         let mut reasons = Vec::new();
         let mut excess = 0.0;
-        // `unit` tells agents apart by what they exceed a limit of 0.
-        let mut compare = |is_met: bool, [shown, limit, unit]: [f64; 3], reason: String| {
-            if !is_met {
-                reasons.push(reason);
-                excess += (shown - limit).abs() / (shown + limit + unit).max(f64::MIN_POSITIVE);
+        for shown in success.into_iter().chain(of_measures) {
+            let Shown { limit, samples, evidence, .. } = shown;
+            let verdict = match shown.is_met {
+                _ if evidence < EVIDENCE_MIN => Verdict::Unknown,
+                true => Verdict::Met,
+                false => Verdict::Violated,
+            };
+            verdicts.push((limit, verdict));
+            let little = || format!("unknown by {evidence} of the {EVIDENCE_MIN} values needed");
+            let speaks_against = samples > 0 && shown.speaks_against;
+            let reason = match (verdict, on_unknown) {
+                (Verdict::Violated, _) => shown.says,
+                (Verdict::Unknown, OnUnknown::Exclude) => little(),
+                (Verdict::Unknown, OnUnknown::Auto) if speaks_against => {
+                    format!("{}, but {}", little(), shown.says_against)
+                }
+                (Verdict::Met | Verdict::Unknown, _) => continue,
+            };
+            reasons.push(format!("{limit}: {reason}"));
+            excess += if shown.is_met { 0.0 } else { shown.excess };
+        }
+        let violation = Violation { reason: reasons.join("; "), excess };
+        (verdicts, (!reasons.is_empty()).then_some(violation))
+    }
+
+    fn shown_success(&self, limit: f64, standing: &Standing) -> Shown {
+        let [p, against] = self.probabilities();
+        let [sure, hoped] = [p, against].map(|p| standing.success_quantile(1.0 - p));
+        let says = |p: f64, shown: f64| {
+            let says = if let Belief::Point(_) = standing.belief {
+                "the expected success is".to_owned()
+            } else {
+                with_probability(p) + " the chance of success is at least"
+            };
+            format!("{says} {shown:.4}, asked for is {limit}")
+        };
+        Shown {
+            limit: "min_success",
+            samples: standing.samples,
+            evidence: standing.evidence,
+            is_met: sure >= limit,
+            speaks_against: hoped < limit,
+            excess: excess(sure, limit, 0.0),
+            says: says(p, sure),
+            says_against: says(against, hoped),
+        }
+    }
+
+    fn shown(
+        &self,
+        limit: f64,
+        predicted: &Predicted,
+        measure: Measure,
+        usual: Option<f64>,
+    ) -> Shown {
+        let [p, against] = self.probabilities();
+        let is_least = measure == Measure::Quality;
+        // What is met with each probability; nobody has shown anything without a value.
+        let believed = match predicted.value {
+            None => None,
+            Some(value) if is_least => {
+                Some([p, against].map(|p| value.drawn(normal::quantile(1.0 - p))))
+            }
+            Some(_) => <[f64; 2]>::try_from(&predicted.quantiles[..]).ok(),
+        };
+        let meets = |shown: f64| if is_least { shown >= limit } else { shown <= limit };
+        let says = |p: f64, shown: f64| {
+            let with = with_probability(p);
+            match measure {
+                Measure::Quality => {
+                    format!("{with} the mean quality is at least {shown:.4}, asked for is {limit}")
+                }
+                Measure::Latency => {
+                    format!("{with} an execution takes at most {shown:.1} ms, allowed is {limit}")
+                }
+                Measure::Cost => {
+                    format!("{with} an execution costs at most {shown:.4}, allowed is {limit}")
+                }
             }
         };
-        let with = |p: f64| format!("with a probability of {} %", (1e4 * p).round() / 1e2);
-
-        let p = self.judged(standing.samples, standing.evidence);
-        if let Some((limit, p)) = self.min_success.zip(p) {
-            let shown = standing.success_quantile(1.0 - p);
-            let says = match standing.belief {
-                Belief::Point(_) => format!("the expected success is {shown:.4}"),
-                _ => format!("{} the chance of success is at least {shown:.4}", with(p)),
-            };
-            let says = format!("min_success: {says}, asked for is {limit}");
-            compare(shown >= limit, [shown, limit, 0.0], says);
-        }
-        for measure in Measure::ALL {
-            let Some((limit, predicted)) = self.on(measure).zip(predicted(measure)) else {
-                continue;
-            };
-            let p = self.judged(predicted.samples, predicted.evidence);
-            let Some((p, value)) = p.zip(predicted.value) else { continue };
-            let with = with(p);
-            if measure == Measure::Quality {
-                let shown = value.drawn(normal::quantile(1.0 - p));
-                let says = format!("min_quality: {with} the mean quality is at least {shown:.4}");
-                let says = format!("{says}, asked for is {limit}");
-                compare(shown >= limit, [shown, limit, 0.0], says);
-            } else {
-                let shown = value.quantile(p);
-                let says = if measure == Measure::Latency {
-                    format!("max_latency_ms: {with} an execution takes at most {shown:.1} ms")
-                } else {
-                    format!("max_cost: {with} an execution costs at most {shown:.4}")
-                };
-                let unit = usual(measure).unwrap_or(0.0);
-                compare(
-                    shown <= limit,
-                    [shown, limit, unit],
-                    format!("{says}, allowed is {limit}"),
-                );
-            }
-        }
-        (!reasons.is_empty()).then(|| Violation { reason: reasons.join("; "), excess })
-    }
-
-    /// The probability with which an agent has to meet a limit; `None` for one of which too little is
-    /// known.
-    fn judged(&self, samples: u64, evidence: u64) -> Option<f64> {
-        if evidence >= EVIDENCE_MIN {
-            Some(self.confidence)
-        } else if samples >= EVIDENCE_MIN {
-            Some(self.confidence.min(1.0 - self.confidence))
-        } else {
-            None
+        let [sure, hoped] = believed.unwrap_or([limit; 2]);
+        Shown {
+            limit: match measure {
+                Measure::Quality => "min_quality",
+                Measure::Latency => "max_latency_ms",
+                Measure::Cost => "max_cost",
+            },
+            samples: predicted.samples,
+            evidence: predicted.evidence,
+            is_met: meets(sure),
+            speaks_against: !meets(hoped),
+            // The tenant's usual amount tells agents apart by what they exceed a limit of 0.
+            excess: excess(sure, limit, usual.filter(|_| !is_least).unwrap_or(0.0)),
+            says: says(p, sure),
+            says_against: says(against, hoped),
         }
     }
+}
+
+fn with_probability(p: f64) -> String {
+    format!("with a probability of {} %", (1e4 * p).round() / 1e2)
+}
+
+fn excess(shown: f64, limit: f64, unit: f64) -> f64 {
+    (shown - limit).abs() / (shown + limit + unit).max(f64::MIN_POSITIVE)
 }
 
 impl Contest {

@@ -234,31 +234,86 @@ fn limits_on_latency_and_cost_are_about_one_execution_and_name_who_is_out() {
 }
 
 #[test]
-fn without_evidence_an_agent_is_admissible_until_it_has_shown_the_contrary_elsewhere() {
+fn what_cannot_be_judged_is_said_to_be_unknown_and_on_unknown_decides() {
     let mut model = model();
     let all: Vec<String> =
         ["good", "hasty", "new", "slow"].into_iter().map(ToOwned::to_owned).collect();
-    let max = |max_latency_ms| Terms {
-        limits: Limits { max_latency_ms: Some(max_latency_ms), ..Limits::default() },
-        ..Terms::default()
+    let contest = |model: &AgentPerformanceModel, on_unknown| {
+        let limits = Limits { max_latency_ms: Some(100.0), ..Limits::default() };
+        let terms = Terms { limits, on_unknown, ..Terms::default() };
+        model.contest(&question(Some(&all)), &terms)
     };
-    let excluded = |model: &AgentPerformanceModel| {
-        let contest = model.contest(&question(Some(&all)), &max(100.0));
+    let excluded = |model: &AgentPerformanceModel, on_unknown| {
+        let contest = contest(model, on_unknown);
         contest.excluded.iter().map(|out| out.agent.to_string()).collect::<Vec<_>>()
     };
-    assert_eq!(excluded(&model), ["good"], "nothing is known of new and slow");
-    let slow = |task| Outcome {
-        latency_ms: Some(60_000.0),
+    // Nothing is known of new and slow.
+    assert_eq!(excluded(&model, OnUnknown::Auto), ["good"]);
+    assert_eq!(excluded(&model, OnUnknown::Admit), ["good"]);
+    assert_eq!(excluded(&model, OnUnknown::Exclude), ["good", "new", "slow"]);
+    let verdicts = |contest: &Contest| contest.verdicts.concat();
+    assert_eq!(
+        verdicts(&contest(&model, OnUnknown::Auto)),
+        [Verdict::Met, Verdict::Unknown, Verdict::Unknown].map(|v| ("max_latency_ms", v))
+    );
+    let slow = |latency_ms, task| Outcome {
+        latency_ms: Some(latency_ms),
         ..Outcome::new("slow", Status::Success).on_task(task)
     };
-    for _ in 0..4 {
-        model.update(&slow("other"));
+    // Where an agent was not slow, nothing speaks against it.
+    let mut quick = model.clone();
+    (0..4).for_each(|_| quick.update(&slow(50.0, "other")));
+    assert_eq!(excluded(&quick, OnUnknown::Auto), ["good"]);
+    // Little says enough where it is clear: on another task type, or on this one.
+    for task in ["other", TASK] {
+        let mut model = model.clone();
+        (0..4).for_each(|_| model.update(&slow(60_000.0, task)));
+        assert_eq!(excluded(&model, OnUnknown::Auto), ["good", "slow"], "{task}");
+        assert_eq!(excluded(&model, OnUnknown::Admit), ["good"], "{task}");
+        let contest = contest(&model, OnUnknown::Auto);
+        let reason = &contest.excluded.last().unwrap().reason;
+        let known = if task == TASK { 4 } else { 0 };
+        let says = format!("max_latency_ms: unknown by {known} of the 5 values needed, but with");
+        assert!(reason.starts_with(&says) && reason.ends_with(", allowed is 100"), "{reason}");
     }
-    assert_eq!(excluded(&model), ["good"], "4 outcomes say little");
-    for _ in 0..30 {
-        model.update(&slow("other"));
+    (0..5).for_each(|_| model.update(&slow(60_000.0, TASK)));
+    assert_eq!(excluded(&model, OnUnknown::Admit), ["good", "slow"], "now it is judged");
+
+    // A measure that nobody has shown can't be judged of anybody.
+    let mut bare = AgentPerformanceModel::new(Settings::default());
+    (0..20).for_each(|_| bare.update(&Outcome::new("good", Status::Success).on_task(TASK)));
+    assert!(excluded(&bare, OnUnknown::Auto).is_empty());
+    let nobody = contest(&bare, OnUnknown::Exclude);
+    assert!(!nobody.is_feasible() && nobody.violations.len() == 4);
+    assert_eq!(nobody.violations[0].reason, "max_latency_ms: unknown by 0 of the 5 values needed");
+    // The chance of success as well.
+    let limits = Limits { min_success: Some(0.6), ..Limits::default() };
+    let terms = Terms { limits, on_unknown: OnUnknown::Exclude, ..Terms::default() };
+    let contest = bare.contest(&question(Some(&all)), &terms);
+    assert_eq!(contest.verdicts, [[("min_success", Verdict::Met)]]);
+    assert_eq!(contest.excluded.len(), 3);
+}
+
+/// Two prices have no log-normal distribution: four executions of five cost 0.01, the others 0.1.
+#[test]
+fn a_limit_is_met_by_what_happened_not_by_a_shape() {
+    for count in [50, 200, 2_000] {
+        let mut model = AgentPerformanceModel::new(Settings::default());
+        for index in 0..count {
+            let cost = Some(if index % 5 == 0 { 0.1 } else { 0.01 });
+            model.update(&Outcome { cost, ..Outcome::new("a", Status::Success).on_task(TASK) });
+        }
+        let meets = |max_cost, confidence| {
+            let limits = Limits { max_cost: Some(max_cost), confidence, ..Limits::default() };
+            let terms = Terms { limits, ..Terms::default() };
+            model.contest(&question(None), &terms).is_feasible()
+        };
+        assert!(meets(0.1, 0.9) && meets(0.01, 0.7), "{count}");
+        assert!(!meets(0.0999, 0.9) && !meets(0.0099, 0.2), "{count}");
+        if count >= 200 {
+            assert!(meets(0.1, 0.999));
+        }
     }
-    assert_eq!(excluded(&model), ["good", "slow"], "it is slow wherever it was seen");
 }
 
 #[test]

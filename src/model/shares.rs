@@ -22,8 +22,8 @@ pub(super) struct Holding {
     pub(super) covariances: usize,
     /// Context values with an effect, and independent effects of agents.
     pub(super) effects: usize,
-    /// In the sums behind the predictions of quality, latency and cost.
-    pub(super) value_numbers: usize,
+    /// Bytes of the values by which quality, latency and cost are predicted.
+    pub(super) value_bytes: usize,
 }
 
 /// One of them.
@@ -33,12 +33,12 @@ pub(super) enum Held {
     RecentValues,
     Covariances,
     Effects,
-    ValueNumbers,
+    ValueBytes,
 }
 
 impl Held {
     const ALL: [Self; 5] =
-        [Self::Cells, Self::RecentValues, Self::Covariances, Self::Effects, Self::ValueNumbers];
+        [Self::Cells, Self::RecentValues, Self::Covariances, Self::Effects, Self::ValueBytes];
 }
 
 impl Holding {
@@ -48,7 +48,7 @@ impl Holding {
             Held::RecentValues => self.recent_values,
             Held::Covariances => self.covariances,
             Held::Effects => self.effects,
-            Held::ValueNumbers => self.value_numbers,
+            Held::ValueBytes => self.value_bytes,
         }
     }
 
@@ -58,7 +58,7 @@ impl Holding {
             Held::RecentValues => &mut self.recent_values,
             Held::Covariances => &mut self.covariances,
             Held::Effects => &mut self.effects,
-            Held::ValueNumbers => &mut self.value_numbers,
+            Held::ValueBytes => &mut self.value_bytes,
         }
     }
 
@@ -78,13 +78,18 @@ impl Holding {
 }
 
 impl Caps {
+    /// Bytes of values.
+    pub(super) fn value_bytes(&self) -> usize {
+        self.covariances_mib << 20
+    }
+
     fn holding(&self) -> Holding {
         Holding {
             cells: self.cells,
             recent_values: self.recent_values,
             covariances: (self.covariances_mib << 20) / size_of::<Lanes>(),
             effects: self.effects,
-            value_numbers: (self.covariances_mib << 20) / size_of::<f64>(),
+            value_bytes: self.value_bytes(),
         }
     }
 }
@@ -142,9 +147,9 @@ impl AgentPerformanceModel {
         let prior = self.settings.mean_prior();
         self.change(tenant, |tenant| match held {
             Held::Cells => tenant.forget_cells_of(agent),
-            Held::RecentValues => {}
+            // Buffers stay, and values give way by themselves.
+            Held::RecentValues | Held::ValueBytes => {}
             Held::Covariances | Held::Effects => tenant.forget_effects_of(agent, prior),
-            Held::ValueNumbers => tenant.forget_values_of(agent),
         });
     }
 }
@@ -157,14 +162,13 @@ impl Tenant {
         agents.sort_by_key(|(_, agent)| agent.seen);
         let holds = |agent: &super::Agent| match held {
             Held::Cells => self.tasks.values().any(|task| task.cells.contains_key(&agent.id)),
-            Held::RecentValues => false,
+            Held::RecentValues | Held::ValueBytes => false,
             Held::Covariances => agent.block.is_some(),
             Held::Effects => {
                 let block = agent.block.as_ref();
                 block.is_some_and(|block| block.independent_effects() > 0)
                     || self.logistic.as_ref().is_some_and(|all| all.combinations.has(agent.id))
             }
-            Held::ValueNumbers => agent.values.iter().any(Option::is_some),
         };
         agents.into_iter().find(|(_, agent)| holds(agent)).map(|(name, _)| name.clone())
     }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::effects_state::{EffectsRef, EffectsState, Taken};
 use super::names::Waiting;
 use super::shares::Holding;
-use super::values_state::{ValuesRef, ValuesState};
+use super::values::state::{RecordsRef, RecordsState, SumsState};
 use super::{
     Agent, AgentPerformanceModel, Cell, ContextKey, Other, SCORE_WINDOW, Score, Settings, Strategy,
     Tally, Task, Tenant, next_id,
@@ -127,7 +127,9 @@ struct TenantState {
     /// With the strategy `thompson`.
     effects: Option<EffectsState>,
     /// Not in files of before there were any.
-    values: Option<ValuesState>,
+    records: Option<RecordsState>,
+    /// What stood in its place.
+    values: Option<SumsState>,
 }
 
 impl TenantState {
@@ -183,12 +185,14 @@ impl TenantState {
             Some(effects) => effects.restore(&mut tenant)?,
             None => Taken::default(),
         };
-        let value_numbers = match self.values {
-            Some(values) => values.restore(&mut tenant)?,
-            None => 0,
-        };
+        match (self.records, self.values) {
+            (Some(records), _) => records.restore(&mut tenant)?,
+            (None, Some(sums)) => sums.restore(&mut tenant)?,
+            (None, None) => {}
+        }
         let Taken { covariances, effects } = taken;
-        tenant.holding = Holding { cells, recent_values, covariances, effects, value_numbers };
+        let value_bytes = tenant.values.bytes();
+        tenant.holding = Holding { cells, recent_values, covariances, effects, value_bytes };
         Ok(Restored { tenant, rewards_missing })
     }
 }
@@ -233,7 +237,7 @@ impl Serialize for TenantRef<'_> {
         state.serialize_field("other", other)?;
         let effects = logistic.as_ref().map(|logistic| EffectsRef(self.0, logistic));
         state.serialize_field("effects", &effects)?;
-        state.serialize_field("values", &ValuesRef(self.0))?;
+        state.serialize_field("records", &RecordsRef(self.0))?;
         state.end()
     }
 }

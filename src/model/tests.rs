@@ -297,9 +297,9 @@ proptest! {
         let counts = |stream: &[Outcome]| {
             let model = learned(settings(Strategy::Beta), stream);
             let mut state = serde_json::to_value(model.state()).unwrap();
-            // Regressions number features in the order in which they come.
             let tenant = &mut state["tenants"][DEFAULT_TENANT];
-            tenant["values"].take();
+            // The last values stand in the order in which they came.
+            tenant["records"].take();
             // Who was seen last is of the order, too.
             tenant["tasks_seen"].take();
             let agents = tenant["agents"].as_object_mut().unwrap();

@@ -1045,7 +1045,8 @@ fn a_model_file_of_the_format_before_is_read_and_goes_on() {
         exclude: &[],
     };
     assert_eq!(model.standings(&question).len(), 4);
-    let predicted = |model: &AgentPerformanceModel| model.predictions(&question, Measure::Latency);
+    let predicted =
+        |model: &AgentPerformanceModel| model.predictions(&question, Measure::Latency, &[]);
     assert!(predicted(&model).iter().all(|one| one.value.is_none() && one.samples == 0));
 
     let outcome =
@@ -1098,6 +1099,61 @@ fn a_model_file_of_format_3_believes_the_same_of_known_agents() {
     let sequence = model.sequence();
     let again = read_model(directory.path(), "m.json", &digest, sequence, settings).unwrap();
     assert_eq!(again.digest(), model.digest());
+}
+
+/// The file was written by the last program of format 3, whose values were sums of regressions: `slow` took
+/// 60 s at a cost of 5 in 20 executions on `t2` and 100 ms at 0.01 on `t1`, `quick` 100 ms at 0.01 on both
+/// (each within 4 %), and of `few` there are three latencies of 500 ms and no cost.
+#[test]
+fn values_of_the_format_before_begin_where_its_sums_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = include_bytes!("../../tests/fixtures/model_format_3_values.json");
+    fs::write(directory.path().join("m.json"), old).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(old).unwrap();
+    let digest = json["digest"].as_str().unwrap();
+    let read = |digest: &str| {
+        read_model(directory.path(), "m.json", digest, 83, Settings::default()).unwrap()
+    };
+    let mut model = read(digest);
+    assert_eq!(read(digest).digest(), model.digest());
+    let context = Vec::new();
+    let predicted = |model: &AgentPerformanceModel, measure, task_type| {
+        let question = Question {
+            tenant: "default",
+            task_type: Some(task_type),
+            context: &context,
+            candidates: None,
+            exclude: &[],
+        };
+        model.predictions(&question, measure, &[0.95])
+    };
+    // In the order of their names.
+    let [few, quick, slow] = [0, 1, 2];
+    for (measure, agent, task_type, expected) in [
+        (Measure::Latency, slow, "t2", 60_000.0),
+        (Measure::Latency, slow, "t1", 100.0),
+        (Measure::Latency, quick, "t2", 100.0),
+        (Measure::Latency, few, "t1", 500.0),
+        (Measure::Cost, slow, "t2", 5.0),
+        (Measure::Cost, quick, "t1", 0.01),
+        (Measure::Quality, slow, "t2", 0.5),
+    ] {
+        let one = &predicted(&model, measure, task_type)[agent];
+        let evidence = if agent == few { 3 } else { 20 };
+        assert_eq!(one.evidence, evidence, "{measure:?} {task_type}");
+        let (mean, factor) = (one.value.unwrap().mean(), if agent == few { 2.0 } else { 1.2 });
+        let off: f64 = mean / expected;
+        assert!(off < factor && off > 1.0 / factor, "{measure:?} {task_type}: {mean}");
+    }
+    assert_eq!(predicted(&model, Measure::Cost, "t1")[few].samples, 0);
+    for _ in 0..600 {
+        let outcome = Outcome::new("slow", Status::Success).on_task("t2");
+        model.update(&Outcome { latency_ms: Some(100.0), ..outcome });
+    }
+    let now = predicted(&model, Measure::Latency, "t2")[slow].clone();
+    assert_eq!((now.evidence, now.quantiles[0]), (620, 100.0));
+    let digest = write_model(directory.path(), "m.json", &model).unwrap();
+    assert_eq!(read(&digest).digest(), model.digest());
 }
 
 #[test]

@@ -132,6 +132,8 @@ fn constraints_leave_out_who_does_not_meet_them_and_say_why() {
         assert_eq!(names(&answer)[0], first, "{answer}");
         assert_eq!(answer["feasible"], true);
         assert_eq!(answer["on_infeasible"], "best_effort");
+        assert_eq!(answer["on_unknown"], "auto");
+        assert_eq!(answer["recommendations"][0]["limits"], json!({"min_success": "met"}));
         assert_eq!(answer["constraints"], json!({"min_success": min_success, "confidence": 0.8}));
     }
     let limits = json!({"max_cost": 0.02, "max_latency_ms": 10_000, "confidence": 0.9});
@@ -155,7 +157,64 @@ fn constraints_leave_out_who_does_not_meet_them_and_say_why() {
     assert_eq!(keys(&decision["explain"]["agents"]), ["thrifty"]);
     // Of somebody new nothing speaks against it.
     let new = json!({"constraints": {"max_cost": 0.02}, "candidates": ["good", "new"]});
-    assert_eq!(names(&ask(&service, &new)), ["new"]);
+    let answer = ask(&service, &new);
+    assert_eq!(names(&answer), ["new"]);
+    assert_eq!(answer["recommendations"][0]["limits"], json!({"max_cost": "unknown"}));
+    service.stop();
+}
+
+#[test]
+fn what_becomes_of_an_agent_too_little_known_to_judge_is_asked_for() {
+    let (_directory, _setup, service) = service();
+    // One that has cost 9 on another task type, three times.
+    let dear = json!({"agent_name": "dear", "status": "success", "task_type": "x", "cost": 9});
+    for _ in 0..3 {
+        service.learn(&dear.to_string());
+    }
+    let ask = |on_unknown: &str, more: Value| {
+        let mut question = json!({"constraints": {"max_cost": 0.02}, "on_unknown": on_unknown,
+                                  "candidates": ["good", "thrifty", "new", "dear"], "top_k": 9});
+        for (key, value) in more.as_object().expect("it is an object") {
+            question[key] = value.clone();
+        }
+        service.post_json(PREDICT, &self::question(&question))
+    };
+    for (on_unknown, admitted) in [
+        ("admit", &["dear", "new", "thrifty"][..]),
+        ("auto", &["new", "thrifty"]),
+        ("exclude", &["thrifty"]),
+    ] {
+        let answer = ask(on_unknown, json!({"decision_id": on_unknown})).json();
+        let mut names = names(&answer);
+        names.sort_unstable();
+        assert_eq!(names, admitted, "{on_unknown}: {answer}");
+        assert_eq!(answer["on_unknown"], on_unknown);
+        for row in answer["recommendations"].as_array().expect("there are some") {
+            let verdict = if row["agent_name"] == "thrifty" { "met" } else { "unknown" };
+            assert_eq!(row["limits"]["max_cost"], verdict, "{row}");
+        }
+    }
+    let excluded = ask("exclude", json!({})).json()["excluded"].clone();
+    let reason = "max_cost: unknown by 0 of the 5 values needed";
+    let of = |name: &str| json!({"agent_name": name, "reason": reason});
+    assert_eq!((&excluded[0], &excluded[2]), (&of("dear"), &of("new")), "{excluded}");
+    // The same id with another choice is another question.
+    assert_eq!(ask("auto", json!({"decision_id": "admit"})).status, 409);
+    let kept = decision(&service, "exclude");
+    assert_eq!(kept["on_unknown"], "exclude", "{kept}");
+    let wrong = ask("maybe", json!({}));
+    assert_eq!(wrong.json()["errors"][0]["pointer"], "/on_unknown", "{wrong:?}");
+    // Nobody is left, and each says why.
+    let limits = json!({"max_cost": 0.001});
+    let answer =
+        ask("exclude", json!({"constraints": limits, "candidates": ["good", "new"]})).json();
+    assert_eq!(answer["feasible"], false, "{answer}");
+    let new = answer["recommendations"].as_array().expect("both are ranked").iter();
+    let new = new.clone().find(|row| row["agent_name"] == "new").expect("it is one of them");
+    assert_eq!(
+        (&new["violation"], &new["limits"]["max_cost"]),
+        (&json!(reason), &json!("unknown"))
+    );
     service.stop();
 }
 

@@ -1,0 +1,431 @@
+//! What an execution brings beside success: quality, latency and cost, each predicted by the same
+//! mechanism, without assuming a shape: executions that hang, time-outs and price lists have none.
+//!
+//! # What is kept
+//!
+//! The last [`WINDOW`] values of each measure ([`Window`]): of every agent on every task type (a
+//! [`Cell`]), of every agent, and of the tenant. Older ones are forgotten, so that a change is followed
+//! and what was wrong is gone. What the context adds is learned beside them ([`effects`]).
+//!
+//! # What is predicted
+//!
+//! The mean of an agent on a task type is that of its cell, held back by what its other task types and the
+//! tenant's other agents say (two levels of shrinkage, whose spreads are estimated: [`predict`]); what one
+//! execution stays below is the quantile of its values, which in a small cell are joined by as many as are
+//! worth [`predict::PRIOR_VALUES`] from there. From [`predict::ENOUGH`] values on a cell speaks for itself.
+//! No agent's value moves what is believed of another by more than its share in that.
+//!
+//! # Absurd values
+//!
+//! A latency or cost far above the others counts as one at the edge of what is near, unless such values
+//! recur: see [`predict`]. What was paid is counted elsewhere, exactly.
+//!
+//! # Memory
+//!
+//! All tenants together have so many bytes. When they are used up, the tenant that holds most gives some
+//! back: its cells that have learned nothing for longest go first (their last values are still among the
+//! agent's), then windows of its agents are halved. Who gives way follows from outcomes and their order
+//! alone.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+mod effects;
+mod predict;
+pub(super) mod state;
+mod window;
+
+use self::effects::{Contexts, EFFECT_BYTES, Effects, agent_tag, tag, task_id};
+use self::window::{ENTRY_BYTES, Entry, WINDOW, WINDOW_MIN, Window};
+use super::Tenant;
+use crate::outcome::{Outcome, Status};
+
+pub use self::predict::{Predicted, Value, best_first};
+
+/// Shortest latency told apart from none, ms.
+const LATENCY_MIN_MS: f64 = 0.1;
+/// Values of somebody from which on their median is what others are compared with.
+const CENTRE_MIN: u64 = 3;
+/// Deviations beyond which a value surprises no more.
+const FAR: f64 = 4.0;
+/// Values that the noise goes back, and as how many its prior counts.
+const NOISE_MEMORY: f64 = 2_000.0;
+const NOISE_WEIGHT: f64 = 4.0;
+/// Share of a tenant's cells that give way at once, so that looking for them costs little.
+const EVICTED_SHARE: usize = 8;
+
+/// What is predicted of an execution beside its success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Measure {
+    /// The quality score, `0..=1`, more is better.
+    Quality,
+    /// Milliseconds, less is better.
+    Latency,
+    /// In the user's currency, less is better.
+    Cost,
+}
+
+impl Measure {
+    /// Every measure.
+    pub const ALL: [Self; 3] = [Self::Quality, Self::Latency, Self::Cost];
+
+    /// The name in requests and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quality => "quality",
+            Self::Latency => "latency",
+            Self::Cost => "cost",
+        }
+    }
+
+    /// What an outcome says of it, as a [`Window`] holds it: a latency that was cut short is negative.
+    fn observed(self, outcome: &Outcome) -> Option<f64> {
+        match self {
+            Self::Quality => outcome.observed_quality(),
+            Self::Latency => match outcome.status {
+                Status::Timeout => outcome.latency_ms.map(|ms| -ms.max(LATENCY_MIN_MS)),
+                _ => outcome.observed_latency_ms().map(|ms| ms.max(LATENCY_MIN_MS)),
+            },
+            Self::Cost => outcome.observed_cost(),
+        }
+    }
+
+    /// The scale on which agents, task types and contexts differ: of latency and cost it is logarithmic.
+    /// `None` where a value has no place there.
+    fn scaled(self, value: f64) -> Option<f64> {
+        match self {
+            Self::Quality => Some(value),
+            Self::Latency | Self::Cost => (value > 0.0).then(|| value.ln()),
+        }
+    }
+
+    /// Variance of an agent's values on a task type on that scale, assumed before any are known.
+    fn prior_noise(self) -> f64 {
+        match self {
+            Self::Quality => 0.0625,
+            Self::Latency | Self::Cost => 1.0,
+        }
+    }
+}
+
+/// Values of one measure, of somebody.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "RecordState", into = "RecordState")]
+pub(super) struct Record {
+    /// All that came, those that were cut short included.
+    count: u64,
+    /// Median of the window on the scale of the measure, without what the context added; as it was at
+    /// `centred` values.
+    centre: f64,
+    centred: u64,
+    window: Window,
+}
+
+/// A record in a saved state.
+#[derive(Serialize, Deserialize)]
+struct RecordState(u64, u64, f64, Window);
+
+impl From<Record> for RecordState {
+    fn from(Record { count, centre, centred, window }: Record) -> Self {
+        Self(count, centred, centre, window)
+    }
+}
+
+impl From<RecordState> for Record {
+    fn from(RecordState(count, centred, centre, window): RecordState) -> Self {
+        // What was centred was there.
+        Self { count, centre, centred: centred.min(count), window }
+    }
+}
+
+impl Record {
+    fn learn(&mut self, entry: Entry, measure: Measure, may_grow: bool) -> usize {
+        self.count += 1;
+        let grown = self.window.push(entry, WINDOW, may_grow);
+        // Each time a quarter of the window is new.
+        if 4 * (self.count - self.centred) >= self.window.len() as u64 {
+            self.centred = self.count;
+            let alone = |entry: Entry| {
+                let scaled = measure.scaled(entry.value.abs())?;
+                Some(scaled - f64::from(entry.offset))
+            };
+            let mut values: Vec<f64> = self.window.iter().filter_map(alone).collect();
+            if !values.is_empty() {
+                let middle = values.len() / 2;
+                self.centre = *values.select_nth_unstable_by(middle, f64::total_cmp).1;
+            }
+        }
+        grown
+    }
+}
+
+/// An agent's values on one task type.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Cell {
+    /// When it was met last, as the tenant counts.
+    used: u64,
+    /// By [`Measure`].
+    records: [Option<Box<Record>>; 3],
+}
+
+const CELL_BYTES: usize = size_of::<u64>() + size_of::<Arc<Cell>>() + size_of::<Cell>();
+const OWN_BYTES: usize = size_of::<Own>();
+
+impl Cell {
+    fn bytes(&self) -> usize {
+        let record = |record: &Record| size_of::<Record>() + record.window.bytes();
+        CELL_BYTES + self.records.iter().flatten().map(|r| record(r)).sum::<usize>()
+    }
+}
+
+/// An agent's values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Own {
+    /// By [`Measure`], on all task types, by which the values are tagged.
+    records: [Record; 3],
+    /// By the id of the task type.
+    cells: OrdMap<u64, Arc<Cell>>,
+    /// Beside the tenant's.
+    effects: Effects,
+    /// Bytes of the cells.
+    cell_bytes: usize,
+}
+
+impl Own {
+    fn bytes(&self) -> usize {
+        let windows = self.records.iter().map(|record| record.window.bytes()).sum::<usize>();
+        OWN_BYTES + windows + self.effects.len() * EFFECT_BYTES + self.cell_bytes
+    }
+
+    /// Of this there is no more to be had.
+    fn is_least(&self) -> bool {
+        self.cells.is_empty()
+            && self.effects.is_empty()
+            && self.records.iter().all(|record| record.window.len() <= WINDOW_MIN)
+    }
+
+    fn halve(&mut self) {
+        self.effects.clear();
+        for record in &mut self.records {
+            record.window.halve();
+        }
+    }
+}
+
+/// Mean squared surprise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Noise {
+    weight: f64,
+    squares: f64,
+}
+
+impl Noise {
+    fn add(&mut self, square: f64) {
+        if self.weight >= NOISE_MEMORY {
+            self.weight *= 0.5;
+            self.squares *= 0.5;
+        }
+        self.weight += 1.0;
+        self.squares += square;
+    }
+
+    fn variance(&self, prior: f64) -> f64 {
+        (NOISE_WEIGHT * prior + self.squares) / (NOISE_WEIGHT + self.weight)
+    }
+}
+
+/// All values of a tenant of one measure.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pool {
+    /// Tagged by the agent.
+    record: Record,
+    /// Within an agent and a task type, and within an agent.
+    noise: [Noise; 2],
+}
+
+/// What a tenant's agents have in common.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Values {
+    /// Outcomes that said something of a measure.
+    now: u64,
+    contexts: Contexts,
+    pools: [Option<Arc<Pool>>; 3],
+    /// Held by the agents.
+    own_bytes: usize,
+    /// Cells of all agents, and how many gave way.
+    cells: usize,
+    evicted: u64,
+}
+
+impl Values {
+    /// Memory of the tenant's values.
+    pub(super) fn bytes(&self) -> usize {
+        let pools = self.pools.iter().flatten();
+        let pools = pools.map(|pool| size_of::<Pool>() + pool.record.window.bytes()).sum::<usize>();
+        pools + self.contexts.bytes() + self.own_bytes
+    }
+
+    /// (agent, task type) records of values, and how many gave way for lack of memory.
+    pub(super) fn cells(&self) -> (usize, u64) {
+        (self.cells, self.evicted)
+    }
+
+    /// Learns what an outcome of an agent says of each measure. With `may_grow` false windows stay as
+    /// long as they are, but for the shortest.
+    pub(super) fn learn(&mut self, outcome: &Outcome, own: &mut Option<Arc<Own>>, may_grow: bool) {
+        let observed = Measure::ALL.map(|measure| measure.observed(outcome));
+        if observed.iter().all(Option::is_none) {
+            return;
+        }
+        self.now += 1;
+        let now = self.now;
+        let task = outcome.task_type.as_deref().map(task_id);
+        let agent = agent_tag(&outcome.agent);
+        self.own_bytes -= own.as_ref().map_or(0, |own| own.bytes());
+        let own = Arc::make_mut(own.get_or_insert_default());
+        let context = &outcome.context;
+        let mut learning = self.contexts.observe(&own.effects, context, task, now, may_grow);
+        let task_tag = task.map_or(0, tag);
+        if let Some(task) = task
+            && !own.cells.contains_key(&task)
+        {
+            let cell = own.remembered(task_tag);
+            own.cell_bytes += cell.bytes();
+            own.cells.insert(task, Arc::new(cell));
+            self.cells += 1;
+        }
+        let mut cell = task.and_then(|task| own.cells.get_mut(&task)).map(Arc::make_mut);
+        if let Some(cell) = &mut cell {
+            cell.used = now;
+        }
+        for (measure, value) in Measure::ALL.into_iter().zip(observed) {
+            let Some(value) = value else { continue };
+            let at = measure as usize;
+            let pool = Arc::make_mut(self.pools[at].get_or_insert_default());
+            let whole = &mut own.records[at];
+            let part = cell.as_mut().map(|cell| {
+                let is_new = cell.records[at].is_none();
+                own.cell_bytes += usize::from(is_new) * size_of::<Record>();
+                cell.records[at].get_or_insert_default()
+            });
+            // One that was cut short, or nothing at all, says little of what the context adds.
+            if let Some(scaled) = measure.scaled(value) {
+                let group = part.as_ref().map_or(&*whole, |part| part);
+                if group.count >= CENTRE_MIN {
+                    let noise = pool.noise[0].variance(measure.prior_noise());
+                    let far = FAR * noise.sqrt();
+                    let [tenant, beside, _] = learning.offsets(at);
+                    let surprise = (scaled - tenant - beside - group.centre).clamp(-far, far);
+                    pool.noise[0].add(surprise * surprise);
+                    learning.context(at, surprise, noise);
+                }
+                if task.is_some() && whole.count >= CENTRE_MIN {
+                    let noise = pool.noise[1].variance(measure.prior_noise());
+                    let far = FAR * noise.sqrt();
+                    let expected = learning.offsets(at).iter().sum::<f64>() + whole.centre;
+                    let surprise = (scaled - expected).clamp(-far, far);
+                    pool.noise[1].add(surprise * surprise);
+                    learning.task(at, surprise, noise);
+                }
+            }
+            let [tenant, beside, of_task] = learning.offsets(at);
+            #[expect(clippy::cast_possible_truncation, reason = "effects are not that exact")]
+            let entry = |offset: f64, tag| Entry { value, offset: offset as f32, tag };
+            if let Some(part) = part {
+                own.cell_bytes += part.learn(entry(tenant + beside, 0), measure, may_grow);
+            }
+            whole.learn(entry(tenant + beside + of_task, task_tag), measure, may_grow);
+            pool.record.learn(entry(tenant + of_task, agent), measure, true);
+        }
+        self.contexts.keep(learning, &mut own.effects, now);
+        self.own_bytes += own.bytes();
+    }
+
+    /// An agent is removed. Its values among the last of the tenant stay until newer ones have come.
+    pub(super) fn forget(&mut self, own: &Own) {
+        self.own_bytes -= own.bytes();
+        self.cells -= own.cells.len();
+    }
+
+    /// The median of the tenant's last values. `None` before the first, and while nobody has paid
+    /// anything: no amount can be measured by that.
+    pub(super) fn usual(&self, measure: Measure) -> Option<f64> {
+        let pool = self.pools[measure as usize].as_ref()?;
+        let mut values: Vec<f64> =
+            pool.record.window.iter().map(|entry| entry.value.abs()).collect();
+        if measure != Measure::Quality {
+            // Where more than half is free, it is the median of what is not.
+            let paid: Vec<f64> = values.iter().copied().filter(|value| *value > 0.0).collect();
+            if 2 * paid.len() <= values.len() {
+                values = paid;
+            }
+        }
+        let middle = values.len() / 2;
+        (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
+    }
+}
+
+/// Whether a tenant has memory that it can give back.
+pub(super) fn has_spare(tenant: &Tenant) -> bool {
+    let least = tenant.agents.len() * (OWN_BYTES + 3 * WINDOW_MIN * ENTRY_BYTES);
+    tenant.values.cells > 0 || tenant.values.own_bytes > least
+}
+
+/// Gives memory back: the eighth of the cells that has learned nothing for longest; without cells, half of
+/// every agent's windows.
+pub(super) fn give_way(tenant: &mut Tenant) {
+    let used = |own: &Own| own.cells.values().map(|cell| cell.used).collect::<Vec<u64>>();
+    let owns = tenant.agents.values().filter_map(|agent| agent.values.as_deref());
+    let mut times: Vec<u64> = owns.flat_map(used).collect();
+    // One outcome has one cell: no two were met at the same time.
+    let count = times.len().div_ceil(EVICTED_SHARE);
+    let last = (count > 0).then(|| *times.select_nth_unstable(count - 1).1);
+    let has_some = |own: &Own| match last {
+        Some(last) => own.cells.values().any(|cell| cell.used <= last),
+        None => !own.is_least(),
+    };
+    let agents = tenant.agents.iter();
+    let givers = agents.filter(|(_, agent)| agent.values.as_deref().is_some_and(has_some));
+    let givers: Vec<Arc<str>> = givers.map(|(name, _)| name.clone()).collect();
+    let values = &mut tenant.values;
+    for name in givers {
+        let agent = tenant.agents.get_mut(&name).map(Arc::make_mut);
+        let Some(own) = agent.and_then(|agent| agent.values.as_mut()) else { continue };
+        let own = Arc::make_mut(own);
+        values.own_bytes -= own.bytes();
+        let Some(last) = last else {
+            own.halve();
+            values.own_bytes += own.bytes();
+            continue;
+        };
+        let old = own.cells.iter().filter(|(_, cell)| cell.used <= last);
+        let old: Vec<u64> = old.map(|(task, _)| *task).collect();
+        for task in old {
+            own.cell_bytes -= own.cells.remove(&task).map_or(0, |cell| cell.bytes());
+            values.cells -= 1;
+            values.evicted += 1;
+        }
+        values.own_bytes += own.bytes();
+    }
+}
+
+impl Own {
+    /// A new cell with those of the agent's last values that are of it: it had one that gave way.
+    fn remembered(&self, task: u32) -> Cell {
+        let mut cell = Cell::default();
+        for (record, own) in cell.records.iter_mut().zip(&self.records) {
+            if !own.window.has(task) {
+                continue;
+            }
+            let of_task = own.window.iter().filter(|entry| entry.tag == task);
+            // What the task type added to these is not known any more.
+            let entries = of_task.map(|entry| Entry { offset: 0.0, tag: 0, ..entry });
+            let window = Window::from_entries(entries);
+            let count = window.len() as u64;
+            *record = Some(Box::new(Record { count, window, ..Record::default() }));
+        }
+        cell
+    }
+}
