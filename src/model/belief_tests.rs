@@ -58,7 +58,6 @@ fn check_coverage(
     let seen = coverage(rate, outcomes, worlds, 1 + outcomes as u64);
     // Two standard errors of the share, at 90 %.
     let luck = 2.0 * (0.09 / f64::from(worlds)).sqrt();
-    println!("rate {rate:?}, {outcomes} outcomes: {seen:.3} of the intervals hold it");
     assert!(
         (promised.start() - luck..=promised.end() + luck).contains(&seen),
         "rate {rate:?}, {outcomes} outcomes: {seen} of the intervals hold it, promised {promised:?}"
@@ -97,6 +96,11 @@ fn best_by_tenths(
         let model = world(&rates, &outcomes, &mut rng);
         let truly = rates.iter().copied().fold(f64::MIN, f64::max);
         for (said, rate) in best_probabilities(&model.standings(&ANY)).into_iter().zip(rates) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "0..=1 times ten"
+            )]
             let tenth = &mut tenths[((said * 10.0) as usize).min(9)];
             *tenth = (tenth.0 + 1.0, tenth.1 + said, tenth.2 + f64::from(u8::from(rate >= truly)));
         }
@@ -106,9 +110,6 @@ fn best_by_tenths(
 
 #[track_caller]
 fn check_best(tenths: [(f64, f64, f64); 10], beside: f64) {
-    for (count, said, seen) in tenths {
-        println!("{count:6} statements: {said:.3} said, {seen:.3} true");
-    }
     for (count, said, seen) in tenths {
         // Three standard errors of what is seen if what is said is right.
         let bound = 3.0 * (said * (1.0 - said) / count).sqrt() + beside;
@@ -151,7 +152,6 @@ fn sixty_of_a_hundred_against_sixty_five() {
         }
     }
     let best = best_probabilities(&model.standings(&ANY));
-    println!("{best:?}");
     // What the agents have in common is a prior that the Betas lack: two that are alike are believed to
     // be alike, which moves it towards a half.
     assert!((0.70..0.78).contains(&best[1]), "{best:?}");

@@ -12,7 +12,7 @@ use super::logistic::before_format_4::{
 };
 use super::logistic::{
     Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Key, Keys, Lanes, Logistic,
-    MeanPrior, OWN_TASK, SPREADS, TaskEffects, Term,
+    MeanPrior, OWN_TASK, SPREADS, SavedCombination, TaskEffects, Term,
 };
 use super::state::MapRef;
 use super::{Tenant, hex_numbers, next_id};
@@ -184,7 +184,7 @@ struct HierarchyState {
 struct CombinationsState {
     /// (hash, last met at, effects by place of the agent by name: (mean, variance)), in the order of the
     /// hashes.
-    known: Vec<(u64, u64, Vec<(u32, f64, f64)>)>,
+    known: Vec<SavedCombination>,
     met_once: Vec<u32>,
 }
 
@@ -247,7 +247,7 @@ impl EffectsState {
         }
         let mut combinations = Combinations::default();
         if let Some(CombinationsState { known, met_once }) = self.combinations {
-            let is_known = |(_, met_at, effects): &(u64, u64, Vec<(u32, f64, f64)>)| {
+            let is_known = |(_, met_at, effects): &SavedCombination| {
                 *met_at <= now && effects.iter().all(|(agent, ..)| (*agent as usize) < agents)
             };
             if !known.iter().all(is_known) || !combinations.restore(known, met_once) {
@@ -261,7 +261,7 @@ impl EffectsState {
         let prior = MeanPrior::new(None);
         let hierarchy = match &self.hierarchy {
             Some(HierarchyState { terms, renewed_at }) => {
-                Hierarchy::restore(read_terms(terms)?, *renewed_at, prior)
+                Hierarchy::restore(&read_terms(terms)?, *renewed_at, prior)
             }
             None => Hierarchy::new(prior),
         };

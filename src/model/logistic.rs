@@ -66,7 +66,7 @@ use effect::{Step, softplus};
 use hierarchy::PartOfSum;
 
 pub(super) use block::{Block, FeatureCell, Own};
-pub(super) use combinations::Combinations;
+pub(super) use combinations::{Combinations, SavedCombination};
 pub(super) use effect::{Effect, Sum, moderation, sigmoid};
 pub(super) use features::{Active, Key, Keys, NamesMax};
 pub(super) use hierarchy::{Hierarchy, Level, Levels, MeanPrior, Overall, SPREADS, Swapped, Term};
@@ -122,8 +122,13 @@ pub(super) mod before_format_4 {
 }
 
 const fn scaled(variance: f64, factors: Lanes) -> Lanes {
-    let [a, b, c, d, e] = factors;
-    [variance * a, variance * b, variance * c, variance * d, variance * e]
+    let mut scaled = factors;
+    let mut copy = 0;
+    while copy < COPIES {
+        scaled[copy] *= variance;
+        copy += 1;
+    }
+    scaled
 }
 
 fn lanes(of: impl FnMut(usize) -> f64) -> Lanes {

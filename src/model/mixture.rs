@@ -378,7 +378,9 @@ pub(super) fn probabilities_best(mixtures: &[&Mixture]) -> Vec<f64> {
         }
     }
     let total: f64 = best.iter().sum();
-    best.iter_mut().for_each(|best| *best /= total);
+    for best in &mut best {
+        *best /= total;
+    }
     best
 }
 

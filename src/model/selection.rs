@@ -33,6 +33,7 @@ pub struct Question<'a> {
 
 /// What is believed about an agent's mean reward.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "by default every belief is a mixture")]
 pub enum Belief {
     /// A distribution, to draw from.
     Posterior(Posterior),

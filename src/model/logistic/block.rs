@@ -1,5 +1,4 @@
 //! An agent's effects over its context, with one covariance.
-#![expect(clippy::needless_range_loop, reason = "a loop over the copies reads like its equation")]
 
 use imbl::OrdMap;
 

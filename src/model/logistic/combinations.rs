@@ -36,7 +36,7 @@ struct Combination {
 }
 
 /// A combination as it is saved: hash, when it was last met, and by place of the agent mean and variance.
-pub(in crate::model) type Saved = (u64, u64, Vec<(u32, f64, f64)>);
+pub(in crate::model) type SavedCombination = (u64, u64, Vec<(u32, f64, f64)>);
 
 /// Every combination of a tenant that has a place.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,7 +55,10 @@ impl Combinations {
     }
 
     /// Every combination in the order of its hash, with the place of each agent, and the filter.
-    pub(in crate::model) fn save(&self, place: impl Fn(u32) -> u32) -> (Vec<Saved>, Vec<u32>) {
+    pub(in crate::model) fn save(
+        &self,
+        place: impl Fn(u32) -> u32,
+    ) -> (Vec<SavedCombination>, Vec<u32>) {
         let saved = self.by_hash.iter().map(|(hash, combination)| {
             let effects = combination.effects.iter();
             let mut effects: Vec<(u32, f64, f64)> =
@@ -67,7 +70,11 @@ impl Combinations {
     }
 
     /// The other way round, where agent ids are places. Returns whether the parts fit together.
-    pub(in crate::model) fn restore(&mut self, saved: Vec<Saved>, met_once: Vec<u32>) -> bool {
+    pub(in crate::model) fn restore(
+        &mut self,
+        saved: Vec<SavedCombination>,
+        met_once: Vec<u32>,
+    ) -> bool {
         let is_sound = saved.len() <= COMBINATIONS_MAX
             && [0, MET_ONCE].contains(&met_once.len())
             && saved.iter().flat_map(|(.., effects)| effects).all(|(_, mean, variance)| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::ranks::{HATS, Rank, Ranks};
+use super::ranks::{HATS, HATS_U32, Rank, Ranks};
 use crate::model::Caps;
 use crate::model::fingerprint;
 use crate::outcome::Feature;
@@ -87,7 +87,7 @@ impl From<NumberState> for Number {
 
 impl Number {
     fn hats(&self) -> impl Iterator<Item = u32> + use<> {
-        self.first_hat.into_iter().flat_map(|first| first..first + HATS as u32)
+        self.first_hat.into_iter().flat_map(|first| first..first + HATS_U32)
     }
 
     fn add_to(&self, rank: Rank, active: &mut Active) {
@@ -267,7 +267,7 @@ impl Keys {
                     }
                     match known {
                         Some(feature) => {
-                            active.features.push(ActiveFeature { feature, x: 1.0, is_joint: true })
+                            active.features.push(ActiveFeature { feature, x: 1.0, is_joint: true });
                         }
                         None => active.unknown_squares += 1.0,
                     }

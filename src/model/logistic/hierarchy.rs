@@ -11,7 +11,7 @@
 //!
 //! Effects are learned, and stored, under the *base* prior `A_i ~ N(0, V0)`, which is wide enough for
 //! chances from .001 to .999. As everything is Gaussian, the base prior can be taken out of an agent's
-//! belief and the tenant's put in at any time ([`Overall::swapped`]), whatever the tenant's is by then.
+//! belief and the tenant's put in at any time ([`Level::swap`]), whatever the tenant's is by then.
 //!
 //! With `S` and `m` the variance and mean of `A_i` under the base prior, its own outcomes say
 //! `l = 1/S - 1/V0` (precision) and `e = m/S` (precision times place). With `z = 1 + l t`:
@@ -184,12 +184,12 @@ pub(in crate::model) struct Levels {
 
 impl Hierarchy {
     pub(in crate::model) fn new(prior: MeanPrior) -> Self {
-        Self::restore([[Term::default(); SPREADS]; COPIES], 0, prior)
+        Self::restore(&[[Term::default(); SPREADS]; COPIES], 0, prior)
     }
 
     /// From saved sums.
-    pub(in crate::model) fn restore(terms: Terms, renewed_at: u64, prior: MeanPrior) -> Self {
-        Self { terms, renewed_at, levels: Arc::new(Levels::of(&terms, prior)) }
+    pub(in crate::model) fn restore(terms: &Terms, renewed_at: u64, prior: MeanPrior) -> Self {
+        Self { terms: *terms, renewed_at, levels: Arc::new(Levels::of(terms, prior)) }
     }
 
     pub(in crate::model) fn levels(&self) -> &Arc<Levels> {

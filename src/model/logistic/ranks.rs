@@ -20,7 +20,8 @@ const MEMORY: u64 = 4_096;
 /// Largest magnitude that counts of a number.
 const NUMBER_MAX: f64 = 1e100;
 /// Knots of the hats.
-pub(super) const HATS: usize = 9;
+pub(super) const HATS: usize = HATS_U32 as usize;
+pub(super) const HATS_U32: u32 = 9;
 /// The line ends at this normal quantile.
 const LINE_MAX: f64 = 2.5;
 
