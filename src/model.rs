@@ -41,6 +41,7 @@ mod normal;
 mod pareto;
 mod posterior;
 mod propensity;
+mod score;
 mod selection;
 mod shares;
 mod state;

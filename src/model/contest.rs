@@ -30,7 +30,8 @@ use serde::{Deserialize, Serialize};
 
 use super::mixture::Luck;
 use super::normal;
-use super::propensity::{curve_breaks, shared_draws};
+use super::propensity::{curve_breaks, probabilities_of_highest_score, shared_draws};
+use super::score::{Part, Score};
 use super::selection::{Question, Recommendation, Standing, best_expected, propensities, rank};
 use super::values::{Measure, Predicted, Value};
 use super::{AgentPerformanceModel, Belief};
@@ -38,7 +39,9 @@ use super::{AgentPerformanceModel, Belief};
 /// Outcomes on a question from which on an agent is judged by them.
 pub const EVIDENCE_MIN: u64 = 5;
 
-/// Points by which the distribution of an agent's score is known: to see who may be first at all; then of
+/// Up to so many agents the distributions of their scores are worked out.
+const SUMMED_MAX: usize = 16;
+/// Of more of them, points by which the distribution of an agent's score is known: to see who may be first at all; then of
 /// those who hardly are, and of the others, in proportion, fewest and most. With these, propensities are
 /// within 0.01 (tested up to a thousand agents).
 const POINTS_ROUGHLY: usize = 256;
@@ -743,6 +746,14 @@ impl Contest {
         let open: Vec<usize> =
             (0..among.len()).filter(|place| reach[*place][1] >= range.lowest).collect();
         let indices: Vec<usize> = open.iter().map(|place| among[*place]).collect();
+        if indices.len() <= SUMMED_MAX {
+            let first = self.summed(&indices);
+            let mut all = vec![0.0; among.len()];
+            for (place, first) in open.into_iter().zip(first) {
+                all[place] = first;
+            }
+            return all;
+        }
         let sides: Vec<Vec<Curve>> =
             indices.iter().map(|index| self.side_curves(*index, range)).collect();
 
@@ -756,6 +767,63 @@ impl Contest {
         all
     }
 
+    /// The same by the distributions of the scores, which are independent given the draw that all share.
+    fn summed(&self, indices: &[usize]) -> Vec<f64> {
+        let rests: Vec<Part> = indices.iter().map(|index| self.rest(*index)).collect();
+        let mut all = vec![0.0; indices.len()];
+        for (luck, weight) in self.shared_draws(indices) {
+            let scores: Vec<Score> = indices
+                .iter()
+                .zip(&rests)
+                .map(|(index, rest)| Score::of(&self.success(*index, luck), rest))
+                .collect();
+            for (all, first) in all.iter_mut().zip(probabilities_of_highest_score(&scores)) {
+                *all += weight * first;
+            }
+        }
+        all
+    }
+
+    /// What success adds to a score, given the luck that all share.
+    fn success(&self, index: usize, luck: f64) -> Part {
+        let share = self.success_share;
+        match &self.standings[index].belief {
+            _ if share == 0.0 => Part::of(|_| 0.0),
+            Belief::Mixture(mixture) => {
+                let scores = mixture.scores();
+                Part::of(|z| share * scores.at(z.max(0.0), luck))
+            }
+            Belief::Posterior(posterior) => {
+                Part::of(|z| share * posterior.quantile(normal::below(z)))
+            }
+            Belief::Point(mean) => Part::of(|_| share * mean),
+        }
+    }
+
+    /// What all other parts add.
+    fn rest(&self, index: usize) -> Part {
+        let part = |(side, value): (&Side, &Value)| {
+            // A part of latency or cost falls as these grow.
+            let sign = if side.measure == Measure::Quality { 1.0 } else { -1.0 };
+            Part::of(|z| side.share * side.part(value.drawn(sign * z)))
+        };
+        let parts = self.sides.iter().zip(&self.values[index]).map(part);
+        parts.reduce(|sum, part| sum.plus(&part)).unwrap_or_else(|| Part::of(|_| 0.0))
+    }
+
+    /// The luck that all share, with weights.
+    fn shared_draws(&self, indices: &[usize]) -> Vec<(f64, f64)> {
+        let is_mixture =
+            |index: &usize| matches!(self.standings[*index].belief, Belief::Mixture(_));
+        if self.success_share > 0.0 && indices.iter().any(is_mixture) {
+            let curves: Vec<_> =
+                indices.iter().map(|index| |luck| self.lowest_at(*index, luck)).collect();
+            shared_draws(&curve_breaks(&curves))
+        } else {
+            vec![(0.0, 1.0)]
+        }
+    }
+
     /// The same by these numbers of points. Given the draw that all share, scores are independent, so it is
     /// the mean over an agent's points of the product of the others' distribution functions, each known by
     /// its own points. Nobody is first with a score below the range.
@@ -766,22 +834,11 @@ impl Contest {
         range: Range,
         points: &[usize],
     ) -> Vec<f64> {
-        let is_mixture =
-            |index: &usize| matches!(self.standings[*index].belief, Belief::Mixture(_));
-        let has_luck = self.success_share > 0.0 && indices.iter().any(is_mixture);
-        let shared = if has_luck {
-            let curves: Vec<_> =
-                indices.iter().map(|index| |luck| self.lowest_at(*index, luck)).collect();
-            shared_draws(&curve_breaks(&curves))
-        } else {
-            vec![(0.0, 1.0)]
-        };
-
         let mut first = vec![0.0; indices.len()];
         let mut scores: Vec<u64> = Vec::new();
         // Few have points in common: errors of theirs even out.
         let mut next = 0;
-        for (luck, weight) in shared {
+        for (luck, weight) in self.shared_draws(indices) {
             let points: Vec<usize> = points.iter().map(|all| share_of(*all, weight)).collect();
             let mut counts = Counts::new(&points);
             scores.clear();

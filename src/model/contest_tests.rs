@@ -587,3 +587,43 @@ fn a_floor_is_part_of_every_propensity() {
     assert_eq!(left.len(), 2);
     assert!((left[1] - 0.15).abs() < 1e-3, "{left:?}");
 }
+
+/// Two to six agents of all kinds, by objectives of two and of four parts, each seen often or hardly.
+#[test]
+fn propensities_by_an_objective_are_frequencies() {
+    const DRAWS: u32 = 300_000;
+    let mut rng = rng(3);
+    for case in 0..12 {
+        let agents = 2 + case % 5;
+        let mut model = AgentPerformanceModel::new(Settings::default());
+        for agent in 0..agents {
+            let chance = rng.random_range(0.2..0.98);
+            let latency_ms: f64 = rng.random_range(200.0..3_000.0);
+            let cost: f64 = rng.random_range(0.001..0.05);
+            for _ in 0..[3, 10, 40, 300][rng.random_range(0..4)] {
+                let status =
+                    if rng.random_bool(chance) { Status::Success } else { Status::Failure };
+                let noise: f64 = rng.random_range(0.5..2.0);
+                model.update(&Outcome {
+                    latency_ms: Some(latency_ms * noise),
+                    cost: Some(cost * noise),
+                    quality: Some((chance * noise).min(1.0)),
+                    ..Outcome::new(format!("a{agent}"), status).on_task(TASK)
+                });
+            }
+        }
+        let preset = [Preset::Balanced, Preset::Fast, Preset::Cheap][case % 3];
+        let terms = Terms { weights: preset.weights(), ..Terms::default() };
+        let contest = model.contest(&question(None), &terms);
+        let mut first = vec![0_u32; agents];
+        for _ in 0..DRAWS {
+            first[contest.rank(true, &mut rng)[0].standing] += 1;
+        }
+        for (propensity, first) in contest.propensities().iter().zip(first) {
+            let share = f64::from(first) / f64::from(DRAWS);
+            // What is promised, and four standard errors of the share.
+            let bound = 0.002 + 4.0 * (share * (1.0 - share) / f64::from(DRAWS)).sqrt();
+            assert!((propensity - share).abs() < bound, "{propensity}, drawn {share}: {preset:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@
 use std::sync::LazyLock;
 
 use super::normal;
+use super::score::Score;
 
 /// Draws are looked at as far as a `z` of this: 3e-7 of the mass is beyond.
 const REACH: f64 = 5.0;
@@ -257,7 +258,7 @@ pub(super) fn probabilities_highest(gaussians: &[(f64, f64)]) -> Vec<f64> {
     let lowest = lowest.fold(f64::NEG_INFINITY, f64::max);
     let below = |(mean, deviation): (f64, f64), t: f64| normal::below((t - mean) / deviation);
     let mut contenders = Vec::new();
-    let mut nodes = vec![lowest];
+    let mut nodes = Vec::new();
     for (index, &(mean, deviation)) in gaussians.iter().enumerate() {
         if mean + reach * deviation >= lowest {
             let tiny = below((mean, deviation), lowest).max(f64::MIN_POSITIVE);
@@ -269,29 +270,61 @@ pub(super) fn probabilities_highest(gaussians: &[(f64, f64)]) -> Vec<f64> {
             }
         }
     }
-    nodes.retain(|node| *node >= lowest);
+    let mut result = vec![0.0; gaussians.len()];
+    walk(nodes, lowest, &mut contenders, |index, t| below(gaussians[index], t));
+    let total: f64 = contenders.iter().map(|c| c.first.max(0.0)).sum();
+    for contender in contenders {
+        result[contender.index] = contender.first.max(0.0) / total;
+    }
+    result
+}
+
+/// Integrates over the nodes from `lowest` on, and over the middles between them.
+fn walk(
+    mut nodes: Vec<f64>,
+    lowest: f64,
+    contenders: &mut [Contender],
+    below: impl Fn(usize, f64) -> f64,
+) {
+    nodes.retain(|node| *node > lowest);
     nodes.sort_unstable_by(f64::total_cmp);
     let mut products = [contenders.iter().map(|c| c.below[2]).product::<f64>(); 3];
-    // Who is certain to be below the lowest of somebody's is first with what is left there.
     let mut last = lowest;
-    for &node in &nodes[1..] {
+    for node in nodes {
         products[0] = products[2];
-        for c in &mut contenders {
+        for c in &mut *contenders {
             c.below[0] = c.below[2];
         }
         for (step, t) in [(1, 0.5 * (last + node)), (2, node)] {
             products[step] = 1.0;
-            for c in &mut contenders {
-                c.below[step] = below(gaussians[c.index], t).max(c.below[step - 1]);
+            for c in &mut *contenders {
+                c.below[step] = below(c.index, t).max(c.below[step - 1]);
                 products[step] *= c.below[step];
             }
         }
-        for c in &mut contenders {
+        for c in &mut *contenders {
             c.add_two_steps(products);
         }
         last = node;
     }
-    let mut result = vec![0.0; gaussians.len()];
+}
+
+/// The probability of each of these independent scores to be the highest; sums to 1.
+pub(super) fn probabilities_of_highest_score(scores: &[Score]) -> Vec<f64> {
+    let lowest = scores.iter().map(Score::lowest).fold(f64::NEG_INFINITY, f64::max);
+    let mut contenders = Vec::new();
+    let mut nodes = Vec::new();
+    for (index, score) in scores.iter().enumerate() {
+        if score.highest() >= lowest {
+            let below = score.below(lowest).max(f64::MIN_POSITIVE);
+            // Nobody is certain to be above: what is at the lowest counts, too.
+            let first = if score.lowest() >= lowest { below } else { 0.0 };
+            contenders.push(Contender { index, below: [below; 3], first });
+            nodes.extend(score.points().step_by(2));
+        }
+    }
+    walk(nodes, lowest, &mut contenders, |index, t| scores[index].below(t));
+    let mut result = vec![0.0; scores.len()];
     let total: f64 = contenders.iter().map(|c| c.first.max(0.0)).sum();
     for contender in contenders {
         result[contender.index] = contender.first.max(0.0) / total;

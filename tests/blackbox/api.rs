@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 use serde_json::{Value, json};
 
-use super::harness::{Answer, SOON, Service, Setup, eventually};
+use super::harness::{Answer, SOON, Service, Setup, eventually, without_decisions};
 
 const PREDICT: &str = "/api/learning/predict/agent-selection";
 const OUTCOMES: &str = "/api/learning/outcomes";
@@ -81,6 +81,11 @@ impl Running {
         let rows = self.read(&format!("{PERFORMANCE}{query}"));
         let rows = rows.as_array().expect("the list is a bare array");
         rows.iter().map(|row| (text(&row["agent_name"]), row.clone())).collect()
+    }
+
+    /// What was learned of each agent.
+    fn learned(&self) -> Value {
+        without_decisions(self.read(PERFORMANCE))
     }
 
     #[track_caller]
@@ -858,14 +863,14 @@ fn another_strategy_at_a_restart_keeps_every_count() {
     let mut service = started(&[]);
     service.learn(&four_agents());
     assert_eq!(service.ask(&json!({}))["strategy"], "thompson");
-    let (performance, digest) = (service.read(PERFORMANCE), service.digest());
+    let (performance, digest) = (service.learned(), service.digest());
     let mut expected: BTreeMap<&str, Value> = BTreeMap::new();
     let request = json!({"task_type": "t", "top_k": 4, "seed": 3});
     for strategy in
         ["thompson", "moving_average", "beta", "exponential", "thompson", "beta", "moving_average"]
     {
         service = service.restarted(&[("MODEL_STRATEGY", strategy)]);
-        assert_eq!(service.read(PERFORMANCE), performance, "{strategy}");
+        assert_eq!(service.learned(), performance, "{strategy}");
         // The effects are learned again from the journal, and are the same, down to the last bit.
         assert_eq!(service.digest() == digest, strategy == "thompson", "{strategy}");
         let answer = service.ask(&request);
@@ -1713,7 +1718,7 @@ fn activating_an_older_version_rolls_the_model_back_and_nothing_else() {
     let service = started(&[("MODEL_BATCH_TIMEOUT", "3600")]);
     service.learn(&four_agents());
     let first = service.save();
-    let (digest, performance) = (service.digest(), service.read(PERFORMANCE));
+    let (digest, performance) = (service.digest(), service.learned());
     let question = json!({"task_type": "t", "top_k": 10, "seed": 5});
     let answer = service.ask(&question);
 
@@ -1732,7 +1737,7 @@ fn activating_an_older_version_rolls_the_model_back_and_nothing_else() {
     assert_eq!(activated.status, 200, "{activated:?}");
     let third = text(&activated.json()["version_id"]);
     assert_eq!(service.digest(), digest);
-    assert_eq!(service.read(PERFORMANCE), performance);
+    assert_eq!(service.learned(), performance);
     let again = service.ask(&question);
     assert_eq!(again["recommendations"], answer["recommendations"]);
     assert_eq!(again["model_score"], answer["model_score"]);
@@ -1764,7 +1769,7 @@ fn activating_an_older_version_rolls_the_model_back_and_nothing_else() {
     assert_eq!((&resent["accepted"], &resent["duplicates"]), (&json!(0), &json!(20)));
     service.learn(&outcomes(2, "amy", "t", "success"));
     assert_eq!(service.performance("")["amy"]["total_executions"], 12);
-    let (digest, performance) = (service.digest(), service.read(PERFORMANCE));
+    let (digest, performance) = (service.digest(), service.learned());
 
     let service = service.restarted(&[]);
     assert_eq!((service.digest(), service.read(PERFORMANCE)), (digest.clone(), performance));

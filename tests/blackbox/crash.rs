@@ -12,7 +12,9 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Service, Setup, copy_files, eventually, free_address};
+use crate::harness::{
+    Answer, Service, Setup, copy_files, eventually, free_address, without_decisions,
+};
 
 const NDJSON: &str = "application/x-ndjson";
 const OUTCOMES: &str = "/api/learning/outcomes";
@@ -554,6 +556,7 @@ fn answers(service: &Service) -> Value {
     ];
     let metrics: Vec<&Value> = kept.iter().map(|key| &metrics[key]).collect();
     let agents = service.get("/api/learning/agents/performance?tenant_id=acme").json();
+    let agents = without_decisions(agents);
     json!({
         "state": state(service), "metrics": metrics, "agents": agents, "predictions": predictions,
     })

@@ -379,3 +379,12 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq
     let body = response.body_mut().with_config().limit(256 * 1024 * 1024).read_to_string()?;
     Ok(Answer { status, headers, body })
 }
+
+/// A performance list without how agents report on decisions, which is no part of what was learned.
+pub(crate) fn without_decisions(mut rows: Value) -> Value {
+    for row in rows.as_array_mut().expect("the list is a bare array") {
+        let row = row.as_object_mut().expect("a row is an object");
+        row.retain(|field, _| !field.starts_with("decisions"));
+    }
+    rows
+}
