@@ -2,16 +2,17 @@
 //!
 //! # The idea
 //!
-//! An agent's chance of success on a task type is an unknown probability. What is known of it is a
-//! Beta distribution (the posterior): its prior `Beta(alpha, beta)` plus one pseudo-count per
-//! outcome, `alpha` for reward and `beta` for its lack. *Thompson sampling* draws one number from
-//! each agent's posterior and ranks by the draws: an agent that is probably best is mostly chosen,
-//! one that is little known is tried as often as it may yet be best (Thompson 1933; Chapelle and
-//! Li, NIPS 2011).
+//! An agent's chance of success on a task is unknown. What is known of it is a distribution (the
+//! posterior). *Thompson sampling* draws one number from each agent's and ranks by the draws: an agent
+//! that is probably best is mostly chosen, one that is little known is tried as often as it may yet be
+//! best (Thompson 1933; Chapelle and Li, NIPS 2011).
 //!
-//! Few agents have a long record on every task type, so records are *pooled*: to the agent's own
-//! outcomes on this task type come, with bounded weight, its outcomes elsewhere and the outcomes
-//! of all other agents; see [`AgentPerformanceModel::standings`].
+//! Few agents have a long record on every task type and in every context, so the log-odds of success are
+//! a sum of effects that are shared between tasks and agents: a mixture of five Bayesian logistic
+//! regressions (`logistic`), whose beliefs are what is stated, and from which agents are drawn
+//! optimistically (`mixture`). How often a draw puts each first is worked out (`propensity`). Quality,
+//! latency and cost are predicted by the last values (`values`), and compete or limit where a question
+//! asks for it (`contest`). Other strategies have a Beta posterior or a mean per agent.
 //!
 //! # Invariants
 //!
@@ -80,7 +81,7 @@ const SCORE_WINDOW_MIN: usize = 50;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Thompson sampling from the pooled Beta posterior.
+    /// Thompson sampling from a mixture of logistic regressions.
     Thompson,
     /// Thompson sampling from `Beta(successes + 1, failures + 1)` of the agent alone.
     Beta,

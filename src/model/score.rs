@@ -229,7 +229,7 @@ mod tests {
     #[track_caller]
     fn close(actual: f64, expected: f64, what: &str) {
         // A part that is a sum is known by some 1,400 sums of points.
-        assert!((actual - expected).abs() < 3e-3, "{what}: {actual}, not {expected}");
+        assert!((actual - expected).abs() < 4e-3, "{what}: {actual}, not {expected}");
     }
 
     /// Sums of Gaussians are Gaussian, whichever is the narrower.
