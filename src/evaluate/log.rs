@@ -82,7 +82,7 @@ pub struct PlanRequest {
     /// Who would choose: `greedy`, `thompson`, `agent:NAME` or `version:ID`.
     #[schemars(required, regex(pattern = "^(greedy|thompson|(agent|version):[^\\n]{1,256})$"))]
     policy: Option<String>,
-    /// Whose decisions; `default` unless given.
+    /// The tenant whose decisions are evaluated; `default` unless given.
     tenant_id: Option<Name>,
     /// Only decisions made then or later.
     #[schemars(extend("format" = "date-time"))]
@@ -96,7 +96,7 @@ pub struct PlanRequest {
 pub struct Plan {
     /// Who would choose.
     pub policy: Policy,
-    /// Whose decisions.
+    /// The tenant whose decisions are evaluated.
     pub tenant: String,
     /// Only decisions made then or later, Unix ms.
     pub since_ms: Option<i64>,

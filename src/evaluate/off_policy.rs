@@ -70,7 +70,7 @@ impl Reason {
     pub const ALL: [Self; 5] =
         [Self::Absent, Self::Improbable, Self::InSample, Self::Undrawn, Self::Missing];
 
-    /// Its name in answers.
+    /// The field of the reason in answers.
     pub fn field(self) -> &'static str {
         match self {
             Self::Absent => "not_a_candidate",
@@ -152,7 +152,7 @@ impl Judged {
         Self { choices: Vec::new(), chosen: None, reward, against: Some(reason) }
     }
 
-    /// Its outcome is known.
+    /// Whether the outcome of the decision is known.
     pub fn has_outcome(&self) -> bool {
         self.reward.is_some()
     }
@@ -215,7 +215,7 @@ impl Estimate {
         Self { value, interval: around(all), judged_interval: around(judged) }
     }
 
-    /// The same value, with intervals that hold those of another one, too.
+    /// Widens the intervals until they hold those of another estimate, too; the value stays.
     fn wide_enough_for(self, other: &Self) -> Self {
         let hull = |own: [f64; 2], other: [f64; 2]| [own[0].min(other[0]), own[1].max(other[1])];
         Self {

@@ -260,6 +260,10 @@ impl EffectsState {
         // Settled when the operator's prior is known.
         let prior = MeanPrior::new(None);
         let hierarchy = match &self.hierarchy {
+            Some(HierarchyState { renewed_at, .. }) if *renewed_at > now => {
+                let text = "what the agents have in common was worked out after the last outcome";
+                return Err(Error::Corrupt(text.to_owned()));
+            }
             Some(HierarchyState { terms, renewed_at }) => {
                 Hierarchy::restore(&read_terms(terms)?, *renewed_at, prior)
             }

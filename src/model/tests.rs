@@ -762,6 +762,33 @@ fn beta_learns_to_choose_the_best_agent() {
     check_choices_are_good(Strategy::Beta, 0.885);
 }
 
+/// A file that somebody made names hats past the last feature, or a time to come.
+#[test]
+fn a_state_whose_numbers_point_nowhere_is_corrupt() {
+    let outcome = |number: u32| Outcome {
+        context: vec![("size".to_owned(), Feature::Number(f64::from(number)))],
+        ..success("a", "t")
+    };
+    let outcomes: Vec<Outcome> = (0..100).map(outcome).collect();
+    let model = learned(Settings::default(), &outcomes);
+    let json = serde_json::to_string(&model.state()).unwrap();
+    let read = |json: &str| {
+        AgentPerformanceModel::from_state(json.as_bytes(), model.sequence(), Settings::default())
+    };
+    assert!(read(&json).is_ok());
+    for (field, wrong) in [
+        ("first_hat", u32::MAX - 3),
+        ("first_hat", 5),
+        ("line", u32::MAX),
+        ("renewed_at", u32::MAX),
+    ] {
+        let start = json.find(&format!("\"{field}\":")).unwrap() + field.len() + 3;
+        let end = start + json[start..].find([',', '}']).unwrap();
+        let made = format!("{}{wrong}{}", &json[..start], &json[end..]);
+        assert!(matches!(read(&made), Err(crate::error::Error::Corrupt(_))), "{field}: {wrong}");
+    }
+}
+
 #[test]
 fn buffers_stop_growing_at_the_cap_on_values_and_a_restart_agrees() {
     let caps = Caps { recent_values: 60, ..Caps::default() };

@@ -98,7 +98,7 @@ impl Report {
 pub struct ReportBody {
     /// Who would choose.
     policy: String,
-    /// Whose decisions.
+    /// The tenant whose decisions were evaluated.
     tenant_id: String,
     /// Only decisions made then or later.
     #[schemars(extend("format" = "date-time"))]
@@ -110,7 +110,7 @@ pub struct ReportBody {
     /// The share of what the policy would choose that can't be judged: by so much are intervals wider.
     #[schemars(range(min = 0.0, max = 1.0))]
     left_out_share: f64,
-    /// The same by reason.
+    /// The left-out share, split by the reason why it can't be judged.
     left_out_reasons: LeftOutBody,
     /// The largest share with which there is an answer.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -154,7 +154,7 @@ struct LeftOutBody {
     missing_outcome: f64,
 }
 
-/// The same by four estimators.
+/// The policy's value by each of the four estimators.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Estimates")]
 struct EstimatesBody {

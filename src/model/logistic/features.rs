@@ -87,7 +87,7 @@ impl From<NumberState> for Number {
 
 impl Number {
     fn hats(&self) -> impl Iterator<Item = u32> + use<> {
-        self.first_hat.into_iter().flat_map(|first| first..first + HATS_U32)
+        self.first_hat.into_iter().flat_map(|first| first..first.saturating_add(HATS_U32))
     }
 
     fn add_to(&self, rank: Rank, active: &mut Active) {
