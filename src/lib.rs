@@ -37,6 +37,7 @@ pub mod samples;
 pub mod service;
 mod shares;
 pub mod simulate;
+pub mod sources;
 pub mod store;
 pub mod transfer;
 pub mod verify;

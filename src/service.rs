@@ -378,7 +378,7 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     let importer = import.map(|file| {
         let inbox = updater.inbox();
-        spawn("import", move || match crate::import::into_inbox(&inbox, &file) {
+        spawn("import", move || match crate::sources::file::into_inbox(&inbox, &file) {
             Ok(summary) => {
                 log::info!("import=done {summary}");
                 show_next_steps(address);

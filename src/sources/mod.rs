@@ -1,0 +1,3 @@
+//! Where records come from. Each source reads them, and hands them to the learner.
+
+pub mod file;
