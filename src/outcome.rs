@@ -9,6 +9,7 @@
 //! This file is pure: no clock, no I/O, no randomness. What it can't know (the time of arrival, an
 //! identity for events that carry none) is passed in.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,11 +19,14 @@ use sha2::{Digest, Sha256};
 
 mod annotate;
 mod raw;
+mod spelling;
 
 use raw::{Raw, Scalar};
 
 pub use annotate::{annotated, named_tenant, with_tenant};
 pub use raw::non_finite_as_null;
+pub use spelling::tidy;
+pub(crate) use spelling::{is_blank, nearest};
 
 /// Largest record that is looked at, in bytes.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
@@ -81,8 +85,10 @@ impl Status {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    /// What else it may be called in an event, whatever the case.
+    pub fn synonyms(self) -> &'static [&'static str] {
+        let (_, synonyms) = spelling::STATUS_SYNONYMS[self as usize];
+        synonyms
     }
 }
 
@@ -132,6 +138,9 @@ pub struct Outcome {
     /// Task type and context are final: no decision overrides them.
     #[serde(skip)]
     pub resolved: bool,
+    /// It came from the monitor that writes 0 for what it does not know.
+    #[serde(skip)]
+    pub zero_is_unknown: bool,
     /// Optional fields that made no sense, by name.
     #[serde(skip)]
     pub dropped: Vec<&'static str>,
@@ -171,6 +180,7 @@ impl Outcome {
             time_ms: 0,
             decision: None,
             resolved: false,
+            zero_is_unknown: false,
             dropped: Vec::new(),
         }
     }
@@ -291,11 +301,14 @@ impl Outcome {
             .latency_ms
             .amount(AMOUNT_MAX, "latency_ms", &mut dropped)
             .or_else(|| raw.duration_ms.amount(AMOUNT_MAX, "duration_ms", &mut dropped));
-        let cost =
-            raw.cost_estimate.amount(AMOUNT_MAX, "cost_estimate", &mut dropped).or_else(|| {
-                // The monitor that sends `cost` writes 0 for "unknown".
-                raw.cost.amount(AMOUNT_MAX, "cost", &mut dropped).filter(|&cost| cost > 0.0)
-            });
+        let zero_is_unknown = raw.memory_seen
+            && raw.cpu_seen
+            && (resolved.zero_is_unknown || raw.event_id.identifier().is_none());
+        let cost = raw
+            .cost_estimate
+            .amount(AMOUNT_MAX, "cost_estimate", &mut dropped)
+            .or_else(|| raw.cost.amount(AMOUNT_MAX, "cost", &mut dropped))
+            .filter(|&cost| !zero_is_unknown || cost > 0.0);
         let quality = raw
             .quality_score
             .amount(1.0, "quality_score", &mut dropped)
@@ -360,21 +373,21 @@ impl Outcome {
             time_ms: time_ms.unwrap_or(now_ms),
             decision,
             resolved: resolved.task_seen,
+            zero_is_unknown,
             dropped,
         };
         Ok((outcome, identity))
     }
 }
 
-/// The event itself, and source and id of the CloudEvents envelope it came in. An envelope is told
-/// by its version.
+/// The event itself, and source and id of the CloudEvents envelope it came in.
 fn open_envelope(mut raw: Raw<'_>) -> (Raw<'_>, Option<(String, String)>) {
-    match (&raw.specversion, raw.data.take()) {
-        (Scalar::Text(_), Some(data)) => {
+    match raw.event.take() {
+        Some(event) => {
             let source = raw.source.non_empty().map(str::to_owned);
-            (*data, source.zip(raw.id.identifier()))
+            (*event, source.zip(raw.id.identifier()))
         }
-        _ => (raw, None),
+        None => (raw, None),
     }
 }
 
@@ -384,12 +397,12 @@ fn agent_name(value: Scalar<'_>) -> Result<String, Refusal> {
             RefusalCode::MissingAgentName,
             "agent_name is missing: it names the agent that executed",
         )),
-        Scalar::Text(name) => {
-            checked_name("agent_name", RefusalCode::InvalidAgentName, name.into_owned())
-        }
+        Scalar::Text(name) => checked_name("agent_name", RefusalCode::InvalidAgentName, &name),
+        // Some number their agents.
+        Scalar::Integer(number) => Ok(number.to_string()),
         other => Err(Refusal::new(
             RefusalCode::InvalidAgentName,
-            format!("agent_name is {other}, allowed is a string"),
+            format!("agent_name is {other}, allowed is a string or a whole number"),
         )),
     }
 }
@@ -401,11 +414,17 @@ fn parse_status(value: &Scalar<'_>) -> Result<Status, Refusal> {
             let detail = format!("status is missing, allowed are {}", names());
             return Err(Refusal::new(RefusalCode::MissingStatus, detail));
         }
-        Scalar::Text(name) => Status::parse(name),
+        Scalar::Text(name) => spelling::status_of(name),
         _ => None,
     };
     known.ok_or_else(|| {
-        let detail = format!("status is {value}, allowed are {}", names());
+        let nearest = match value {
+            Scalar::Text(name) => spelling::nearest_status(name),
+            _ => None,
+        };
+        let meant = nearest
+            .map_or_else(String::new, |status| format!("; did you mean {}?", status.as_str()));
+        let detail = format!("status is {value}, allowed are {}{meant}", names());
         Refusal::new(RefusalCode::UnknownStatus, detail)
     })
 }
@@ -413,9 +432,7 @@ fn parse_status(value: &Scalar<'_>) -> Result<Status, Refusal> {
 fn tenant_name(values: [Scalar<'_>; 3]) -> Result<String, Refusal> {
     match values.into_iter().find(|value| *value != Scalar::Null) {
         None => Ok(DEFAULT_TENANT.to_owned()),
-        Some(Scalar::Text(name)) => {
-            checked_name("tenant_id", RefusalCode::InvalidTenantId, name.into_owned())
-        }
+        Some(Scalar::Text(name)) => checked_name("tenant_id", RefusalCode::InvalidTenantId, &name),
         Some(other) => Err(Refusal::new(
             RefusalCode::InvalidTenantId,
             format!("tenant_id is {other}, allowed is a string"),
@@ -479,14 +496,20 @@ fn json_array(parts: &[&str]) -> String {
     serde_json::to_string(parts).expect("strings always have a JSON form")
 }
 
-fn checked_name(field: &str, code: RefusalCode, name: String) -> Result<String, Refusal> {
-    if (1..=NAME_BYTES_MAX).contains(&name.len()) {
-        return Ok(name);
-    }
-    Err(Refusal::new(
-        code,
-        format!("{field} has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", name.len()),
-    ))
+fn checked_name(field: &str, code: RefusalCode, name: &str) -> Result<String, Refusal> {
+    kept_name(name).map(Cow::into_owned).ok_or_else(|| {
+        let detail = match tidy(name).len() {
+            0 if !name.is_empty() => format!("{field} is blank, a name is more than that"),
+            bytes => format!("{field} has {bytes} bytes, allowed are 1 to {NAME_BYTES_MAX}"),
+        };
+        Refusal::new(code, detail)
+    })
+}
+
+/// A name as it is kept, see [`tidy`]; `None` for one of blanks alone and for one that is too long.
+pub fn kept_name(name: &str) -> Option<Cow<'_, str>> {
+    let name = tidy(name);
+    (1..=NAME_BYTES_MAX).contains(&name.len()).then_some(name)
 }
 
 /// The first value that is a name; those before it that are none are dropped.
@@ -495,13 +518,16 @@ fn first_name<const N: usize>(
     field: &'static str,
     dropped: &mut Vec<&'static str>,
 ) -> Option<String> {
-    values.into_iter().find_map(|value| match value {
-        Scalar::Null => None,
-        Scalar::Text(name) if (1..=NAME_BYTES_MAX).contains(&name.len()) => Some(name.into_owned()),
-        _ => {
+    values.into_iter().find_map(|value| {
+        let name = match &value {
+            Scalar::Null => return None,
+            Scalar::Text(name) => kept_name(name).map(Cow::into_owned),
+            _ => None,
+        };
+        if name.is_none() {
             dropped.push(field);
-            None
         }
+        name
     })
 }
 
@@ -531,11 +557,12 @@ pub enum RefusalCode {
     InvalidTenantId,
     TenantLimit,
     Tombstone,
+    MalformedRow,
 }
 
 impl RefusalCode {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -547,6 +574,7 @@ impl RefusalCode {
         Self::InvalidTenantId,
         Self::TenantLimit,
         Self::Tombstone,
+        Self::MalformedRow,
     ];
 
     /// The code in answers, counters and dead letters.
@@ -563,6 +591,7 @@ impl RefusalCode {
             Self::InvalidTenantId => "invalid_tenant_id",
             Self::TenantLimit => "tenant_limit",
             Self::Tombstone => "tombstone",
+            Self::MalformedRow => "malformed_row",
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::raw::{Raw, Scalar};
-use super::{Feature, Outcome, non_finite_as_null, open_envelope};
+use super::{Feature, Outcome, non_finite_as_null, open_envelope, tidy};
 
 /// The record that `outcome` was read from, with its identity as `event_id` and what was resolved
 /// as `resolved`, inside `data` of a CloudEvents envelope. Reading the result gives the same outcome
@@ -57,7 +57,7 @@ pub fn named_tenant(record: &[u8]) -> Option<String> {
     ];
     fields.into_iter().find_map(|field| match field {
         Scalar::Null => None,
-        Scalar::Text(name) => Some(name.into_owned()),
+        Scalar::Text(name) => Some(tidy(&name).into_owned()),
         other => Some(other.to_string()),
     })
 }
@@ -81,9 +81,13 @@ pub fn with_tenant(record: &[u8], tenant: &str) -> Vec<u8> {
     format!("{before}{comma}\"tenant_id\":{}{after}", Value::from(tenant)).into_bytes()
 }
 
-/// The tenant of every outcome; task type and context where they are final.
+/// The tenant of every outcome, whose zeros mean unknown; task type and context where they are final.
 fn resolved(outcome: &Outcome) -> Value {
     let mut resolved = json!({"tenant_id": outcome.tenant});
+    if outcome.zero_is_unknown {
+        // The identity that is written into it is not its own.
+        resolved["zero_is_unknown"] = true.into();
+    }
     if outcome.resolved {
         let context: Map<String, Value> = outcome
             .context
@@ -243,6 +247,9 @@ mod tests {
             include_str!("../../tests/fixtures/shape_a.json"),
             include_str!("../../tests/fixtures/shape_a_workflow_step.json"),
             include_str!("../../tests/fixtures/shape_b.json"),
+            r#"{"agent_name":"a","status":"success","memory_mb":0,"cpu_ms":0,"cost":0}"#,
+            r#"{"agent_name":"a","status":"success","memory_mb":0,"cpu_ms":0,"cost":0,"event_id":"e"}"#,
+            r#"{"agent_name":" a ","status":"OK","cost":0,"tenant_id":"e\u0301 "}"#,
             include_str!("../../tests/fixtures/shape_c_cloudevents.json"),
             include_str!("../../tests/fixtures/shape_minimal.json"),
         ] {

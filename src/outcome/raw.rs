@@ -8,7 +8,9 @@ use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use super::{FEATURES_MAX, Feature, NAME_BYTES_MAX, Refusal, RefusalCode};
+use serde_json::value::RawValue;
+
+use super::{FEATURES_MAX, Feature, NAME_BYTES_MAX, Refusal, RefusalCode, kept_name, tidy};
 
 /// A value where one number or string is expected.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -142,6 +144,9 @@ pub(super) struct Raw<'a> {
     pub(super) latency_ms: Scalar<'a>,
     pub(super) cost_estimate: Scalar<'a>,
     pub(super) cost: Scalar<'a>,
+    /// The keys that only the monitor sends, whatever their values.
+    pub(super) memory_seen: bool,
+    pub(super) cpu_seen: bool,
     pub(super) quality_score: Scalar<'a>,
     pub(super) decision_id: Scalar<'a>,
     pub(super) correlation_id: Scalar<'a>,
@@ -154,7 +159,9 @@ pub(super) struct Raw<'a> {
     pub(super) specversion: Scalar<'a>,
     pub(super) source: Scalar<'a>,
     pub(super) id: Scalar<'a>,
-    pub(super) data: Option<Box<Raw<'a>>>,
+    data: Option<&'a RawValue>,
+    /// The event in `data`, where the rest is its envelope.
+    pub(super) event: Option<Box<Raw<'a>>>,
 }
 
 /// The part of `metadata` that is used.
@@ -174,6 +181,8 @@ pub(super) struct Resolved<'a> {
     pub(super) task_seen: bool,
     pub(super) task_type: Scalar<'a>,
     pub(super) context: Features,
+    /// The event had no identity of its own when it came, and was the monitor's.
+    pub(super) zero_is_unknown: bool,
 }
 
 /// The features of a context object.
@@ -187,34 +196,33 @@ pub(super) struct Features {
 
 impl<'a> Raw<'a> {
     pub(super) fn parse(text: &'a str) -> Result<Self, Refusal> {
-        let mut raw: Self = match serde_json::from_str::<Object<Self>>(text) {
-            Ok(Object(Some(raw))) => raw,
-            Ok(Object(None)) => {
-                return Err(Refusal::new(
-                    RefusalCode::NotAnObject,
-                    "the record is JSON, but allowed is an object",
-                ));
-            }
-            Err(error) => {
-                return Err(Refusal::new(
-                    RefusalCode::NotJson,
-                    format!("the record is not JSON: {error}"),
-                ));
-            }
-        };
-        raw.settle_context();
+        let raw = Self::read_object(text)?;
+        let mut raw = raw.ok_or_else(|| {
+            let detail = "the record is JSON, but allowed is an object";
+            Refusal::new(RefusalCode::NotAnObject, detail)
+        })?;
+        // An envelope is told by its version.
+        if let (Scalar::Text(_), Some(data)) = (&raw.specversion, raw.data) {
+            raw.event = Self::read_object(data.get())?.map(Box::new);
+        }
         Ok(raw)
     }
 
-    fn settle_context(&mut self) {
+    /// The fields of an object; `None` for any other value.
+    fn read_object(text: &'a str) -> Result<Option<Self>, Refusal> {
+        let Object(raw) = serde_json::from_str::<Object<Self>>(text).map_err(|error| {
+            Refusal::new(RefusalCode::NotJson, format!("the record is not JSON: {error}"))
+        })?;
+        Ok(raw.map(Self::with_settled_context))
+    }
+
+    fn with_settled_context(mut self) -> Self {
         if !self.context.present {
             let snapshot = std::mem::take(&mut self.context_snapshot);
             let dropped = std::mem::replace(&mut self.context, snapshot).dropped;
             self.context.dropped.extend(dropped);
         }
-        if let Some(data) = &mut self.data {
-            data.settle_context();
-        }
+        self
     }
 }
 
@@ -340,8 +348,16 @@ impl<'de> Fields<'de> for Raw<'de> {
                 self.resolved = map.next_value::<Object<Resolved<'de>>>()?.0;
                 return Ok(());
             }
+            "memory_mb" => {
+                self.memory_seen = true;
+                return map.next_value::<IgnoredAny>().map(drop);
+            }
+            "cpu_ms" => {
+                self.cpu_seen = true;
+                return map.next_value::<IgnoredAny>().map(drop);
+            }
             "data" => {
-                self.data = map.next_value::<Object<Self>>()?.0.map(Box::new);
+                self.data = Some(map.next_value()?);
                 return Ok(());
             }
             _ => return map.next_value::<IgnoredAny>().map(drop),
@@ -370,6 +386,10 @@ impl<'de> Fields<'de> for Resolved<'de> {
             "task_type" => {
                 self.task_seen = true;
                 scalar(&mut self.task_type, map)
+            }
+            "zero_is_unknown" => {
+                self.zero_is_unknown = map.next_value::<Scalar<'de>>()? == Scalar::Bool(true);
+                Ok(())
             }
             "context" => {
                 self.context = map.next_value()?;
@@ -412,10 +432,9 @@ impl FeatureSeed<'_> {
     }
 
     fn text(self, text: &str) {
-        if (1..=NAME_BYTES_MAX).contains(&text.len()) {
-            self.push(Feature::Text(text.to_owned()));
-        } else {
-            self.features.dropped.push("context_value");
+        match kept_name(text) {
+            Some(text) => self.push(Feature::Text(text.into_owned())),
+            None => self.features.dropped.push("context_value"),
         }
     }
 }
@@ -434,6 +453,10 @@ impl<'de> Visitor<'de> for FeatureSeed<'_> {
         f.write_str("any value")
     }
     fn visit_unit<E>(self) -> Result<(), E> {
+        // A context that is null is none.
+        if self.depth > 0 {
+            self.features.dropped.push("context_null");
+        }
         Ok(())
     }
     fn visit_bool<E>(self, value: bool) -> Result<(), E> {
@@ -462,6 +485,7 @@ impl<'de> Visitor<'de> for FeatureSeed<'_> {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
+        self.features.dropped.push(if self.depth == 0 { "context" } else { "context_list" });
         Ok(())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
@@ -471,7 +495,7 @@ impl<'de> Visitor<'de> for FeatureSeed<'_> {
             if self.depth > 0 {
                 self.path.push('.');
             }
-            self.path.push_str(&key.0);
+            self.path.push_str(&tidy(&key.0));
             map.next_value_seed(FeatureSeed {
                 features: self.features,
                 path: self.path,

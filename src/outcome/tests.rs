@@ -60,6 +60,7 @@ fn every_producer_shape_is_understood() {
             decision: Some(DecisionRef::Correlation(
                 "c0a8012e-5b1d-4f6e-8f57-0d5d2b7f9e10".to_owned(),
             )),
+            dropped: vec!["context_list", "context_null"],
             ..Outcome::new("ReflectionAgent", Status::Success).on_task("code_review")
         },
     );
@@ -81,6 +82,7 @@ fn every_producer_shape_is_understood() {
             latency_ms: Some(845.3),
             quality: Some(0.88),
             time_ms: 1_793_611_200_115,
+            zero_is_unknown: true,
             ..Outcome::new("ToolUseAgent", Status::Success).on_task("data_extraction")
         },
     );
@@ -95,6 +97,7 @@ fn every_producer_shape_is_understood() {
             quality: Some(0.2),
             cost: Some(0.0061),
             time_ms: 1_793_611_500_300,
+            zero_is_unknown: true,
             ..Outcome::new("ReActAgent", Status::Failure).on_task("compliance_analysis")
         },
     );
@@ -250,7 +253,7 @@ fn non_finite_literals_are_null_outside_of_strings_only() {
     assert_eq!(kept.latency_ms, Some(7.0));
     assert_eq!((kept.cost, kept.quality), (None, None));
     assert_eq!(kept.context, [text("y", "NaN \" NaN")]);
-    assert!(kept.dropped.is_empty(), "null is unset, not wrong: {:?}", kept.dropped);
+    assert_eq!(kept.dropped, ["context_null"], "outside of a context null is unset");
 }
 
 #[test]
@@ -290,12 +293,65 @@ fn amounts_are_taken_in_range_and_otherwise_dropped_by_name() {
         [None; 3],
         &["latency_ms", "quality_score"],
     );
-    // An estimate of 0 is one; a `cost` of 0 is the monitor's way to say nothing.
     check(&json!({"cost_estimate": 0, "cost": 3}), [None, None, Some(0.0)], &[]);
     check(&json!({"cost_estimate": null, "cost": 3}), [None, None, Some(3.0)], &[]);
-    check(&json!({"cost": 0}), [None; 3], &[]);
     let negative_zero = outcome(&json!({"latency_ms": -0.0})).latency_ms.unwrap();
     assert!(negative_zero.is_sign_positive(), "-0 prints unlike 0");
+}
+
+#[test]
+fn a_cost_of_0_is_unknown_from_the_monitor_alone() {
+    #[track_caller]
+    fn check(fields: &Value, cost: Option<f64>) {
+        assert_eq!(outcome(fields).cost, cost, "{fields}");
+    }
+    check(&json!({"cost": 0}), Some(0.0));
+    check(&json!({"cost_estimate": 0}), Some(0.0));
+    check(&json!({"cost": "0"}), Some(0.0));
+    for zero in ["cost", "cost_estimate"] {
+        check(&json!({"memory_mb": 0.0, "cpu_ms": 0.0, zero: 0}), None);
+        check(&json!({"memory_mb": null, "cpu_ms": null, "event_id": null, zero: 0}), None);
+        check(&json!({"memory_mb": 12.5, "cpu_ms": 3, "event_id": "", zero: 0}), None);
+        check(&json!({"memory_mb": 0, "cpu_ms": 0, "event_id": "e", zero: 0}), Some(0.0));
+        check(&json!({"memory_mb": 0, zero: 0}), Some(0.0));
+        check(&json!({"cpu_ms": 0, zero: 0}), Some(0.0));
+        check(&json!({"memory_mb": 0, "cpu_ms": 0, zero: 0.01}), Some(0.01));
+    }
+    // Only where the event looks like the monitor's, and has an identity that is not its own.
+    let resolved = json!({"tenant_id": "default", "zero_is_unknown": true});
+    check(&json!({"cost": 0, "event_id": "e", "resolved": resolved}), Some(0.0));
+    check(
+        &json!({"cost": 0, "event_id": "e", "memory_mb": 0, "cpu_ms": 0, "resolved": resolved}),
+        None,
+    );
+}
+
+#[test]
+fn spellings_of_one_name_are_one_name() {
+    let sent = json!({
+        "agent_name": " e\u{301}\u{a0}", "tenant_id": "\tt ", "task_type": " review ",
+        "context": {" domain ": " la\u{308}w ", "a": {" b ": 1}, "blank": " \u{feff}"},
+    });
+    let kept = outcome(&sent);
+    assert_eq!(
+        (&*kept.agent, &*kept.tenant, kept.task_type.as_deref()),
+        ("é", "t", Some("review"))
+    );
+    assert_eq!(kept.context, [number("a.b", 1.0), text("domain", "läw")]);
+    assert_eq!(kept.dropped, ["context_value"], "a blank is no value");
+    assert_eq!(context_of(&sent["context"]), kept.context, "questions and events meet");
+    assert_eq!(named_tenant(event(&sent).as_bytes()).as_deref(), Some("t"), "so do their rights");
+
+    assert_eq!(outcome(&json!({"agent_name": 1})).agent, "1");
+    assert_eq!(outcome(&json!({"agent_name": -20, "task_type": " "})).agent, "-20");
+    for blank in [" ", "\u{3000}\n", "\u{feff}"] {
+        let refusal = parse(event(&json!({"agent_name": blank}))).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::InvalidAgentName);
+        assert!(refusal.detail.contains("agent_name is blank"), "{refusal}");
+    }
+    // What is composed is what is measured.
+    let long = "e\u{301}".repeat(128);
+    assert_eq!(outcome(&json!({"agent_name": long})).agent.len(), 256);
 }
 
 #[test]
@@ -385,15 +441,15 @@ fn a_refusal_names_the_field_what_was_seen_and_what_is_allowed() {
     check("{}", "missing_agent_name", "agent_name is missing");
     check(r#"{"agent_name": null, "status": "success"}"#, "missing_agent_name", "agent_name");
     check(
-        r#"{"agent_name": 5, "status": "success"}"#,
+        r#"{"agent_name": 5.5, "status": "success"}"#,
         "invalid_agent_name",
-        "agent_name is 5, allowed is a string",
+        "agent_name is 5.5, allowed is a string",
     );
     check(r#"{"agent_name": "a"}"#, "missing_status", &format!("status is missing, {STATUSES}"));
     check(
-        event(&json!({"status": "Success"})),
+        event(&json!({"status": "Sucess"})),
         "unknown_status",
-        &format!("status is \"Success\", {STATUSES}"),
+        &format!("status is \"Sucess\", {STATUSES}; did you mean success?"),
     );
     check(event(&json!({"status": {}})), "unknown_status", "status is an array or object");
     check(event(&json!({"status": "é".repeat(500)})), "unknown_status", "é\"..., allowed");
@@ -432,7 +488,11 @@ fn a_context_is_flattened_by_dotted_path() {
         &[("a.b.d".to_owned(), Feature::Bool(true)), number("a.c", 1.0), text("b", "x")],
         &[],
     );
-    check(r#"{"list": [1, {"a": 2}], "nothing": null, "empty": {}}"#, &[], &[]);
+    check(
+        r#"{"list": [1, {"a": 2}], "nothing": null, "empty": {}, "in": {"list": [], "no": null}}"#,
+        &[],
+        &["context_list", "context_null", "context_list", "context_null"],
+    );
     check(
         r#"{"a": 1, "a": 2, "b": {"c": 3}, "b.c": 4}"#,
         &[number("a", 2.0), number("b.c", 4.0)],
@@ -443,7 +503,8 @@ fn a_context_is_flattened_by_dotted_path() {
     check(r#"{"\u0061": "\u00e9"}"#, &[text("a", "é")], &[]);
     check("{}", &[], &[]);
     check("7", &[], &["context"]);
-    check("[7]", &[], &[]);
+    check("[7]", &[], &["context"]);
+    check("null", &[], &[]);
 }
 
 #[test]
@@ -493,7 +554,10 @@ fn deep_nesting_is_skipped_or_refused_but_never_overflows() {
     check("output", r#"{"a":"#, "}", true);
     check("metadata", r#"{"a":"#, "}", true);
     check("context", r#"{"a":"#, "}", false);
-    check("data", r#"{"data":"#, "}", false);
+    check("data", r#"{"data":"#, "}", true);
+    let data = format!(r#"{{"context": {}1{}}}"#, r#"{"a":"#.repeat(200), "}".repeat(200));
+    let enveloped = parse(format!(r#"{{"specversion": "1.0", "data": {data}}}"#));
+    assert_eq!(enveloped.unwrap_err().code, RefusalCode::NotJson);
     assert_eq!(parse("[".repeat(10_000)).unwrap_err().code, RefusalCode::NotJson);
 }
 
