@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::outcome::NAME_BYTES_MAX;
+use crate::outcome::{NAME_BYTES_MAX, kept_name, nearest};
 
 /// Most names in one list.
 pub const NAMES_MAX: usize = 1_000;
@@ -19,26 +19,67 @@ const SHOWN_MAX: usize = 100;
 /// Characters of an error.
 const DETAIL_MAX: usize = 300;
 
-/// Reads the fields of an object. Those that the type does not know are skipped: clients may be newer
-/// than we are.
+/// Reads the fields of an object. One that a type which denies unknown fields does not know is refused
+/// with the name that may have been meant: half a question would get a whole answer.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the pointer of the field that is wrong.
-pub fn read<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T> {
+pub fn read<T: DeserializeOwned + JsonSchema>(object: Map<String, Value>) -> Result<T> {
     serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
-        let mut pointer = String::new();
+        let mut path = Vec::new();
         for segment in error.path() {
             use serde_path_to_error::Segment;
-            let part: &dyn fmt::Display = match segment {
-                Segment::Seq { index } => index,
-                Segment::Map { key } => key,
-                Segment::Enum { .. } | Segment::Unknown => continue,
-            };
-            pointer.push('/');
-            pointer.push_str(&part.to_string());
+            match segment {
+                Segment::Seq { index } => path.push(index.to_string()),
+                Segment::Map { key } => path.push(key.clone()),
+                Segment::Enum { .. } | Segment::Unknown => {}
+            }
         }
-        Error::invalid(pointer, cut(&error.inner().to_string(), DETAIL_MAX))
+        let pointer = path.iter().fold(String::new(), |pointer, part| {
+            // As RFC 6901 writes them.
+            pointer + "/" + &cut(&part.replace('~', "~0").replace('/', "~1"), SHOWN_MAX)
+        });
+        let detail = unknown_field(&path, SchemaGenerator::default().into_root_schema_for::<T>())
+            .unwrap_or_else(|| error.inner().to_string());
+        Error::invalid(pointer, cut(&detail, DETAIL_MAX))
     })
+}
+
+/// What is said of a field that the schema does not know; `None` for one that it knows.
+fn unknown_field(path: &[String], schema: Schema) -> Option<String> {
+    let root = Value::from(schema);
+    let (field, parents) = path.split_last()?;
+    let parent = parents.iter().try_fold(&root, |schema, part| {
+        variants(&root, schema).find_map(|schema| schema["properties"].get(part))
+    })?;
+    let mut known: Vec<&str> = variants(&root, parent)
+        .filter(|schema| schema["additionalProperties"] == false)
+        .filter_map(|schema| schema["properties"].as_object())
+        .flat_map(|properties| properties.keys().map(String::as_str))
+        .collect();
+    if known.is_empty() || known.contains(&field.as_str()) {
+        return None;
+    }
+    known.sort_unstable();
+    let hint = match nearest(field, known.iter().copied()) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("allowed are {}", known.join(", ")),
+    };
+    Some(format!("is no field of a request like this; {hint}"))
+}
+
+/// The schemas that one stands for: itself, what it refers to, its alternatives.
+fn variants<'s>(root: &'s Value, schema: &'s Value) -> impl Iterator<Item = &'s Value> {
+    let resolved = |schema: &'s Value| {
+        let name = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/"));
+        name.and_then(|name| root["$defs"].get(name)).unwrap_or(schema)
+    };
+    let schema = resolved(schema);
+    let alternatives = ["anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array());
+    std::iter::once(schema).chain(alternatives.flatten().map(resolved).flat_map(move |schema| {
+        let inner = ["anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array());
+        std::iter::once(schema).chain(inner.flatten().map(resolved))
+    }))
 }
 
 fn cut(text: &str, characters: usize) -> Cow<'_, str> {
@@ -58,16 +99,72 @@ fn wrong<E: serde::de::Error>(seen: &Value, allowed: &str) -> E {
     E::custom(format!("is {}, allowed is {allowed}", cut(&seen.to_string(), SHOWN_MAX)))
 }
 
-/// A string of 1 to 256 bytes.
+/// A string of 1 to 256 bytes that is more than blanks, as outcomes have it: see [`kept_name`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Name(pub String);
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        match value.as_str().and_then(kept_name) {
+            Some(name) => Ok(Self(name.into_owned())),
+            None => Err(wrong(&value, "a string of 1 to 256 bytes")),
+        }
+    }
+}
+
+/// The name of an agent: as [`Name`]; a whole number is its digits, as in outcomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentName(pub String);
+
+impl<'de> Deserialize<'de> for AgentName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if value.is_i64() || value.is_u64() {
+            return Ok(Self(value.to_string()));
+        }
+        match value.as_str().and_then(kept_name) {
+            Some(name) => Ok(Self(name.into_owned())),
+            None => Err(wrong(&value, "a string of 1 to 256 bytes")),
+        }
+    }
+}
+
+impl JsonSchema for AgentName {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "AgentName".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let number = json_schema!({"type": "integer", "minimum": i64::MIN, "maximum": u64::MAX});
+        json_schema!({"anyOf": [Name::json_schema(generator), number]})
+    }
+}
+
+/// What a caller calls something of its own: a string of 1 to 256 bytes, to the letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id(pub String);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         match Value::deserialize(deserializer)? {
-            Value::String(name) if (1..=NAME_BYTES_MAX).contains(&name.len()) => Ok(Self(name)),
+            Value::String(id) if (1..=NAME_BYTES_MAX).contains(&id.len()) => Ok(Self(id)),
             other => Err(wrong(&other, "a string of 1 to 256 bytes")),
         }
+    }
+}
+
+impl JsonSchema for Id {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Id".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "minLength": 1, "maxLength": NAME_BYTES_MAX})
     }
 }
 
@@ -80,14 +177,16 @@ impl JsonSchema for Name {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         // Of characters, because a schema can't count bytes.
-        json_schema!({"type": "string", "minLength": 1, "maxLength": NAME_BYTES_MAX})
+        json_schema!({
+            "type": "string", "minLength": 1, "maxLength": NAME_BYTES_MAX, "pattern": "\\S"
+        })
     }
 }
 
-/// At most 1,000 names.
+/// At most 1,000 names of agents.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
 #[schemars(inline)]
-pub struct Names(#[schemars(length(max = NAMES_MAX))] pub Vec<Name>);
+pub struct Names(#[schemars(length(max = NAMES_MAX))] pub Vec<AgentName>);
 
 impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -120,7 +219,7 @@ impl<'de> Deserialize<'de> for Names {
 impl Names {
     /// As plain strings.
     pub fn into_strings(self) -> Vec<String> {
-        self.0.into_iter().map(|Name(name)| name).collect()
+        self.0.into_iter().map(|AgentName(name)| name).collect()
     }
 }
 
@@ -215,8 +314,15 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
-    #[serde(default)]
+    #[serde(default, deny_unknown_fields)]
+    struct Inner {
+        max_cost: Option<Real<0, 1>>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
     struct Fields {
+        inner: Option<Inner>,
         name: Option<Name>,
         names: Option<Names>,
         count: Option<Whole<1, 9>>,
@@ -264,16 +370,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_read_and_null_and_what_is_unknown_are_nothing() {
+    fn an_unknown_field_is_refused_with_the_one_that_may_be_meant() {
+        check(json!({"naem": "a"}), "/naem", "did you mean name?");
+        check(json!({"Count": 1}), "/Count", "did you mean count?");
+        check(json!({"zzz": 1}), "/zzz", "allowed are any, count, flag, inner, name, names");
+        check(json!({"a/b~": 1}), "/a~1b~0", "allowed are");
+        check(json!({"inner": {"maxcost": 1}}), "/inner/maxcost", "did you mean max_cost?");
+        check(json!({"inner": {"flag": 1}}), "/inner/flag", "allowed are max_cost");
+        check(json!({"x".repeat(5_000): 1}), &format!("/{}...", "x".repeat(100)), "allowed are");
+        let any = fields(json!({"any": {"whatever": {"it": "is"}}})).expect("these have no names");
+        assert!(any.any.is_some());
+    }
+
+    #[test]
+    fn names_are_read_as_outcomes_have_them() {
+        let read =
+            fields(json!({"name": " e\u{301}\t", "names": [1, " a", -2, "é"]})).expect("allowed");
+        assert_eq!(read.name, Some(Name("é".to_owned())));
+        let names = read.names.map(Names::into_strings).unwrap_or_default();
+        assert_eq!(names, ["1", "a", "-2", "é"]);
+        check(json!({"name": " \u{a0}"}), "/name", "1 to 256 bytes");
+        check(json!({"name": 1}), "/name", "1 to 256 bytes");
+        check(json!({"names": [1.5]}), "/names/0", "1 to 256 bytes");
+        check(json!({"names": ["\u{feff}"]}), "/names/0", "1 to 256 bytes");
+    }
+
+    #[test]
+    fn what_is_allowed_is_read_and_null_is_nothing() {
         let read = fields(json!({
-            "name": "é".repeat(128), "names": ["a"], "count": 9.0, "any": {"a": 1}, "flag": true,
-            "new": 1,
+            "name": "é".repeat(128), "names": ["a "], "count": 9.0, "any": {"a": 1}, "flag": true,
+            "inner": {"max_cost": 0.5},
         }));
         let fields_read = read.expect("all of it is allowed");
         assert_eq!(fields_read.count, Some(Whole(9)));
         assert_eq!(fields_read.names.map(Names::into_strings), Some(vec!["a".to_owned()]));
         let nothing =
-            json!({"name": null, "names": null, "count": null, "any": null, "flag": null});
+            json!({"name": null, "names": null, "count": null, "any": null, "inner": null});
         assert_eq!(fields(nothing).expect("null is nothing"), Fields::default());
         assert_eq!(fields(json!({})).expect("none is needed"), Fields::default());
     }

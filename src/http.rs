@@ -4,6 +4,7 @@
 //! changes something goes through the learner's queue. Lists are read from the database by a few
 //! read-only connections.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ use crate::kafka::{Producer, View};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
 use crate::model::Measure;
-use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX};
+use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, kept_name, tidy};
 use crate::store::Reader;
 
 pub mod access;
@@ -442,6 +443,11 @@ impl Route {
     }
 
     fn of(path: &str) -> Option<Self> {
+        // With or without a slash at the end.
+        let path = match path.strip_suffix('/') {
+            Some(path) if !path.is_empty() && !path.ends_with('/') => path,
+            _ => path,
+        };
         let route = match path {
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
@@ -554,21 +560,38 @@ impl Route {
     }
 }
 
-/// A path segment without its percent signs.
+/// A path segment without its percent signs; `None` for an empty one, and one that is no text.
 fn decoded(segment: &str) -> Option<String> {
-    // A plus is a plus in a path.
-    let query = segment.replace('+', "%2B");
-    let (name, _) = form_urlencoded::parse(query.as_bytes()).next()?;
-    (!segment.contains(['=', '&'])).then(|| name.into_owned())
+    let text = percent_encoding::percent_decode_str(segment).decode_utf8().ok()?;
+    (!text.is_empty()).then(|| text.into_owned())
 }
 
-/// The parameters of a query string.
+/// A name as outcomes have it.
+fn kept<'a>(field: &str, name: &'a str) -> Result<Cow<'a, str>> {
+    kept_name(name).ok_or_else(|| {
+        let detail = match tidy(name).len() {
+            0 if !name.is_empty() => "is blank, a name is more than that".to_owned(),
+            bytes => format!("has {bytes} bytes, allowed are 1 to {NAME_BYTES_MAX}"),
+        };
+        Error::invalid(field, detail)
+    })
+}
+
+/// Parameters that are names of agents, task types or tenants.
+const NAMES: [&str; 2] = ["task_type", "tenant_id"];
+
+/// The parameters of a query string; names among them as outcomes have them.
 struct Query(Vec<(String, String)>);
 
 impl Query {
     fn of(request: &Request<'_>) -> Self {
         let query = request.query().unwrap_or_default();
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+        let parameters = form_urlencoded::parse(query.as_bytes()).into_owned();
+        let tidied = parameters.map(|(key, value)| match kept_name(&value) {
+            Some(name) if NAMES.contains(&&*key) => (key, name.into_owned()),
+            _ => (key, value),
+        });
+        Self(tidied.collect())
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -578,11 +601,8 @@ impl Query {
     /// A name of 1 to 256 bytes.
     fn name(&self, name: &str) -> Result<Option<&str>> {
         match self.get(name) {
-            Some(value) if !(1..=NAME_BYTES_MAX).contains(&value.len()) => Err(Error::invalid(
-                name,
-                format!("has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", value.len()),
-            )),
-            value => Ok(value),
+            Some(value) => kept(name, value).map(|_| Some(value)),
+            None => Ok(None),
         }
     }
 
@@ -592,12 +612,12 @@ impl Query {
     }
 
     fn flag(&self, name: &str) -> Result<bool> {
-        match self.get(name) {
-            None | Some("false" | "0") => Ok(false),
-            Some("true" | "1" | "") => Ok(true),
-            Some(other) => {
-                Err(Error::invalid(name, format!("is {other:?}, allowed are true and false")))
-            }
+        let Some(value) = self.get(name) else { return Ok(false) };
+        // Python writes True.
+        match value.to_ascii_lowercase().as_str() {
+            "false" | "0" | "no" | "off" => Ok(false),
+            "true" | "1" | "yes" | "on" | "" => Ok(true),
+            _ => Err(Error::invalid(name, format!("is {value:?}, allowed are true and false"))),
         }
     }
 
@@ -687,10 +707,20 @@ mod tests {
             "",
             "/index.html",
             "/api/learning",
-            "/api/learning/status/",
+            "/api/learning/",
+            "/api/learning/status//",
+            "//",
+            "/api/learning/agents//",
+            "/api/learning/decisions/%ff",
             "/api/learning/models/a/b",
         ] {
             assert_eq!(Route::of(nothing), None, "{nothing}");
+        }
+        assert_eq!(Route::of("/api/learning/status/"), Some(Route::Status));
+        assert_eq!(Route::of("/api/learning/decisions/"), Some(Route::Decisions));
+        for (id, decoded) in [("a==", "a=="), ("a%3D=&b", "a==&b"), ("%20+%C3%A9/", " +é")] {
+            let path = format!("/api/learning/decisions/{id}");
+            assert_eq!(Route::of(&path), Some(Route::Decision(decoded.to_owned())));
         }
     }
 }

@@ -235,6 +235,8 @@ pub struct AppendReply {
     pub rejected_total: u64,
     /// Those refused, by their place among the records.
     pub rejected: Vec<(usize, Refusal)>,
+    /// Optional fields of accepted ones that made no sense, by name.
+    pub dropped: BTreeMap<&'static str, u64>,
 }
 
 /// What other threads see of the learner.
@@ -931,6 +933,7 @@ impl Learner {
                         counted.accepted += 1;
                         for field in &outcome.dropped {
                             Counters::count(&mut counters.dropped_fields, field);
+                            *reply.dropped.entry(*field).or_default() += 1;
                         }
                         if let Some(cost) = outcome.observed_cost() {
                             let spending = &mut counters.spending;

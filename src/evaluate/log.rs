@@ -5,6 +5,7 @@
 //! recorded with each decision, which is what the model said before the outcome (progressive validation);
 //! a saved version is judged by the decisions whose outcome came after it had learned.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -17,7 +18,7 @@ use crate::decisions::Candidate;
 use crate::error::{Error, Result};
 use crate::fields::{self, Name, Real};
 use crate::model::{AgentPerformanceModel, Question, Settings, propensities};
-use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, format_time, parse_time_ms};
+use crate::outcome::{DEFAULT_TENANT, format_time, kept_name, parse_time_ms};
 use crate::reporting::Reporting;
 use crate::store::{
     MISSING, ModelVersion, Reader, RecordedDecision, VersionStatus, learned_sequence, read_model,
@@ -50,7 +51,7 @@ impl FromStr for Policy {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let name = |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()).then(|| name.to_owned());
+        let name = |name: &str| kept_name(name).map(Cow::into_owned);
         let policy = match text.split_once(':') {
             None if text == "greedy" => Some(Self::Greedy),
             None if text == "thompson" => Some(Self::Thompson),
@@ -78,6 +79,7 @@ impl std::fmt::Display for Policy {
 
 /// The body of a request for an evaluation.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// Who would choose: `greedy`, `thompson`, `agent:NAME` or `version:ID`.
     #[schemars(required, regex(pattern = "^(greedy|thompson|(agent|version):[^\\n]{1,256})$"))]

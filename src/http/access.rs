@@ -8,6 +8,7 @@
 //! Tokens are random and long, so their bare SHA-256 is kept, as RFC 6750 leaves open; what is
 //! compared takes the same time whatever it is compared with.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use subtle::{Choice, ConstantTimeEq};
 use super::server::Response;
 use crate::error::{Error, Result};
 use crate::model::AgentPerformanceModel;
-use crate::outcome::NAME_BYTES_MAX;
+use crate::outcome::{NAME_BYTES_MAX, tidy};
 
 /// Most tokens in a file: each is compared with what a request carries.
 const TOKENS_MAX: usize = 1_000;
@@ -269,7 +270,8 @@ impl Token {
         let known = Scope::ALL.into_iter().find(|known| known.as_str() == scope);
         let scope = known
             .ok_or_else(|| format!("the scope is {scope:?}, allowed are read, ingest and admin"))?;
-        let tenant = Some(tenant).filter(|tenant| !["", "*"].contains(tenant)).map(str::to_owned);
+        let tenant = Some(tidy(tenant)).filter(|tenant| !["", "*"].contains(&&**tenant));
+        let tenant = tenant.map(Cow::into_owned);
         if tenant.as_ref().is_some_and(|tenant| tenant.len() > NAME_BYTES_MAX) {
             return Err(format!("the tenant has more than {NAME_BYTES_MAX} bytes"));
         }

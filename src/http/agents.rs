@@ -3,10 +3,8 @@
 use super::access::Caller;
 use super::answers::AgentRemoved;
 use super::server::Request;
-use super::{Answer, App, Query, json_response};
-use crate::error::Error;
+use super::{Answer, App, Query, json_response, kept};
 use crate::learner::Event;
-use crate::outcome::NAME_BYTES_MAX;
 
 impl App {
     pub(super) fn remove_agent(
@@ -16,11 +14,11 @@ impl App {
         caller: &Caller,
     ) -> Answer {
         let query = Query::of(request);
-        let (agent, tenant) = (name.to_owned(), query.tenant(caller)?.to_owned());
-        if !(1..=NAME_BYTES_MAX).contains(&agent.len()) {
-            let detail = format!("has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", agent.len());
-            return Err(Error::invalid("name", detail).into());
-        }
+        let tenant = query.tenant(caller)?.to_owned();
+        let model = self.shared.model();
+        let is_known = model.tenant(&tenant).is_some_and(|tenant| tenant.agent(name).is_some());
+        // An older state may hold one with blanks at its ends.
+        let agent = if is_known { name.to_owned() } else { kept("name", name)?.into_owned() };
         let message = format!("agent {agent:?} of tenant {tenant:?} is removed");
         self.inbox.ask(|reply| Event::RemoveAgent { tenant, agent, reply })?;
         Ok(json_response(200, &AgentRemoved { status: "success", message }))

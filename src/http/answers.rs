@@ -649,6 +649,9 @@ pub(super) struct Received {
     pub(super) rejected: Vec<RejectedEvent>,
     /// Refused, all of them.
     pub(super) rejected_total: u64,
+    /// Optional fields of accepted ones that made no sense, by name; there when there are any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) dropped_fields: BTreeMap<&'static str, u64>,
 }
 
 /// An event that was refused.
@@ -674,6 +677,9 @@ pub(super) struct Replayed {
     pub(super) rejected: Vec<RejectedLetter>,
     /// Not fed back.
     pub(super) skipped: Vec<SkippedLetter>,
+    /// Optional fields of accepted ones that made no sense, by name; there when there are any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) dropped_fields: BTreeMap<&'static str, u64>,
 }
 
 /// A dead letter that was refused once more.

@@ -1,16 +1,18 @@
 //! Spending caps: set, shown, taken away.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::access::Caller;
 use super::answers::{BudgetBody, BudgetRemoved, Budgets};
 use super::server::{Request, Response};
-use super::{Answer, App, Failure, json_body, json_object, json_response};
+use super::{Answer, App, Failure, json_body, json_object, json_response, kept};
 use crate::budget::{Budget, Period};
 use crate::error::{Error, Result};
-use crate::fields::refused;
+use crate::fields::{self, refused};
 use crate::learner::{Event, Now};
-use crate::outcome::{NAME_BYTES_MAX, format_time};
+use crate::outcome::format_time;
 use crate::store::Counters;
 
 /// What may be spent in a period: shares of it must stay numbers.
@@ -24,10 +26,7 @@ impl App {
         request: &mut Request<'_>,
         caller: &Caller,
     ) -> Answer {
-        if !(1..=NAME_BYTES_MAX).contains(&tenant.len()) {
-            let text = format!("has {} bytes, allowed are 1 to {NAME_BYTES_MAX}", tenant.len());
-            return Err(Error::invalid("tenant_id", text).into());
-        }
+        let tenant = &*kept("tenant_id", tenant)?;
         caller.tenant_or(Some(tenant))?;
         match request.method() {
             "PUT" => {
@@ -88,10 +87,26 @@ fn body<'a>(tenant: &'a str, budget: Budget, counters: &Counters) -> BudgetBody<
     }
 }
 
+/// The body of a request to set what a tenant may spend.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BudgetRequest {
+    /// In the user's currency.
+    #[schemars(required, schema_with = "amount")]
+    amount: Option<Value>,
+    /// How long it has to last.
+    #[schemars(required, with = "Period")]
+    period: Option<Value>,
+}
+
+fn amount(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "number", "minimum": AMOUNT_MIN, "maximum": AMOUNT_MAX})
+}
+
 fn parse(body: Option<&[u8]>) -> std::result::Result<Budget, Failure> {
-    let body = json_object(body)?;
-    let field = |name: &str| body.get(name).unwrap_or(&Value::Null).clone();
-    let (amount, period) = (field("amount"), field("period"));
+    let request: BudgetRequest = fields::read(json_object(body)?)?;
+    let amount = request.amount.unwrap_or_default();
+    let period = request.period.unwrap_or_default();
     let in_range = |amount: &f64| (AMOUNT_MIN..=AMOUNT_MAX).contains(amount);
     let Some(amount_seen) = amount.as_f64().filter(in_range) else {
         let allowed = format!("a number from {AMOUNT_MIN} to {AMOUNT_MAX}");

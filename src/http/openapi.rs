@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::access::{Need, Scope};
 use super::answers::{self, DecisionBody, ExplainedDecision};
+use super::budgets::BudgetRequest;
 use super::dashboard::Page;
 use super::outcomes::ReplayRequest;
 use super::plots::{HOURS_MAX, Plot};
 use super::predict::PredictionRequest;
 use super::server::{Problem, Response};
 use super::{LIMIT_DEFAULT, LIMIT_MAX, Route};
-use crate::budget::Period;
 use crate::evaluate::log::{PlanRequest, ReportBody};
 use crate::fields::Name;
 use crate::learner::MODEL_TYPES;
@@ -353,13 +353,7 @@ fn budget(method: &str, schemas: &mut Schemas) -> Operation {
     let standing = schemas.answered::<answers::BudgetBody<'_>>();
     match method {
         "PUT" => {
-            let (minimum, maximum) = (super::budgets::AMOUNT_MIN, super::budgets::AMOUNT_MAX);
-            let amount = json!({"type": "number", "minimum": minimum, "maximum": maximum});
-            let schema = json!({
-                "type": "object",
-                "required": ["amount", "period"],
-                "properties": {"amount": amount, "period": schemas.answered::<Period>()},
-            });
+            let schema = schemas.asked::<BudgetRequest>();
             Operation::new("Set what a tenant may spend")
                 .body(json!({"required": true, "content": {JSON: {"schema": schema}}}))
                 .answer(200, "How it stands", standing)

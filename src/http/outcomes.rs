@@ -149,14 +149,17 @@ impl App {
             let reply = self.submit(records.into_iter())?;
             total.accepted += reply.accepted;
             total.duplicates += reply.duplicates;
+            for (field, count) in reply.dropped {
+                *total.dropped.entry(field).or_default() += count;
+            }
             rejected.extend(reply.rejected.into_iter().map(|(index, refusal)| RejectedLetter {
                 id: record_ids[index].clone(),
                 code: refusal.code.as_str(),
                 detail: refusal.detail,
             }));
         }
-        let AppendReply { accepted, duplicates, .. } = total;
-        let body = Replayed { accepted, duplicates, rejected, skipped };
+        let AppendReply { accepted, duplicates, dropped: dropped_fields, .. } = total;
+        let body = Replayed { accepted, duplicates, rejected, skipped, dropped_fields };
         Ok(json_response(200, &body))
     }
 }
@@ -172,11 +175,13 @@ fn received(reply: AppendReply) -> Received {
         duplicates: reply.duplicates,
         rejected: rejected.collect(),
         rejected_total: reply.rejected_total,
+        dropped_fields: reply.dropped,
     }
 }
 
 /// The body of a request to feed dead letters back.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ReplayRequest {
     /// As the list of dead letters gives them; all of them unless given.
     ids: Option<Vec<String>>,

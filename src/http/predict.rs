@@ -19,7 +19,7 @@ use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::decisions::{Choice, Decision, First, RequestHash};
 use crate::error::{Error, Result};
-use crate::fields::{self, AnyObject, Name, Names, Real, Whole};
+use crate::fields::{self, AnyObject, Id, Name, Names, Real, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Strategy, Terms,
@@ -45,6 +45,7 @@ const INFEASIBLE_SHOWN: usize = 3;
 
 /// The body of a request for a prediction.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PredictionRequest {
     /// Kind of the task.
     task_type: Option<Name>,
@@ -77,7 +78,7 @@ pub(super) struct PredictionRequest {
     /// What becomes of an agent of which too little is known to judge a constraint; `auto` unless given.
     on_unknown: Option<OnUnknown>,
     /// Given twice, the answer is repeated; a new `UUIDv7` unless given.
-    decision_id: Option<Name>,
+    decision_id: Option<Id>,
 }
 
 /// A request for a prediction, checked. Its JSON is what two requests under one id are compared by:
@@ -158,7 +159,7 @@ impl Prediction {
             constraints: request.constraints.map(ConstraintFields::check).transpose()?,
             on_infeasible: request.on_infeasible.unwrap_or_default(),
             on_unknown: request.on_unknown.unwrap_or_default(),
-            decision_id: string(request.decision_id),
+            decision_id: request.decision_id.map(|Id(id)| id),
         })
     }
 

@@ -112,6 +112,11 @@ fn submit_part(
         }
         let sent = producer.send(producer.topic(), &outgoing);
         total.accepted += sent.delivered.len() as u64;
+        let delivered = sent.delivered.iter().filter_map(|place| written[*place].as_ref());
+        let outcomes = delivered.filter_map(|(_, record)| record.content.as_ref().ok());
+        for field in outcomes.flat_map(|outcome| &outcome.dropped) {
+            *total.dropped.entry(*field).or_default() += 1;
+        }
         if let Some(why) = sent.failure {
             return Err(unacknowledged(&why, taken(total)));
         }

@@ -144,6 +144,9 @@ fn merge(
     total.accepted += part.accepted;
     total.duplicates += part.duplicates;
     total.rejected_total += part.rejected_total;
+    for (field, count) in &part.dropped {
+        *total.dropped.entry(*field).or_default() += count;
+    }
     let dealt_with = part.accepted + part.duplicates + part.rejected_total;
     let room = REJECTED_NAMED_MAX.saturating_sub(total.rejected.len());
     let named = part.rejected.into_iter().take(room);

@@ -29,10 +29,10 @@ pub(super) enum Identifier {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct OutcomeEvent {
-    /// The agent, 1 to 256 bytes.
+    /// The agent, 1 to 256 bytes; a whole number is its digits.
     #[schemars(length(min = 1, max = 256))]
     agent_name: String,
-    /// How it ended.
+    /// How it ended; synonyms are understood, too, in any case.
     #[schemars(schema_with = "super::super::answers::statuses")]
     status: String,
     /// Tells the event apart: a second one with the same is a duplicate.
@@ -63,7 +63,8 @@ pub(super) struct OutcomeEvent {
     duration_ms: Option<Lenient>,
     /// In the user's currency.
     cost_estimate: Option<Lenient>,
-    /// The same where there is no `cost_estimate`; 0 means unknown.
+    /// The same where there is no `cost_estimate`; 0 means unknown in an event with `memory_mb`
+    /// and `cpu_ms` and without an `event_id`.
     cost: Option<Lenient>,
     /// 0 to 1.
     quality_score: Option<Lenient>,
