@@ -681,14 +681,17 @@ impl Command {
             Self::Import(settings, file) => {
                 let summary = import::into_storage(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
+                summary.check(&file)?;
             }
             Self::ImportTo(url, token_file, file) => {
                 let summary = import::into_service(&url, token_file.as_deref(), &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
+                summary.check(&file)?;
             }
             Self::Emit(settings, file) => {
                 let summary = emit::into_topic(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
+                summary.check(&file)?;
             }
             Self::Predict(url, token_file, request, raw) => {
                 let client = Client::new(&url)?.with_token_file(token_file.as_deref())?;

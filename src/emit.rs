@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kafka::{Outgoing, Producer};
 use crate::learner::Now;
-use crate::outcome::{Outcome, RECORD_BYTES_MAX, RefusalCode, annotated};
+use crate::outcome::{Outcome, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
 use crate::sources::file::{Source, Summary, identity};
 
 /// Writes the outcomes of a file to the topic; `accepted` are those that the brokers acknowledged.
@@ -31,7 +31,12 @@ pub fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
     while let Some(part) = source.next_part()? {
         let now_ms = Now::read().unix_ms;
         let mut outgoing = Vec::with_capacity(part.lines.len());
+        let mut dropped = Vec::with_capacity(part.lines.len());
         for line in part.lines {
+            if let Some(refusal) = &line.refusal {
+                summary.refuse(refusal);
+                continue;
+            }
             let bytes = &part.bytes[line.range];
             let read = Outcome::parse_identified(bytes, RECORD_BYTES_MAX, now_ms, || {
                 identity(line.number, bytes)
@@ -39,14 +44,22 @@ pub fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
             match read {
                 Ok((outcome, identity)) => {
                     let value = annotated(bytes, &identity, &outcome);
+                    dropped.push(outcome.dropped);
                     outgoing.push(Outgoing { key: identity, value, headers: Vec::new() });
                 }
-                Err(refusal) => summary.refuse(refusal.code),
+                Err(refusal) => summary.refuse(&refusal),
             }
         }
         let sent = producer.send(&options.topic, &outgoing);
         summary.accepted += sent.delivered.len() as u64;
-        sent.too_large.iter().for_each(|_| summary.refuse(RefusalCode::TooLarge));
+        for place in &sent.delivered {
+            for field in &dropped[*place] {
+                *summary.dropped.entry((*field).to_owned()).or_default() += 1;
+            }
+        }
+        for (_, detail) in &sent.too_large {
+            summary.refuse(&Refusal::new(RefusalCode::TooLarge, detail));
+        }
         if let Some(why) = sent.failure {
             return Err(Error::Unavailable(format!(
                 "the topic {} takes no more records: {why}; so far {summary}; emitted again, what \

@@ -41,9 +41,15 @@ pub fn into_service(url: &str, token_file: Option<&Path>, file: &Path) -> Result
     while let Some(part) = source.next_part()? {
         let mut body = Vec::with_capacity(part.bytes.len() + 64);
         for line in part.lines {
+            if let Some(refusal) = &line.refusal {
+                summary.refuse(refusal);
+                continue;
+            }
             write_identified(&mut body, line.number, &part.bytes[line.range]);
         }
-        summary.add_json(&client.post_lines("/api/learning/outcomes", &body)?);
+        if !body.is_empty() {
+            summary.add_json(&client.post_lines("/api/learning/outcomes", &body)?);
+        }
         source.show(&summary);
     }
     source.finish();

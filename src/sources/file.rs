@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::learner::{AppendReply, AppendRequest, Event, Inbox, Now, Record};
-use crate::outcome::{Payload, RECORD_BYTES_MAX, RefusalCode, hex};
+use crate::outcome::{Payload, RECORD_BYTES_MAX, Refusal, hex};
+
+mod table;
+
+use table::Table;
 
 /// Lines handed over together.
 const PART_LINES: usize = 2_000;
@@ -24,8 +28,8 @@ const PART_BYTES: usize = 4 * 1024 * 1024;
 const PARTS_UNDER_WAY: usize = 6;
 /// Pause between lines of progress where there is no terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// What some editors and spreadsheets begin a UTF-8 file with; no part of the first line.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Bytes read at a time.
+const BUFFER_BYTES: usize = 1 << 16;
 
 /// What an import brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +40,10 @@ pub struct Summary {
     pub duplicates: u64,
     /// Those refused, by reason code.
     pub rejected: BTreeMap<String, u64>,
+    /// Optional fields of accepted ones that made no sense, by name.
+    pub dropped: BTreeMap<String, u64>,
+    /// Why the first one that was refused was.
+    pub first_refusal: Option<String>,
 }
 
 impl Summary {
@@ -43,13 +51,32 @@ impl Summary {
         self.accepted += reply.accepted;
         self.duplicates += reply.duplicates;
         for (_, refusal) in &reply.rejected {
-            self.refuse(refusal.code);
+            self.refuse(refusal);
+        }
+        for (field, count) in &reply.dropped {
+            *self.dropped.entry((*field).to_owned()).or_default() += count;
         }
     }
 
     /// Counts a refused one.
-    pub(crate) fn refuse(&mut self, code: RefusalCode) {
-        *self.rejected.entry(code.as_str().to_owned()).or_default() += 1;
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+        *self.rejected.entry(refusal.code.as_str().to_owned()).or_default() += 1;
+        self.first_refusal.get_or_insert_with(|| refusal.detail.clone());
+    }
+
+    /// Refuses to call it done where nothing came of it: what is known already is something.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the first reason.
+    pub fn check(&self, file: &Path) -> Result<()> {
+        if self.accepted + self.duplicates > 0 {
+            return Ok(());
+        }
+        let why = match &self.first_refusal {
+            Some(detail) => format!("the first was refused because {detail}"),
+            None => "it holds no outcome".to_owned(),
+        };
+        Err(Error::invalid("", format!("nothing of {} was accepted: {why}", file.display())))
     }
 
     /// Counts what a service answered.
@@ -60,6 +87,11 @@ impl Summary {
         for rejected in answer["rejected"].as_array().into_iter().flatten() {
             let code = rejected["code"].as_str().unwrap_or("unknown").to_owned();
             *self.rejected.entry(code).or_default() += 1;
+            let detail = rejected["detail"].as_str().unwrap_or("no reason given");
+            self.first_refusal.get_or_insert_with(|| detail.to_owned());
+        }
+        for (field, count) in answer["dropped_fields"].as_object().into_iter().flatten() {
+            *self.dropped.entry(field.clone()).or_default() += count.as_u64().unwrap_or(0);
         }
     }
 }
@@ -71,6 +103,12 @@ impl std::fmt::Display for Summary {
         write!(f, " rejected={rejected}")?;
         for (code, count) in &self.rejected {
             write!(f, " {code}={count}")?;
+        }
+        if !self.dropped.is_empty() {
+            write!(f, " dropped_fields={}", self.dropped.values().sum::<u64>())?;
+        }
+        for (field, count) in &self.dropped {
+            write!(f, " {field}={count}")?;
         }
         Ok(())
     }
@@ -101,7 +139,12 @@ pub(crate) fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
         let records = part.lines.into_iter().map(|line| {
             let payload = Payload::new(buffer.clone(), line.range);
             let text = payload.clone();
-            Record::read(payload, "import", now_ms, || identity(line.number, text.bytes()))
+            let mut record =
+                Record::read(payload, "import", now_ms, || identity(line.number, text.bytes()));
+            if let Some(refusal) = line.refusal {
+                record.content = Err(refusal);
+            }
+            record
         });
         let (reply_tx, reply_rx) = bounded(1);
         inbox.send(Event::Append(AppendRequest {
@@ -138,6 +181,8 @@ pub(crate) struct Line {
     /// Counted from 1.
     pub(crate) number: u64,
     pub(crate) range: std::ops::Range<usize>,
+    /// Why it can't be an event, where that is known before it is read as one.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 #[derive(Default)]
@@ -147,12 +192,12 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    fn push(&mut self, number: u64, line: &[u8]) {
+    fn push(&mut self, number: u64, line: &[u8], refusal: Option<Refusal>) {
         let line = line.trim_ascii();
         if !line.is_empty() {
             let start = self.bytes.len();
             self.bytes.extend(line);
-            self.lines.push(Line { number, range: start..self.bytes.len() });
+            self.lines.push(Line { number, range: start..self.bytes.len(), refusal });
         }
     }
 
@@ -163,7 +208,7 @@ impl Part {
 
 enum Format {
     Lines(Box<dyn BufRead>),
-    Table { reader: csv::Reader<Box<dyn Read>>, header: csv::StringRecord },
+    Table { table: Table, rows: csv::Reader<Box<dyn Read>> },
 }
 
 /// A file of outcomes, read in parts.
@@ -174,6 +219,9 @@ pub(crate) struct Source {
     progress: Progress,
 }
 
+/// Something that is read from its beginning, as text, as often as it is opened.
+type Again = Box<dyn FnMut() -> std::io::Result<Box<dyn BufRead>>>;
+
 impl Source {
     pub(crate) fn open(file: &Path) -> Result<Self> {
         let name = file.display().to_string();
@@ -181,42 +229,56 @@ impl Source {
             Error::invalid("", format!("can't read {name}: {error}"))
         };
         let is_stdin = name == "-";
-        let (input, size): (Box<dyn Read>, u64) = if is_stdin {
-            (Box::new(std::io::stdin()), 0)
+        let (input, size, is_regular): (Box<dyn Read>, u64, bool) = if is_stdin {
+            (Box::new(std::io::stdin()), 0, false)
         } else {
             let opened = File::open(file).map_err(|error| broken(&error))?;
-            let size = opened.metadata().map_or(0, |meta| meta.len());
-            (Box::new(opened), size)
+            let meta = opened.metadata().map_err(|error| broken(&error))?;
+            (Box::new(opened), meta.len(), meta.is_file())
         };
         let progress = Progress::new(size);
-        let mut input: Box<dyn BufRead> =
-            Box::new(BufReader::with_capacity(1 << 16, progress.watch(input)));
+        let mut input = as_text(progress.watch(input)).map_err(|error| broken(&error))?;
         // JSON Lines begin with an object; anything else is the header of a table.
-        let start = input.fill_buf().map_err(|error| broken(&error))?;
-        if start.starts_with(BYTE_ORDER_MARK) {
-            input.consume(BYTE_ORDER_MARK.len());
-        }
         let start = input.fill_buf().map_err(|error| broken(&error))?.trim_ascii_start();
+        let first = start.first().copied();
         let is_table = match file.extension().and_then(|extension| extension.to_str()) {
-            Some("csv") => true,
-            Some("jsonl" | "ndjson" | "json") => false,
-            _ => start.first().is_some_and(|first| *first != b'{'),
-        };
-        let format = if is_table {
-            let reader: Box<dyn Read> = Box::new(input);
-            let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
-            let header = reader.headers().map_err(|error| broken(&error))?.clone();
-            if !header.iter().any(|column| column == "agent_name") {
-                return Err(broken(
-                    &"the header of a CSV file must name agent_name and status, such as \
-                      agent_name,status,task_type,context.domain",
-                ));
+            Some("csv" | "tsv") => true,
+            Some("jsonl" | "ndjson") => false,
+            _ if first == Some(b'[') => {
+                return Err(broken(&"it is an array; allowed is an object a line, or a table"));
             }
-            Format::Table { reader, header }
-        } else {
-            Format::Lines(input)
+            Some("json") => false,
+            _ => first.is_some_and(|first| first != b'{'),
         };
-        Ok(Self { name, format, number: 0, progress })
+        if !is_table {
+            return Ok(Self { name, format: Format::Lines(input), number: 0, progress });
+        }
+        let mut again: Again = if is_regular {
+            let (file, bar) = (file.to_owned(), progress.bar.clone());
+            Box::new(move || {
+                bar.set_position(0);
+                as_text(Box::new(bar.wrap_read(File::open(&file)?)))
+            })
+        } else {
+            // What comes through a pipe comes once: it is kept where it takes no memory.
+            let mut keep = || {
+                let mut kept = tempfile::tempfile()?;
+                std::io::copy(&mut input, &mut kept)?;
+                Ok::<_, std::io::Error>(kept)
+            };
+            let kept = keep().map_err(|error| broken(&error))?;
+            Box::new(move || {
+                let mut kept = kept.try_clone()?;
+                kept.rewind()?;
+                Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, kept)))
+            })
+        };
+        let table = Table::of(&mut again).map_err(|why| broken(&why))?;
+        for remark in &table.remarks {
+            log::warn!("import=remark file={name:?} remark={remark:?}");
+        }
+        let rows = again().and_then(|input| table.rows(input)).map_err(|error| broken(&error))?;
+        Ok(Self { name, format: Format::Table { table, rows }, number: 0, progress })
     }
 
     /// The next lines; `None` at the end.
@@ -244,13 +306,13 @@ impl Source {
                         skip_line(input).map_err(|error| broken(self.number + 1, &error))?;
                     }
                     self.number += 1;
-                    part.push(self.number, &line);
+                    part.push(self.number, &line, None);
                 }
             }
-            Format::Table { reader, header } => {
+            Format::Table { table, rows } => {
                 let mut row = csv::ByteRecord::new();
                 while !part.is_full() {
-                    let more = reader
+                    let more = rows
                         .read_byte_record(&mut row)
                         .map_err(|error| broken(self.number + 2, &error))?;
                     if !more {
@@ -258,18 +320,21 @@ impl Source {
                     }
                     self.number += 1;
                     match csv::StringRecord::from_byte_record(std::mem::take(&mut row)) {
-                        Ok(row) => {
-                            let event = row_as_json(header, &row).to_string();
-                            part.push(self.number, event.as_bytes());
-                        }
+                        Ok(row) => match table.event(&row) {
+                            Ok(event) => {
+                                part.push(self.number, event.to_string().as_bytes(), None);
+                            }
+                            Err(refusal) => {
+                                part.push(
+                                    self.number,
+                                    &as_line(row.as_byte_record()),
+                                    Some(refusal),
+                                );
+                            }
+                        },
                         // Refused as a record, as such a line of JSON Lines is.
                         Err(error) => {
-                            let fields = error.into_byte_record();
-                            let mut line = fields.iter().collect::<Vec<_>>().join(&b',');
-                            line.iter_mut()
-                                .filter(|byte| **byte == b'\n')
-                                .for_each(|byte| *byte = b' ');
-                            part.push(self.number, &line);
+                            part.push(self.number, &as_line(&error.into_byte_record()), None);
                         }
                     }
                 }
@@ -302,42 +367,25 @@ fn skip_line(input: &mut dyn BufRead) -> std::io::Result<()> {
     }
 }
 
-/// A row as the event it stands for: `context.x` and `metadata.x` nested, empty fields unset.
-fn row_as_json(header: &csv::StringRecord, row: &csv::StringRecord) -> Value {
-    let mut event = Map::new();
-    for (column, text) in header.iter().zip(row) {
-        if text.is_empty() {
-            continue;
-        }
-        let nested = ["context", "metadata"].into_iter().find_map(|outer| {
-            column.strip_prefix(outer)?.strip_prefix('.').map(|inner| (outer, inner))
-        });
-        match nested {
-            Some((outer, inner)) => {
-                let inside = event.entry(outer).or_insert_with(|| Value::Object(Map::new()));
-                let value = if outer == "context" { feature(text) } else { text.into() };
-                if let Value::Object(inside) = inside {
-                    inside.insert(inner.to_owned(), value);
-                }
-            }
-            None => {
-                event.insert(column.to_owned(), text.into());
-            }
-        }
-    }
-    Value::Object(event)
+/// The input as UTF-8, without a byte order mark: spreadsheets and Windows write UTF-16, too.
+fn as_text(input: Box<dyn Read>) -> std::io::Result<Box<dyn BufRead>> {
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
+    // The first character of every format is one of ASCII.
+    let unmarked = match input.fill_buf()? {
+        [first, 0, ..] if *first != 0 => Some(encoding_rs::UTF_16LE),
+        [0, second, ..] if *second != 0 => Some(encoding_rs::UTF_16BE),
+        _ => None,
+    };
+    let mut builder = encoding_rs_io::DecodeReaderBytesBuilder::new();
+    builder.encoding(unmarked).bom_override(true).utf8_passthru(true).strip_bom(true);
+    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, builder.build(input))))
 }
 
-/// A table has no types: what reads as a number or a boolean is one.
-fn feature(text: &str) -> Value {
-    match text {
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        _ => {
-            let number = text.parse().ok().and_then(serde_json::Number::from_f64);
-            number.map_or_else(|| text.into(), Value::Number)
-        }
-    }
+/// A row as the one line that it is kept as.
+fn as_line(row: &csv::ByteRecord) -> Vec<u8> {
+    let mut line = row.iter().collect::<Vec<_>>().join(&b',');
+    line.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+    line
 }
 
 /// A bar on a terminal, a line every few seconds elsewhere.
@@ -377,35 +425,5 @@ impl Progress {
             // Progress is for people: if nobody reads it, the import goes on.
             let _ = writeln!(std::io::stderr(), "importing: {summary} seconds={seconds}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::outcome::Outcome;
-
-    #[test]
-    fn a_row_becomes_the_event_it_stands_for() {
-        let header = csv::StringRecord::from(vec![
-            "agent_name",
-            "status",
-            "latency_ms",
-            "context.domain",
-            "context.size",
-            "context.urgent",
-            "metadata.quality_score",
-            "task_type",
-        ]);
-        let row =
-            csv::StringRecord::from(vec!["a", "partial", "120.5", "law", "3", "true", "0.7", ""]);
-        let event = row_as_json(&header, &row).to_string();
-        let outcome = Outcome::parse(event.as_bytes(), 5, || "x".to_owned()).unwrap();
-        assert_eq!(outcome.latency_ms, Some(120.5));
-        assert_eq!(outcome.quality, Some(0.7));
-        assert_eq!(outcome.task_type, None);
-        let context: Vec<&str> = outcome.context.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(context, ["domain", "size", "urgent"]);
-        assert_eq!(outcome.context[1].1, crate::outcome::Feature::Number(3.0));
     }
 }

@@ -241,8 +241,62 @@ fn a_table_can_come_from_standard_input() {
     let directory = directory();
     let accepted = printed(&mut import(directory.path(), "-"), TABLE.as_bytes());
     check_counts(&accepted, &[("accepted", 4), ("duplicates", 0), ("rejected", 0)]);
-    let nothing = printed(&mut import(directory.path(), "-"), b"");
-    check_counts(&nothing, &[("accepted", 0), ("duplicates", 0), ("rejected", 0)]);
+    let again = printed(&mut import(directory.path(), "-"), TABLE.as_bytes());
+    check_counts(&again, &[("accepted", 0), ("duplicates", 4), ("rejected", 0)]);
+}
+
+#[test]
+fn an_import_of_which_nothing_is_accepted_fails_and_says_why() {
+    #[track_caller]
+    fn check(input: &str, counted: &[(&str, u64)], says: &str) {
+        let (directory, storage) = (directory(), directory());
+        let service = Setup::new(directory.path()).start();
+        for mut command in [import(storage.path(), "-"), import_to(&service, "-")] {
+            let run = run(&mut command, input.as_bytes());
+            assert_eq!(run.code, Some(FAILURE), "{run:?}");
+            check_counts(&run.stdout, counted);
+            assert!(run.stderr.contains("nothing of - was accepted: "), "{run:?}");
+            assert!(run.stderr.contains(says), "{run:?}");
+        }
+    }
+    let none = [("accepted", 0), ("duplicates", 0)];
+    check("", &[none[0], none[1], ("rejected", 0)], "it holds no outcome");
+    check(
+        "{\"agent_name\": \"amy\", \"status\": \"sucess\"}\n",
+        &[none[0], none[1], ("rejected", 1), ("unknown_status", 1)],
+        "the first was refused because status is \"sucess\"",
+    );
+    check(
+        "agent_name,status,latency_ms\namy,success,1,5\n",
+        &[none[0], none[1], ("rejected", 1), ("malformed_row", 1)],
+        "the row has 4 cells and the header 3",
+    );
+}
+
+#[test]
+fn an_import_counts_what_it_dropped_by_name() {
+    let input = concat!(
+        r#"{"agent_name": "amy", "status": "success", "latency_ms": -1, "cost": 0.5}"#,
+        "\n",
+        r#"{"agent_name": "amy", "status": "OK", "context": {"tags": ["a"], "k": 1, "n": null}}"#,
+        "\n",
+        r#"{"agent_name": "amy", "status": "success", "latency_ms": "soon"}"#,
+        "\n"
+    );
+    let expected = [
+        ("accepted", 3),
+        ("duplicates", 0),
+        ("rejected", 0),
+        ("dropped_fields", 4),
+        ("context_list", 1),
+        ("context_null", 1),
+        ("latency_ms", 2),
+    ];
+    let (here, there) = (directory(), directory());
+    let service = Setup::new(there.path()).start();
+    for mut command in [import(here.path(), "-"), import_to(&service, "-")] {
+        check_counts(&printed(&mut command, input.as_bytes()), &expected);
+    }
 }
 
 #[test]

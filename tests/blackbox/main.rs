@@ -25,4 +25,5 @@ mod openapi;
 mod pareto;
 mod readme;
 mod silent;
+mod spellings;
 mod values;
