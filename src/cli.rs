@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 use clap_complete::Shell;
 use serde_json::{Map, Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, Question};
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
 use crate::evaluate::log::{Plan, print as print_evaluation};
@@ -397,7 +397,12 @@ fn task() -> [Arg; 10] {
     };
     [
         text("task-type", "TASK_TYPE", "Kind of the task"),
-        text("context", "KEY=VALUE", "What is known of the task; repeat for more")
+        text(
+            "context",
+            "KEY=VALUE",
+            "What is known of the task: a number or boolean where the service knows KEY as one, else \
+             a text; KEY:=JSON says it itself; repeat for more",
+        )
             .action(ArgAction::Append),
         text("candidates", "AGENT,AGENT", "Only these agents")
             .action(ArgAction::Append)
@@ -481,7 +486,7 @@ pub enum Command {
     Emit(Settings, PathBuf),
     /// Ask for agents: the service, a file with its token, the request, whether to print the raw
     /// answer.
-    Predict(String, Option<PathBuf>, Value, bool),
+    Predict(String, Option<PathBuf>, Question, bool),
     /// Run a command with an agent.
     Dispatch(dispatch::Plan),
     /// Play recorded streams through the model.
@@ -695,6 +700,7 @@ impl Command {
             }
             Self::Predict(url, token_file, request, raw) => {
                 let client = Client::new(&url)?.with_token_file(token_file.as_deref())?;
+                let request = request.body(&client)?;
                 let answer = client.post("/api/learning/predict/agent-selection", &request)?;
                 if raw { writeln!(out, "{answer}") } else { print_table(&answer, out) }
                     .map_err(gone)?;
@@ -785,18 +791,24 @@ fn without_secrets(env: &str, value: &str) -> String {
 }
 
 /// The request for agents that the arguments of [`task`] make.
-fn question(matches: &ArgMatches) -> Result<Value> {
+fn question(matches: &ArgMatches) -> Result<Question> {
     let mut context = Map::new();
+    let mut words = Vec::new();
     for pair in matches.get_many::<String>("context").into_iter().flatten() {
         let Some((key, value)) = pair.split_once('=') else {
-            return Err(Error::Config(format!("--context is {pair:?}, allowed is KEY=VALUE")));
+            let allowed = "allowed is KEY=VALUE or KEY:=JSON";
+            return Err(Error::Config(format!("--context is {pair:?}, {allowed}")));
         };
-        // A number or a boolean where it reads as one, else a text.
-        let value = match serde_json::from_str(value) {
-            Ok(typed @ (Value::Number(_) | Value::Bool(_))) => typed,
-            _ => Value::from(value),
-        };
-        context.insert(key.to_owned(), value);
+        words.retain(|word| word != key.trim_end_matches(':'));
+        if let Some(key) = key.strip_suffix(':') {
+            let value = serde_json::from_str(value).map_err(|error| {
+                Error::Config(format!("--context is {pair:?}, after := is no JSON: {error}"))
+            })?;
+            context.insert(key.to_owned(), value);
+        } else {
+            words.push(key.to_owned());
+            context.insert(key.to_owned(), value.into());
+        }
     }
     let mut request = json!({"context": context});
     for (field, name) in [
@@ -817,12 +829,13 @@ fn question(matches: &ArgMatches) -> Result<Value> {
             request["constraints"][name.replace('-', "_")] = (*limit).into();
         }
     }
-    Ok(request)
+    Ok(Question { body: request, words })
 }
 
 /// The request that the arguments of `predict` make.
-fn prediction(matches: &ArgMatches) -> Result<Value> {
-    let mut request = question(matches)?;
+fn prediction(matches: &ArgMatches) -> Result<Question> {
+    let mut question = question(matches)?;
+    let request = &mut question.body;
     request["explore"] = (!matches.get_flag("no-explore")).into();
     request["explain"] = matches.get_flag("explain").into();
     for (field, name) in [("top_k", "top-k"), ("seed", "seed")] {
@@ -830,7 +843,7 @@ fn prediction(matches: &ArgMatches) -> Result<Value> {
             request[field] = (*value).into();
         }
     }
-    Ok(request)
+    Ok(question)
 }
 
 fn print_table(answer: &Value, out: &mut impl Write) -> std::io::Result<()> {
@@ -911,6 +924,8 @@ mod tests {
             "size=3",
             "--context",
             "domain=law=uk",
+            "--context",
+            "deep:={\"er\": true}",
             "--candidates",
             "a,b",
             "--seed",
@@ -929,11 +944,15 @@ mod tests {
         assert_eq!(url, URL);
         assert!(!raw);
         let expected = json!({
-            "task_type": "t", "context": {"size": 3, "domain": "law=uk"}, "candidates": ["a", "b"],
-            "seed": 7, "explore": false, "explain": false, "top_k": 3,
+            "task_type": "t", "context": {"size": "3", "domain": "law=uk", "deep": {"er": true}},
+            "candidates": ["a", "b"], "seed": 7, "explore": false, "explain": false, "top_k": 3,
             "objective": "cheap", "constraints": {"max_cost": 0.5},
         });
-        assert_eq!(request, expected);
+        assert_eq!(request.body, expected);
+        assert_eq!(request.words, ["size", "domain"]);
+        let line = ["online-learning", "predict", "--context", "k:=x"];
+        let wrong = Command::of(&command().try_get_matches_from(line).unwrap()).unwrap_err();
+        assert!(wrong.to_string().contains("after := is no JSON"), "{wrong}");
     }
 
     #[test]
@@ -946,8 +965,9 @@ mod tests {
             panic!("dispatch is not what was read");
         };
         let question = json!({
-            "task_type": "t", "context": {"size": 3}, "candidates": ["a", "b"], "tenant_id": "red",
+            "task_type": "t", "context": {"size": "3"}, "candidates": ["a", "b"], "tenant_id": "red",
         });
+        let question = Question { body: question, words: vec!["size".to_owned()] };
         assert_eq!((plan.url.as_str(), plan.question), ("http://h", question));
         assert_eq!(plan.command, ["run", "--timeout", "{agent}"]);
         assert_eq!(plan.timeout, Some(Duration::from_millis(1_500)));

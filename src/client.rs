@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::outcome::tidy;
 
 /// Longest wait for an answer; `?wait=true` takes up to 30 s by itself.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -156,6 +157,56 @@ impl Client {
             429 | 502..=504 => Err(Error::Unavailable(detail())),
             _ => Err(Error::invalid("", detail())),
         }
+    }
+}
+
+/// A request for agents as it was typed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// The request, its context in words.
+    pub body: Value,
+    /// The keys of the context whose values are words: what they mean, the service knows.
+    pub words: Vec<String>,
+}
+
+impl Question {
+    /// The request, with a number or a boolean where the service knows a key as one: `3.10` may be the
+    /// number or a version, and only one of them is what outcomes say.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn body(&self, client: &Client) -> Result<Value> {
+        let mut body = self.body.clone();
+        let read = |value: &Value| {
+            let word = value.as_str().unwrap_or_default().trim();
+            let typed = serde_json::from_str(&word.to_ascii_lowercase());
+            typed.ok().filter(|value: &Value| value.is_boolean() || value.is_number())
+        };
+        if !self.words.iter().any(|key| read(&body["context"][key]).is_some()) {
+            return Ok(body);
+        }
+        let tenant = body["tenant_id"].as_str().map_or_else(String::new, |tenant| {
+            let mut query = form_urlencoded::Serializer::new("?".to_owned());
+            query.append_pair("tenant_id", tenant).finish()
+        });
+        let catalog = client.get(&format!("/api/learning/catalog{tenant}"))?;
+        let catalog = catalog.get("context_types");
+        for key in &self.words {
+            let Some(typed) = read(&body["context"][key]) else { continue };
+            let means_it = match &catalog {
+                Some(known) => match known[tidy(key).as_ref()].as_str() {
+                    Some("number") => typed.is_number(),
+                    Some("boolean") => typed.is_boolean(),
+                    _ => false,
+                },
+                // A service of before it said so.
+                None => true,
+            };
+            if means_it {
+                body["context"][key] = typed;
+            }
+        }
+        Ok(body)
     }
 }
 

@@ -26,6 +26,8 @@ use crate::model::{AgentPerformanceModel, Tenant};
 use crate::outcome::Outcome;
 use crate::store::{Counters, Entry, Position, Store};
 
+mod alike;
+
 /// Longest wait for a connection, and for each answer of service and brokers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -511,6 +513,8 @@ fn learning(config: &Config, store: &Store, service: Option<&Running>, report: &
         ),
     );
     quality(&model, report);
+    alike::look_alikes(&model, report);
+    alike::units(&model, report);
     match last_outcomes(store, &counters) {
         Ok(outcomes) => calibration(&later_half(&outcomes, config.learner.settings), report),
         Err(error) => report.add("calibration", State::Skip, error.to_string(), ""),

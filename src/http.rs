@@ -33,6 +33,7 @@ mod budgets;
 mod catalog;
 mod dashboard;
 mod decisions;
+mod dry_run;
 mod evaluate;
 mod lists;
 mod models;

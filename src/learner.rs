@@ -174,6 +174,8 @@ pub struct AppendRequest {
 pub struct AdmitRequest {
     /// Tenant and identity of each.
     pub outcomes: Vec<(String, IdentityKey)>,
+    /// They are only looked at: known ones are not counted.
+    pub dry_run: bool,
     /// Answered with one admission each.
     pub reply: Sender<Result<Vec<Admission>>>,
 }
@@ -528,8 +530,10 @@ impl Learner {
                 self.append_group(now)?;
                 let admissions = self.admissions(&request.outcomes);
                 let known = admissions.iter().filter(|seen| **seen == Admission::Known).count();
-                self.counters.duplicates += known as u64;
-                self.counters.source(HTTP).duplicates += known as u64;
+                if !request.dry_run {
+                    self.counters.duplicates += known as u64;
+                    self.counters.source(HTTP).duplicates += known as u64;
+                }
                 // Whoever asked may have gone.
                 let _ = request.reply.send(Ok(admissions));
             }

@@ -415,6 +415,43 @@ impl ContextKey {
     pub fn distinct(&self) -> usize {
         self.values.len()
     }
+
+    /// What its values are, as far as they were seen.
+    pub fn kind(&self) -> ValueKind {
+        let booleans = [false, true].map(|value| fingerprint(&Feature::Bool(value)));
+        match &*self.values {
+            [] if self.other == 0 => ValueKind::Number,
+            [_, ..] if self.values.iter().all(|value| booleans.contains(&Some(*value))) => {
+                ValueKind::Boolean
+            }
+            _ => ValueKind::Text,
+        }
+    }
+}
+
+/// What the values of a context key are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueKind {
+    /// None but numbers.
+    Number,
+    /// True and false, or numbers.
+    Boolean,
+    /// Texts, or more than one of these.
+    Text,
+}
+
+impl ValueKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Number, Self::Boolean, Self::Text];
+
+    /// The name in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Text => "text",
+        }
+    }
 }
 
 /// One tenant's agents, task types and context keys.

@@ -11,7 +11,7 @@ use super::objective::{Objective, OnInfeasible};
 use crate::alerts::AlertBody;
 use crate::budget::Period;
 use crate::decisions::Candidate;
-use crate::model::{Explanation, Limits, OnUnknown, Parts, Strategy, Verdict};
+use crate::model::{Explanation, Limits, OnUnknown, Parts, Strategy, ValueKind, Verdict};
 use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
 use crate::store::{
     DeadLetter, JoinedOutcome, LearningEvent, MISSING, ModelVersion, RecordedDecision,
@@ -40,7 +40,7 @@ fn ends(_: &mut SchemaGenerator) -> Schema {
     one_of(Status::ALL.map(Status::as_str).into_iter().chain([MISSING]))
 }
 
-fn time(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": "date-time"})
 }
 
@@ -149,6 +149,9 @@ pub(super) struct AgentPerformance<'a> {
     /// Mean of its last 100 latencies, or of all on the task type, ms; 0 with none.
     #[schemars(range(min = 0.0))]
     pub(super) avg_latency_ms: f64,
+    /// The same latency; none while it is unknown.
+    #[schemars(range(min = 0.0))]
+    pub(super) mean_latency_ms: Option<f64>,
     /// Outcomes, learned from or not.
     pub(super) total_executions: u64,
     /// Outcomes learned from.
@@ -159,17 +162,9 @@ pub(super) struct AgentPerformance<'a> {
     /// Prior and missed reward.
     #[schemars(range(min = 0.0))]
     pub(super) beta: f64,
-    /// Mean of its last 100 qualities; 0 with none. Not of one task type.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub(super) avg_quality: Option<f64>,
-    /// Outcomes by status. Not of one task type.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) statuses: Option<StatusCounts>,
-    /// 95 % quantile of its last 100 latencies, ms. Not of one task type.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0))]
-    pub(super) latency_p95_ms: Option<f64>,
+    /// What there is of all task types together alone.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) overall: Option<OverallPerformance>,
     /// Expected reward of the next outcome, whatever its context; this and the next seven are there
     /// when asked for with `outlook`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,16 +210,41 @@ pub(super) struct AgentPerformance<'a> {
     pub(super) is_other: Option<bool>,
 }
 
+/// What an agent has done on all task types together.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct OverallPerformance {
+    /// Mean of its last 100 qualities; 0 with none.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) avg_quality: f64,
+    /// The same; none while it is unknown.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub(super) mean_quality: Option<f64>,
+    /// Outcomes by status.
+    pub(super) statuses: StatusCounts,
+    /// 95 % quantile of its last 100 latencies, ms; none while they are unknown.
+    #[schemars(range(min = 0.0))]
+    pub(super) latency_p95_ms: Option<f64>,
+}
+
 /// What can be asked for, and what the caller may.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Catalog<'a> {
     pub(super) caller: CallerRights<'a>,
     /// Those that the caller may ask for.
     pub(super) tenants: Vec<&'a str>,
-    /// Of one tenant, as the next two.
+    /// Of one tenant, as the next three.
     pub(super) task_types: Vec<&'a str>,
     pub(super) agents: Vec<&'a str>,
     pub(super) context_keys: Vec<&'a str>,
+    /// What the values of each key are: `number`, `boolean`, or `text`, which is also what they are of
+    /// several kinds.
+    #[schemars(schema_with = "value_kinds")]
+    pub(super) context_types: BTreeMap<&'a str, &'static str>,
+}
+
+fn value_kinds(_: &mut SchemaGenerator) -> Schema {
+    let kinds = one_of(ValueKind::ALL.map(ValueKind::as_str));
+    json_schema!({"type": "object", "additionalProperties": kinds})
 }
 
 /// What the caller may.
@@ -639,7 +659,7 @@ pub(super) struct Alerts {
 }
 
 /// What became of the events of a request.
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 pub(super) struct Received {
     /// Made durable.
     pub(super) accepted: u64,
@@ -1034,7 +1054,7 @@ impl From<JoinedOutcome> for OutcomeBody {
     }
 }
 
-fn features(context: Context) -> BTreeMap<String, FeatureBody> {
+pub(super) fn features(context: Context) -> BTreeMap<String, FeatureBody> {
     let value = |feature| match feature {
         Feature::Text(text) => FeatureBody::Text(text),
         Feature::Bool(yes) => FeatureBody::Bool(yes),

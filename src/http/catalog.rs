@@ -1,5 +1,7 @@
 //! `GET /api/learning/catalog`: what can be asked for, and what the caller may.
 
+use std::collections::BTreeMap;
+
 use super::access::Caller;
 use super::answers::{CallerRights, Catalog};
 use super::server::Request;
@@ -20,11 +22,14 @@ impl App {
             task_types: Vec::new(),
             agents: Vec::new(),
             context_keys: Vec::new(),
+            context_types: BTreeMap::new(),
         };
         if let Some(tenant) = tenant {
             body.task_types = tenant.task_types().map(|(name, _)| name).collect();
             body.agents = tenant.agents().map(|(name, _)| name).collect();
             body.context_keys = tenant.context_keys().map(|(name, _)| name).collect();
+            let types = tenant.context_keys().map(|(name, key)| (name, key.kind().as_str()));
+            body.context_types = types.collect();
         }
         Ok(json_response(200, &body))
     }

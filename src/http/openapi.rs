@@ -14,6 +14,7 @@ use super::access::{Need, Scope};
 use super::answers::{self, DecisionBody, ExplainedDecision};
 use super::budgets::BudgetRequest;
 use super::dashboard::Page;
+use super::dry_run::Tried;
 use super::outcomes::ReplayRequest;
 use super::plots::{HOURS_MAX, Plot};
 use super::predict::PredictionRequest;
@@ -284,11 +285,17 @@ fn outcomes(schemas: &mut Schemas) -> Operation {
         },
     });
     let received = schemas.answered::<answers::Received>();
+    let dry_run = schemas.answered::<Tried>();
     Operation::new("What came of it: report outcomes")
         .query("wait", "Answer once everything accepted before is learned and visible", flag())
+        .query("dry_run", "Write nothing: answer what would be accepted, and its features", flag())
         .body(json!({"content": content}))
         .answer(202, "All of it is durable; nothing need be accepted", received.clone())
-        .answer(200, "With `wait`: it is also learned and visible", received)
+        .answer(
+            200,
+            "With `wait`: it is also learned and visible; with `dry_run`: nothing was written",
+            json!({"anyOf": [received, dry_run]}),
+        )
 }
 
 fn evaluate(schemas: &mut Schemas) -> Operation {

@@ -51,7 +51,8 @@ impl AsRef<[u8]> for Shared {
 
 impl App {
     pub(super) fn outcomes(&self, request: &mut Request<'_>, caller: &Caller) -> Answer {
-        let wait = Query::of(request).flag("wait")?;
+        let query = Query::of(request);
+        let (wait, dry_run) = (query.flag("wait")?, query.flag("dry_run")?);
         let mut media = media_type(request);
         if media.is_empty() && !request.has_body() {
             // Nothing needs no type: with `?wait=true` a way to close the open micro-batch.
@@ -70,10 +71,17 @@ impl App {
             // All of them first: the whole body is taken or nothing.
             lines(text).try_for_each(|range| check_tenant(&text[range], caller))?;
             let payloads = lines(text).map(|range| Payload::new(body.clone(), range));
-            self.submit(payloads.map(|payload| record(payload, now_ms, caller)))?
+            let records = payloads.map(|payload| record(payload, now_ms, caller));
+            if dry_run {
+                return self.dry_run(records);
+            }
+            self.submit(records)?
         } else {
-            let records = json_records(&body, now_ms, caller)?;
-            self.submit(records.into_iter())?
+            let records = json_records(&body, now_ms, caller)?.into_iter();
+            if dry_run {
+                return self.dry_run(records);
+            }
+            self.submit(records)?
         };
         let learned = wait && self.wait_until_learned();
         Ok(json_response(if learned { 200 } else { 202 }, &received(reply)))

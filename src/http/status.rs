@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::access::Caller;
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
-    Metrics, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts, Totals,
+    Metrics, OverallPerformance, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts,
+    Totals,
 };
 use super::pareto::Compared;
 use super::plots::colours;
@@ -394,9 +395,8 @@ fn base_row<'a>(
         samples: tally.learned,
         alpha: settings.prior().0 + tally.reward,
         beta: settings.prior().1 + tally.missed(),
-        avg_quality: None,
-        statuses: None,
-        latency_p95_ms: None,
+        mean_latency_ms: latency_ms,
+        overall: None,
         expected_success: None,
         interval: None,
         probability_best: None,
@@ -421,10 +421,15 @@ fn agent_row<'a>(name: &'a str, agent: &Agent, settings: &Settings) -> AgentPerf
         cancelled: agent.with_status(Status::Cancelled),
         pending: agent.with_status(Status::Pending),
     };
-    AgentPerformance {
-        avg_quality: Some(agent.qualities.mean().unwrap_or(0.0)),
-        statuses: Some(statuses),
+    let quality = agent.qualities.mean();
+    let overall = OverallPerformance {
+        avg_quality: quality.unwrap_or(0.0),
+        mean_quality: quality,
+        statuses,
         latency_p95_ms: quantile(&agent.latencies_ms, 0.95),
+    };
+    AgentPerformance {
+        overall: Some(overall),
         ..base_row(name, &agent.tally, agent.latencies_ms.mean(), settings)
     }
 }

@@ -57,7 +57,7 @@ fn submit_part(
     let mut admissions = if outcomes.is_empty() {
         Vec::new()
     } else {
-        inbox.ask(|reply| Event::Admit(AdmitRequest { outcomes, reply }))?
+        inbox.ask(|reply| Event::Admit(AdmitRequest { outcomes, dry_run: false, reply }))?
     }
     .into_iter();
 

@@ -533,7 +533,7 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
         of("one too many", 5),
     ];
     let (reply, reply_rx) = bounded(1);
-    let request = AdmitRequest { outcomes, reply };
+    let request = AdmitRequest { outcomes, dry_run: false, reply };
     bench.learner().on_event(Event::Admit(request), now).unwrap();
     let admissions = reply_rx.try_recv().unwrap().unwrap();
     let expected = [Admission::Known, Admission::Known, Admission::New, Admission::Known];

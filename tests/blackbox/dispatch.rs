@@ -189,7 +189,7 @@ fn exit_code_and_output_are_passed_through_and_the_outcome_is_reported() {
 fn the_outcome_is_joined_with_its_decision_and_carries_its_time() {
     let (_directory, service) = start();
     let script = "echo \"$ONLINE_LEARNING_AGENT $ONLINE_LEARNING_DECISION_ID\"";
-    let options = ["--context", "size=3", "--context", "domain=law"];
+    let options = ["--context", "size:=3", "--context", "domain=law"];
     let ended = run(&mut dispatch(&service, &options, &["sh", "-c", script]));
     let (agent, decision) = ended.stdout.trim().split_once(' ').expect("both are there");
     assert_eq!((agent, decision.len()), ("a", 36), "{ended:?}");

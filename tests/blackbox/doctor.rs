@@ -99,6 +99,8 @@ fn a_sound_service_has_nothing_wrong_with_it_while_it_runs_and_afterwards() {
         "priors",
         "context",
         "failures",
+        "names",
+        "units",
         "calibration",
     ] {
         assert_eq!(findings.of(check)["state"], "ok", "{:#}", findings.report);
@@ -110,7 +112,7 @@ fn a_sound_service_has_nothing_wrong_with_it_while_it_runs_and_afterwards() {
     let printed = doctor(&without_service(directory.path(), &address)).output().expect("it runs");
     let printed = String::from_utf8(printed.stdout).expect("it is text");
     assert!(printed.lines().any(|line| line.starts_with("ok    database       it is sound")));
-    assert!(printed.ends_with("14 ok, 0 warnings, 0 failed\n"), "{printed}");
+    assert!(printed.ends_with("16 ok, 0 warnings, 0 failed\n"), "{printed}");
 
     // It has held nothing up.
     assert_eq!(service.learn(r#"{"agent_name": "z", "status": "success"}"#)["accepted"], 1);
@@ -396,11 +398,11 @@ fn data_that_makes_predictions_poor_is_pointed_out() {
             json!({"agent_name": agent, "status": status, "task_type": "t", "context": context});
         format!("{event}\n")
     };
-    let mut lines: String = (0..500).map(|n| line("perfect\n", n, "success")).collect();
+    let mut lines: String = (0..500).map(|n| line("per\nfect", n, "success")).collect();
     lines.extend((0..50).map(|n| line("usual", n, if n % 3 == 0 { "failure" } else { "success" })));
     service.learn(&lines);
     let findings = beside(&service, directory.path());
-    findings.expect("failures", "warn", "perfect\\n");
+    findings.expect("failures", "warn", "per\\nfect");
     findings.expect("context", "warn", "never vary tell nothing: domain");
     findings.expect("data", "warn", "1 agents have fewer than 5 outcomes: a");
     assert!(!findings.of("context")["finding"].to_string().contains("size"));
@@ -504,4 +506,25 @@ fn the_configuration_is_printed_without_what_is_secret_in_an_address() {
         assert!(said.contains("https://(hidden)@hooks.example/(hidden)"), "{said}");
         assert!(!said.contains("s3cret") && !complained.contains("s3cret"), "{said}{complained}");
     }
+}
+
+#[test]
+fn names_that_look_alike_and_latencies_in_seconds_are_pointed_out() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    let event = |agent: &str, latency_ms: f64| {
+        json!({"agent_name": agent, "status": "success", "latency_ms": latency_ms}).to_string()
+    };
+    let names = ["Planner", "planner", "code\u{2013}agent", "code-agent", "other"];
+    let mut lines = Vec::new();
+    for latency_ms in [900.0, 1_000.0, 1_100.0, 1_200.0, 1_300.0] {
+        lines.extend(names.map(|name| event(name, latency_ms)));
+        lines.push(event("hasty", latency_ms / 1_000.0));
+    }
+    service.learn(&lines.join("\n"));
+    let findings = beside(&service, directory.path());
+    let alike = "agents \"Planner\" and \"planner\" of tenant \"default\"";
+    findings.expect("names", "warn", alike);
+    findings.expect("names", "warn", "\"code-agent\" and \"code\\u{2013}agent\"");
+    findings.expect("units", "warn", "below those of the others: hasty");
 }

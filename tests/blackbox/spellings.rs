@@ -360,3 +360,160 @@ fn a_cost_of_0_spends_nothing_and_is_known_unless_the_monitor_sends_it() {
         "{answer}"
     );
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_learned_and_writes_nothing() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    let decision = json!({
+        "candidates": ["a", "b"], "task_type": "asked", "context": {"k": "v"}, "decision_id": "d",
+    });
+    service.post_json(PREDICT, &decision);
+    let time = "2026-11-01T10:00:00Z";
+    let known = json!({
+        "event_id": "known", "agent_name": "a", "status": "success", "timestamp": time,
+    });
+    service.post_json(OUTCOMES, &known);
+    let before = service.digest();
+    let metrics = service.get("/api/learning/metrics").json();
+    let events = json!([
+        known,
+        {"agent_name": " a ", "status": "Completed", "task_type": "t", "latency_ms": "12",
+         "cost": -1, "timestamp": time,
+         "context": {"deep": {"er": true}, "n": 2, "tags": ["x"]}},
+        {"agent_name": "a", "status": "sucess"},
+        {"event_id": "new", "agent_name": "b", "status": "partial", "decision_id": "d",
+         "timestamp": time},
+        {"event_id": "new", "agent_name": "b", "status": "partial", "decision_id": "d",
+         "timestamp": time},
+    ]);
+    let asked = |media: &str, body: String| {
+        let answer = service.post("/api/learning/outcomes?dry_run=true&wait=true", media, body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let answer = asked("application/json", events.to_string());
+    assert_eq!((&answer["dry_run"], &answer["accepted"]), (&json!(true), &json!(2)), "{answer}");
+    assert_eq!((&answer["duplicates"], &answer["rejected_total"]), (&json!(2), &json!(1)));
+    assert_eq!(answer["rejected"][0]["index"], 2);
+    assert_eq!(answer["dropped_fields"], json!({"context_list": 1, "cost": 1}));
+    let outcomes = answer["outcomes"].as_array().expect("it is a list");
+    let seen: Vec<_> =
+        outcomes.iter().map(|row| (row["index"].clone(), row["duplicate"].clone())).collect();
+    let expected = [(0, true), (1, false), (3, false), (4, true)];
+    assert_eq!(seen, expected.map(|(index, known)| (json!(index), json!(known))));
+    let expected = json!({
+        "index": 1, "duplicate": false, "tenant_id": "default", "agent_name": "a",
+        "status": "success", "reward": 1.0, "task_type": "t",
+        "context": {"deep.er": true, "n": 2.0}, "latency_ms": 12.0, "cost": null,
+        "quality_score": null, "timestamp": "2026-11-01T10:00:00.000+00:00", "decision_id": null,
+        "dropped_fields": ["context_list", "cost"],
+    });
+    assert_eq!(outcomes[1], expected);
+    let of_decision = &outcomes[2];
+    assert_eq!(
+        (&of_decision["task_type"], &of_decision["context"]),
+        (&json!("asked"), &json!({"k": "v"}))
+    );
+    let lines: Vec<String> =
+        events.as_array().expect("it is one").iter().map(|event| format!("{event}\n")).collect();
+    assert_eq!(asked("application/x-ndjson", lines.concat()), answer, "as lines");
+
+    assert_eq!(service.digest(), before);
+    let after = service.get("/api/learning/metrics").json();
+    for count in ["accepted", "duplicates", "rejected", "dropped_fields"] {
+        assert_eq!(after[count], metrics[count], "{count}");
+    }
+    let letters = service.get("/api/learning/dead-letters").json();
+    assert_eq!(letters["dead_letters"], json!([]));
+    let real = service.post_json(OUTCOMES, &events).json();
+    assert_eq!(
+        (&real["accepted"], &real["duplicates"]),
+        (&answer["accepted"], &answer["duplicates"])
+    );
+}
+
+#[test]
+fn a_word_of_the_command_line_means_what_the_service_knows() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    let question = |context: &[&str], id: &str| {
+        let mut command = program();
+        command.args([
+            "predict",
+            "--url",
+            &service.url(""),
+            "--format",
+            "json",
+            "--candidates",
+            "a",
+        ]);
+        for pair in context {
+            command.args(["--context", pair]);
+        }
+        let output = command.output().expect("the program can be run");
+        assert!(output.status.success(), "{id}: {output:?}");
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+        let id = answer["decision_id"].as_str().expect("there is one").to_owned();
+        let found = super::harness::eventually("the decision is recorded", || {
+            let answer = service.get(&format!("/api/learning/decisions/{id}"));
+            (answer.status == 200).then(|| answer.json())
+        });
+        found["context"].clone()
+    };
+    let words = [
+        "size=3.10",
+        "flag=True",
+        "version=3.10",
+        "new=7",
+        "text=true",
+        "forced:=7",
+        "deep:={\"er\": null, \"x\": 1}",
+    ];
+    assert_eq!(
+        question(&words, "of a service that knows nothing"),
+        json!({"size": "3.10", "flag": "True", "version": "3.10", "new": "7", "text": "true", "forced": 7.0, "deep.x": 1.0})
+    );
+    let event = json!({
+        "agent_name": "a", "status": "success",
+        "context": {"size": 1, "flag": false, "version": "3.9", "text": "word"},
+    });
+    assert_eq!(service.post_json(OUTCOMES, &event).json()["accepted"], 1);
+    let catalog = service.get("/api/learning/catalog").json();
+    let types = json!({"size": "number", "flag": "boolean", "version": "text", "text": "text"});
+    assert_eq!(catalog["context_types"], types, "{catalog}");
+    assert_eq!(
+        question(&words, "of one that knows"),
+        json!({"size": 3.1, "flag": true, "version": "3.10", "new": "7", "text": "true", "forced": 7.0, "deep.x": 1.0})
+    );
+    assert_eq!(
+        question(&["size=big", "flag=1"], "what is none"),
+        json!({"size": "big", "flag": "1"})
+    );
+}
+
+#[test]
+fn what_is_unknown_is_null_where_it_may_be() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    let event = json!({"agent_name": "a", "status": "success", "task_type": "t"});
+    service.post_json(OUTCOMES, &event);
+    let unknown = row(&service, "a");
+    assert_eq!((&unknown["avg_latency_ms"], &unknown["avg_quality"]), (&json!(0.0), &json!(0.0)));
+    for field in ["mean_latency_ms", "latency_p95_ms", "mean_quality"] {
+        assert_eq!(unknown.get(field), Some(&Value::Null), "{field}: {unknown}");
+    }
+    let of_task = service.get("/api/learning/agents/performance?task_type=t").json();
+    assert_eq!(of_task[0].get("mean_latency_ms"), Some(&Value::Null), "{of_task}");
+    assert_eq!(of_task[0].get("mean_quality"), None, "{of_task}");
+    let event = json!({
+        "agent_name": "a", "status": "success", "task_type": "t", "latency_ms": 0, "quality_score": 0,
+    });
+    service.post_json(OUTCOMES, &event);
+    let known = row(&service, "a");
+    for field in
+        ["avg_latency_ms", "avg_quality", "mean_latency_ms", "latency_p95_ms", "mean_quality"]
+    {
+        assert_eq!(known[field], 0.0, "{field}: {known}");
+    }
+}
