@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use signal_hook::consts::SIGINT;
 
 use self::supervise::{CutShort, Ended, Signals};
-use crate::client::Client;
+use crate::client::{Client, Question};
 use crate::error::{Error, Result, complain};
 use crate::learner::Now;
 use crate::outcome::{DEFAULT_TENANT, format_time};
@@ -53,7 +53,7 @@ pub struct Plan {
     /// File with the token that it wants.
     pub token_file: Option<PathBuf>,
     /// The request for an agent: `context`, and `task_type`, `candidates`, `tenant_id` where given.
-    pub question: Value,
+    pub question: Question,
     /// The command and its arguments; at least one word.
     pub command: Vec<OsString>,
     /// How long it may run.
@@ -130,7 +130,7 @@ struct Decision {
 fn decide(plan: &Plan) -> Result<Decision> {
     let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?
         .with_token_file(plan.token_file.as_deref())?;
-    let mut question = plan.question.clone();
+    let mut question = plan.question.body(&client)?;
     question["top_k"] = 1.into();
     let answer = client.post("/api/learning/predict/agent-selection", &question)?;
     if answer["recommendations"].as_array().is_some_and(Vec::is_empty) {
@@ -199,11 +199,11 @@ fn outcome(plan: &Plan, decision: &Decision, status: &str, elapsed: Option<Durat
     set("decision_id", decision.id.clone().into());
     set("agent_name", decision.agent.clone().into());
     for field in ["task_type", "context"] {
-        if let Some(value) = plan.question.get(field) {
+        if let Some(value) = plan.question.body.get(field) {
             set(field, value.clone());
         }
     }
-    let tenant = plan.question.get("tenant_id").cloned();
+    let tenant = plan.question.body.get("tenant_id").cloned();
     set("tenant_id", tenant.unwrap_or_else(|| DEFAULT_TENANT.into()));
     set("status", status.into());
     if let Some(elapsed) = elapsed {

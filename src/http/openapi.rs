@@ -617,7 +617,8 @@ mod tests {
                 flags.insert(name.as_str());
             }
         }
-        assert_eq!(flags, BTreeSet::from([Some("outlook"), Some("verbose"), Some("wait")]));
+        let expected = ["dry_run", "outlook", "verbose", "wait"];
+        assert_eq!(flags, expected.map(Some).into());
     }
 
     #[test]

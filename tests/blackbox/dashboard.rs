@@ -126,6 +126,7 @@ fn plots_are_of_the_tenant_task_type_theme_and_size_that_is_asked_for() {
         let answer = service.get(&format!("/plots/best.svg?{wrong}"));
         assert_eq!(answer.status, 422, "{wrong}: {answer:?}");
     }
+    for nothing in ["none.svg", "best", "best.png", ""] {
         assert_eq!(service.get(&format!("/plots/{nothing}")).status, 404, "{nothing}");
     }
     service.stop();
