@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Question, Settings, Terms};
+use crate::outcome::cells::{Cells, decimals};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, context_of};
 
 mod foresight;
@@ -261,8 +262,7 @@ impl Stream {
         Ok(Some(names))
     }
 
-    /// Reads a CSV table, a round a row: `task_type`, `ctx_*` (numbers where the whole column is
-    /// numeric), and a column of 0s and 1s per agent. Other columns are left out.
+    /// Reads a CSV table, a round a row: `task_type`, `ctx_*` (each of one type), and a column of 0s and 1s per agent. Other columns are left out.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is no agent, or the table can't be read.
@@ -274,7 +274,11 @@ impl Stream {
             reader.records().collect::<std::result::Result<_, _>>().map_err(wrong)?;
         let all =
             |column: usize, holds: fn(&str) -> bool| rows.iter().all(|row| holds(&row[column]));
-        let is_number = |text: &str| text.parse::<f64>().is_ok_and(f64::is_finite);
+        let cells_of = |column: usize| {
+            let mut cells = Cells::default();
+            (1..).zip(&rows).for_each(|(number, row)| cells.look(&row[column], number));
+            cells
+        };
         let mut agents: Vec<(String, usize)> = Vec::new();
         let mut context = Vec::new();
         let mut task_type = None;
@@ -282,11 +286,15 @@ impl Stream {
             if title == "task_type" {
                 task_type = Some(column);
             } else if let Some(key) = title.strip_prefix("ctx_") {
-                context.push((key, column, all(column, is_number)));
+                context.push((key, column, cells_of(column)));
             } else if all(column, |text| text == "0" || text == "1") {
                 agents.push((title.to_owned(), column));
             }
         }
+        let decimals = decimals(context.iter().map(|(_, _, cells)| cells), b',');
+        let context =
+            context.iter().map(|(key, column, cells)| (key, *column, cells.kind(decimals)));
+        let context: Vec<_> = context.collect();
         agents.sort_unstable();
         if agents.is_empty() || rows.is_empty() {
             return Err(Error::invalid(
@@ -302,13 +310,10 @@ impl Stream {
             rounds: Vec::with_capacity(rows.len()),
         };
         for (index, row) in rows.iter().enumerate() {
-            let features = context.iter().filter(|(_, column, _)| !row[*column].is_empty());
-            let features: Map<String, Value> = features
-                .map(|&(key, column, is_numeric)| {
-                    let number = row[column].parse().ok().and_then(serde_json::Number::from_f64);
-                    let text = || Value::from(&row[column]);
-                    let number = number.filter(|_| is_numeric);
-                    (key.to_owned(), number.map_or_else(text, Value::Number))
+            let features: Map<String, Value> = context
+                .iter()
+                .filter_map(|(key, column, kind)| {
+                    Some(((**key).to_owned(), kind.value(&row[*column])?))
                 })
                 .collect();
             let outcomes: Map<String, Value> = agents
@@ -516,6 +521,12 @@ mod tests {
         );
         assert_eq!(stream.rounds[1].context.len(), 1, "an empty field is no feature");
         assert_eq!(format!("{:?}", stream.rounds[2].context[0].1), r#"Text("3")"#);
+        let typed = "ctx_code,ctx_yes,a\n007,True,1\n12,false,0\n";
+        let stream = Stream::from_table("t", typed.as_bytes()).unwrap();
+        assert_eq!(
+            format!("{:?}", stream.rounds[0].context),
+            r#"[("code", Text("007")), ("yes", Bool(true))]"#
+        );
         let values: Vec<f64> = first.known.iter().map(|known| known.value).collect();
         assert_eq!(values, [0.0, 1.0]);
         for wrong in ["", "id,task_type\nx,s\n", "a,b\n"] {

@@ -63,8 +63,8 @@ fn write_identified(body: &mut Vec<u8>, number: u64, line: &[u8]) {
         made_up = true;
         String::new()
     });
-    match line.strip_suffix(b"}") {
-        Some(event) if parsed.is_ok() && made_up => {
+    match (line.strip_suffix(b"}"), parsed) {
+        (Some(event), Ok(outcome)) if made_up => {
             let identity = identity(number, line);
             body.extend(event);
             // At the end, where it wins over an empty one; in an envelope the last two are looked at.
@@ -72,6 +72,11 @@ fn write_identified(body: &mut Vec<u8>, number: u64, line: &[u8]) {
                 ",\"event_id\":\"{identity}\",\"source\":\"import\",\"id\":\"{identity}\"}}"
             );
             body.extend(fields.as_bytes());
+            if outcome.zero_is_unknown {
+                // The identity is not its own: with one, its zeros would be known.
+                body.pop();
+                body.extend(br#","resolved":{"zero_is_unknown":true}}"#);
+            }
         }
         _ => body.extend(line),
     }
@@ -89,13 +94,20 @@ mod tests {
         let sent = String::from_utf8(body).unwrap();
         assert_eq!(sent.trim_end() == line, has_identity, "{sent}");
         let again = Outcome::parse(sent.as_bytes(), 0, || panic!("no identity in {sent}"));
-        assert!(again.is_ok());
+        let cost = |outcome: Outcome| outcome.cost;
+        let as_it_was = Outcome::parse(line.as_bytes(), 0, || "made up".to_owned());
+        assert_eq!(again.map(cost), as_it_was.map(cost), "{sent}");
     }
 
     #[test]
     fn only_lines_without_an_identity_get_one() {
         check_identified(r#"{"agent_name":"a","status":"success"}"#, false);
         check_identified(r#"{"event_id":null,"agent_name":"a","status":"success"}"#, false);
+        check_identified(r#"{"agent_name":"a","status":"success","cost":0}"#, false);
+        check_identified(
+            r#"{"agent_name":"a","status":"success","cost":0,"memory_mb":0,"cpu_ms":0}"#,
+            false,
+        );
         check_identified(r#"{"event_id":"","agent_name":"a","status":"success"}"#, false);
         check_identified(
             r#"{"specversion":"1.0","data":{"agent_name":"a","status":"success"}}"#,

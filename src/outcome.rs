@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 mod annotate;
+pub(crate) mod cells;
 mod raw;
 mod spelling;
 
@@ -465,7 +466,14 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The features of a context object. Values that are no features are left out.
 pub fn context_of(object: &serde_json::Value) -> Context {
-    sorted(raw::Features::deserialize(object).unwrap_or_default().found)
+    read_context(object).0
+}
+
+/// The features of a context object, and what was left out, by name.
+pub fn read_context(object: &serde_json::Value) -> (Context, Vec<&'static str>) {
+    let raw::Features { found, dropped, .. } =
+        raw::Features::deserialize(object).unwrap_or_default();
+    (sorted(found), dropped)
 }
 
 /// Unix milliseconds of an ISO 8601 time, with or without zone (then UTC).

@@ -381,6 +381,9 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         spawn("import", move || match crate::sources::file::into_inbox(&inbox, &file) {
             Ok(summary) => {
                 log::info!("import=done {summary}");
+                if let Err(error) = summary.check(&file) {
+                    log::error!("import=useless error=\"{error}\"");
+                }
                 show_next_steps(address);
             }
             Err(error) => log::error!("import=failed error=\"{error}\""),

@@ -750,6 +750,9 @@ pub(super) struct Recommendations<'a> {
     /// Who was left out because of a constraint; there with constraints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) excluded: Option<Vec<LeftOut<'a>>>,
+    /// What of the context is no feature, by name: lists, nulls, blanks; there when there is any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) dropped_fields: &'a BTreeMap<&'static str, u64>,
 }
 
 /// What had a part in a choice beside success; also kept with the decision.
@@ -876,6 +879,9 @@ pub(super) struct ValuePredictions<'a> {
     /// When it was answered.
     #[schemars(schema_with = "time")]
     pub(super) timestamp: String,
+    /// What of the context is no feature, by name: lists, nulls, blanks; there when there is any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) dropped_fields: &'a BTreeMap<&'static str, u64>,
 }
 
 /// What is expected of an agent.

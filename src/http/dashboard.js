@@ -17,6 +17,7 @@ const state = {
   task: "",
   hours: "",
   may: { scope: "admin", tenant_id: null },
+  contextTypes: {},
   status: null,
   seen: {},
   plottedAt: 0,
@@ -230,6 +231,7 @@ function choices(select, values, first) {
 async function loadCatalog() {
   const catalog = await get("catalog", { tenant_id: state.tenant });
   state.may = catalog.caller;
+  state.contextTypes = catalog.context_types;
   const tenants = catalog.tenants;
   byId("tenant-field").hidden = tenants.length < 2;
   if (!byId("tenant").value && tenants.length > 0) {
@@ -561,8 +563,10 @@ function question() {
     if (at < 1) continue;
     const [key, text] = [line.slice(0, at).trim(), line.slice(at + 1).trim()];
     if (key === "" || text === "") continue;
-    if (text === "true" || text === "false") context[key] = text === "true";
-    else if (/^-?\d+(\.\d+)?$/.test(text)) context[key] = Number(text);
+    // 3.10 may be a number or a version: what outcomes said of the key tells.
+    const type = state.contextTypes[key];
+    if (type === "boolean" && /^(true|false)$/i.test(text)) context[key] = /^true$/i.test(text);
+    else if (type === "number" && /^-?\d+(\.\d+)?$/.test(text)) context[key] = Number(text);
     else context[key] = text;
   }
   const body = {};

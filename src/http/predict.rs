@@ -1,6 +1,6 @@
 //! `POST /api/learning/predict/agent-selection`: which agent should take this task?
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Strategy, Terms,
 };
-use crate::outcome::{Context, DEFAULT_TENANT, context_of, format_time};
+use crate::outcome::{Context, DEFAULT_TENANT, format_time, read_context};
 
 const TOP_K_MAX: u64 = 1_000;
 const TOP_K_DEFAULT: usize = 3;
@@ -107,6 +107,9 @@ pub(super) struct Prediction {
     on_unknown: OnUnknown,
     #[serde(skip)]
     decision_id: Option<String>,
+    /// What of the context is no feature, by name.
+    #[serde(skip)]
+    pub(super) dropped: BTreeMap<&'static str, u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -141,12 +144,18 @@ impl Prediction {
             )
             .into());
         }
-        let context = request.context.map(|AnyObject(context)| context_of(&context.into()));
+        let context = request.context.map(|AnyObject(context)| read_context(&context.into()));
+        let (context, left_out) = context.unwrap_or_default();
+        let mut dropped = BTreeMap::new();
+        for field in left_out {
+            *dropped.entry(field).or_default() += 1;
+        }
         let top_k = request.top_k.map(|Whole(top_k)| top_k);
         Ok(Self {
             tenant_id,
             task_type: string(request.task_type),
-            context: context.unwrap_or_default(),
+            context,
+            dropped,
             top_k: top_k
                 .map_or(TOP_K_DEFAULT, |top_k| usize::try_from(top_k).unwrap_or(usize::MAX)),
             candidates,
@@ -412,10 +421,7 @@ impl App {
         let mut ranked = contest.rank(prediction.explore, &mut rng);
         ranked.truncate(prediction.top_k);
 
-        let decision_id = match &prediction.decision_id {
-            Some(id) => id.clone(),
-            None => new_id(now.unix_ms),
-        };
+        let decision_id = prediction.decision_id.clone().unwrap_or_else(|| new_id(now.unix_ms));
         let recommendations = ranked.iter().enumerate().map(|(place, recommendation)| {
             let index = recommendation.standing;
             let standing = &contest.standings[index];
@@ -449,6 +455,7 @@ impl App {
             recorded,
             details: prediction.details(contest, effect),
             excluded: prediction.constraints.map(|_| left_out(contest)),
+            dropped_fields: &prediction.dropped,
         };
         let response = json_response(200, &answer);
         let choice = recorded.then(|| {

@@ -42,6 +42,7 @@ impl App {
         let body = ValuePredictions {
             predictions: predictions.iter().map(row).collect(),
             timestamp: format_time(Now::read().unix_ms),
+            dropped_fields: &prediction.dropped,
         };
         Ok(json_response(200, &body))
     }

@@ -325,6 +325,14 @@ fn what_was_dropped_is_said_in_the_answer() {
     assert_eq!(answer["dropped_fields"], dropped, "of those that were accepted: {answer}");
     let answer = service.post_json(OUTCOMES, &json!({"agent_name": "a", "status": "success"}));
     assert_eq!(answer.json().get("dropped_fields"), None, "nothing was");
+    let question = json!({"candidates": ["a"], "context": {"tags": ["x", "y"], "k": 1, " ": 2}});
+    for kind in ["agent-selection", "latency"] {
+        let path = format!("/api/learning/predict/{kind}");
+        let dropped = service.post_json(&path, &question).json()["dropped_fields"].clone();
+        assert_eq!(dropped, json!({"context_key": 1, "context_list": 1}), "{kind}");
+        let answer = service.post_json(&path, &json!({"candidates": ["a"], "context": {"k": 1}}));
+        assert_eq!(answer.json().get("dropped_fields"), None, "{kind}: nothing was");
+    }
 }
 
 #[test]

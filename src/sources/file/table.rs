@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
-use crate::outcome::{Refusal, RefusalCode, is_blank, nearest, tidy};
+use crate::outcome::cells::{Cells, Kind, decimals};
+use crate::outcome::{Refusal, RefusalCode, nearest, tidy};
 
 /// Longest line of a header that is looked at, in bytes.
 const HEAD_BYTES_MAX: u64 = 1 << 20;
@@ -44,32 +45,12 @@ const FIELDS: [&str; 21] = [
 const METADATA: [&str; 4] = ["task_type", "tenant_id", "decision_id", "quality_score"];
 /// Fields that are amounts.
 const AMOUNTS: [&str; 5] = ["duration_ms", "latency_ms", "cost_estimate", "cost", "quality_score"];
-/// What is written where there is no value, in lower case.
-const NOTHING: [&str; 6] = ["na", "n/a", "#n/a", "nan", "null", "none"];
-/// Signs of currencies.
-const CURRENCIES: [char; 5] = ['$', '€', '£', '¥', '₹'];
-
 /// How the cells of a table are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dialect {
     delimiter: u8,
     /// The first line only names the sign: `sep=;`.
     has_sign_line: bool,
-}
-
-/// Which sign stands before the decimals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Decimals {
-    Point,
-    Comma,
-}
-
-/// What the cells of a column are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Boolean,
-    Number(Decimals),
 }
 
 /// What a column is for.
@@ -95,18 +76,6 @@ pub(super) struct Table {
     columns: Vec<Column>,
     /// Worth a word to whoever made the table.
     pub(super) remarks: Vec<String>,
-}
-
-/// What there is in a column.
-#[derive(Debug, Clone, Default)]
-struct Seen {
-    cells: u64,
-    booleans: u64,
-    with_point: u64,
-    with_comma: u64,
-    has_commas: bool,
-    /// The first cell that is no number, and its row.
-    text: Option<(u64, String)>,
 }
 
 /// What a cell of the table stands for, or why a row can't be read.
@@ -183,9 +152,9 @@ impl Table {
         let roles = roles(&header)?;
         let mut remarks = unknown_columns(&header, &roles);
         let is_typed = |role: &Role| is_amount(role) || matches!(role, Role::Context(_));
-        let mut seen: BTreeMap<usize, Seen> = (0..roles.len())
+        let mut seen: BTreeMap<usize, Cells> = (0..roles.len())
             .filter(|at| is_typed(&roles[*at]))
-            .map(|at| (at, Seen::default()))
+            .map(|at| (at, Cells::default()))
             .collect();
         let mut number = 1;
         while !seen.is_empty()
@@ -194,7 +163,7 @@ impl Table {
             number += 1;
             for (at, seen) in &mut seen {
                 if let Some(cell) = row.get(*at).and_then(|cell| std::str::from_utf8(cell).ok()) {
-                    seen.look(cell.trim_matches(is_blank), number);
+                    seen.look(cell, number);
                 }
             }
         }
@@ -202,16 +171,16 @@ impl Table {
         let kind = |at: usize| seen.get(&at).map_or(Kind::Text, |seen| seen.kind(decimals));
         for (at, seen) in &seen {
             let is_context = matches!(roles[*at], Role::Context(_));
-            let numbers = seen.with_point.max(seen.with_comma);
+            let numbers = seen.numbers();
             if let Some((row, cell)) = &seen.text
                 && is_context
                 && kind(*at) == Kind::Text
-                && 2 * numbers > seen.cells
+                && 2 * numbers > seen.filled
             {
                 remarks.push(format!(
                     "{} is taken as text although {numbers} of {} cells are numbers: row {row} has {}",
                     header[*at],
-                    seen.cells,
+                    seen.filled,
                     shown(cell)
                 ));
             }
@@ -258,7 +227,7 @@ impl Table {
         }
         let mut event = Map::new();
         for (column, cell) in self.columns.iter().zip(row) {
-            let Some(value) = column.value(cell) else { continue };
+            let Some(value) = column.kind.value(cell) else { continue };
             let (outer, inner) = match &column.role {
                 Role::Field(name) => {
                     event.insert((*name).to_owned(), value);
@@ -280,171 +249,11 @@ impl Table {
     }
 }
 
-impl Column {
-    /// What a cell stands for; `None` for nothing.
-    fn value(&self, cell: &str) -> Option<Value> {
-        let plain = cell.trim_matches(is_blank);
-        if plain.is_empty() {
-            return None;
-        }
-        match self.kind {
-            Kind::Text => Some(cell.into()),
-            _ if is_nothing(plain) => None,
-            Kind::Boolean => Some(boolean(plain).map_or_else(|| cell.into(), Value::Bool)),
-            Kind::Number(decimals) => {
-                let number = number(plain, decimals).and_then(Number::from_f64);
-                Some(number.map_or_else(|| cell.into(), Value::Number))
-            }
-        }
-    }
-}
-
-impl Seen {
-    fn look(&mut self, cell: &str, row: u64) {
-        if cell.is_empty() || is_nothing(cell) {
-            return;
-        }
-        let [point, comma] =
-            [Decimals::Point, Decimals::Comma].map(|decimals| number(cell, decimals).is_some());
-        self.cells += 1;
-        self.booleans += u64::from(boolean(cell).is_some());
-        self.with_point += u64::from(point);
-        self.with_comma += u64::from(comma);
-        self.has_commas |= cell.contains(',');
-        if !point && !comma && self.text.is_none() {
-            self.text = Some((row, cell.to_owned()));
-        }
-    }
-
-    fn kind(&self, file: Decimals) -> Kind {
-        match self {
-            Self { cells: 0, .. } => Kind::Text,
-            _ if self.booleans == self.cells => Kind::Boolean,
-            _ if self.with_point.max(self.with_comma) == self.cells => {
-                Kind::Number(self.likely(file))
-            }
-            _ => Kind::Text,
-        }
-    }
-
-    /// The sign before its decimals, in a file where it is mostly `file`.
-    fn likely(&self, file: Decimals) -> Decimals {
-        match self.with_point.cmp(&self.with_comma) {
-            std::cmp::Ordering::Greater => Decimals::Point,
-            std::cmp::Ordering::Less => Decimals::Comma,
-            std::cmp::Ordering::Equal => file,
-        }
-    }
-}
-
-/// The sign before decimals in a file, as those of its columns say that leave no choice. In one whose
-/// cells are told apart by semicolons a comma is that sign.
-fn decimals<'a>(columns: impl Iterator<Item = &'a Seen> + Clone, delimiter: u8) -> Decimals {
-    let whole = |one: u64, seen: &Seen| seen.cells > 0 && one == seen.cells;
-    let mut numeric = columns.filter(|seen| whole(seen.with_point.max(seen.with_comma), seen));
-    let of = |comma: bool, seen: &Seen| if comma { seen.with_comma } else { seen.with_point };
-    let strictly =
-        |comma: bool, seen: &Seen| whole(of(comma, seen), seen) && !whole(of(!comma, seen), seen);
-    let comma = numeric.clone().any(|seen| strictly(true, seen));
-    let point = numeric.clone().any(|seen| strictly(false, seen));
-    match (comma, point) {
-        (true, false) => Decimals::Comma,
-        (false, false) if delimiter == b';' && numeric.any(|seen| seen.has_commas) => {
-            Decimals::Comma
-        }
-        _ => Decimals::Point,
-    }
-}
-
 fn is_amount(role: &Role) -> bool {
     match role {
         Role::Field(name) => AMOUNTS.contains(name),
         Role::Metadata(name) => name == "quality_score",
         _ => false,
-    }
-}
-
-fn is_nothing(cell: &str) -> bool {
-    NOTHING.iter().any(|nothing| nothing.eq_ignore_ascii_case(cell))
-}
-
-fn boolean(cell: &str) -> Option<bool> {
-    match cell {
-        _ if cell.eq_ignore_ascii_case("true") => Some(true),
-        _ if cell.eq_ignore_ascii_case("false") => Some(false),
-        _ => None,
-    }
-}
-
-/// The number that a cell is: `12`, `-0.5`, `1e3`, `1,200.5`, `$0.012`, `1 200`. Digits with a zero before
-/// them, such as `007`, are a code.
-fn number(cell: &str, decimals: Decimals) -> Option<f64> {
-    let (decimal, group) = match decimals {
-        Decimals::Point => ('.', ','),
-        Decimals::Comma => (',', '.'),
-    };
-    let (negative, rest) = signed(cell);
-    let unsigned = rest.trim_start_matches(CURRENCIES).trim_matches(is_blank);
-    let (inner_negative, unsigned) =
-        if negative.is_none() { signed(unsigned) } else { (None, unsigned) };
-    let unsigned = unsigned.trim_end_matches(CURRENCIES).trim_matches(is_blank);
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
-        None => (unsigned, None),
-    };
-    let (whole, fraction) = match mantissa.split_once(decimal) {
-        Some((whole, fraction)) => (whole, Some(fraction)),
-        None => (mantissa, None),
-    };
-    let all_digits =
-        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_group = |sign: char| sign == group || matches!(sign, ' ' | '\u{a0}' | '\u{202f}' | '\'');
-    let mut text = String::with_capacity(cell.len());
-    if negative.or(inner_negative) == Some(true) {
-        text.push('-');
-    }
-    if whole.contains(is_group) {
-        let mut groups = whole.split(is_group);
-        let first = groups.next().unwrap_or_default();
-        if !all_digits(first) || first.len() > 3 || first.starts_with('0') {
-            return None;
-        }
-        text.push_str(first);
-        for three in groups {
-            if !all_digits(three) || three.len() != 3 {
-                return None;
-            }
-            text.push_str(three);
-        }
-    } else {
-        let is_code = whole.len() > 1 && whole.starts_with('0');
-        if is_code || !(all_digits(whole) || (whole.is_empty() && fraction.is_some())) {
-            return None;
-        }
-        text.push_str(if whole.is_empty() { "0" } else { whole });
-    }
-    if let Some(fraction) = fraction {
-        if !all_digits(fraction) {
-            return None;
-        }
-        text.push('.');
-        text.push_str(fraction);
-    }
-    if let Some(exponent) = exponent {
-        if !all_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)) {
-            return None;
-        }
-        text.push('e');
-        text.push_str(exponent);
-    }
-    text.parse().ok().filter(|number: &f64| number.is_finite())
-}
-
-/// Whether a sign says that what follows is below 0.
-fn signed(text: &str) -> (Option<bool>, &str) {
-    match text.strip_prefix(['-', '\u{2212}']) {
-        Some(rest) => (Some(true), rest),
-        None => text.strip_prefix('+').map_or((None, text), |rest| (Some(false), rest)),
     }
 }
 
@@ -635,42 +444,6 @@ mod tests {
         check_column(&["true", "None"], &[json!(true), json!(null)]);
         check_column(&["none", "some"], &[json!("none"), json!("some")]);
         check_column(&["inf", "1"], &[json!("inf"), json!("1")]);
-    }
-
-    #[test]
-    fn numbers_are_read_as_people_write_them() {
-        #[track_caller]
-        fn check(cell: &str, point: Option<f64>, comma: Option<f64>) {
-            assert_eq!(number(cell, Decimals::Point), point, "{cell:?} with a point");
-            assert_eq!(number(cell, Decimals::Comma), comma, "{cell:?} with a comma");
-        }
-        check("12", Some(12.0), Some(12.0));
-        check("1,200", Some(1_200.0), Some(1.2));
-        check("1.200", Some(1.2), Some(1_200.0));
-        check("1,234,567.8", Some(1_234_567.8), None);
-        check("1.234.567,8", None, Some(1_234_567.8));
-        check("1,20", None, Some(1.2));
-        check("12,3456", None, Some(12.3456));
-        check("1,2345", None, Some(1.2345));
-        check("$0.012", Some(0.012), None);
-        check("-$5", Some(-5.0), Some(-5.0));
-        check("$-5", Some(-5.0), Some(-5.0));
-        check("5,50 €", None, Some(5.5));
-        check("\u{2212}3", Some(-3.0), Some(-3.0));
-        check("+3", Some(3.0), Some(3.0));
-        check("1 200", Some(1_200.0), Some(1_200.0));
-        check("1\u{202f}200,5", None, Some(1_200.5));
-        check("1'200", Some(1_200.0), Some(1_200.0));
-        check("1e-3", Some(0.001), Some(0.001));
-        for none in [
-            "", "-", "$", "--1", "007", "00", "0,100.0", "1,,200", ",200", "1,2,3", "5.", "1e",
-            "0x1f", "NaN", "1-2", "1.2.3", "12:30", "1e999", "1_000", "-+1",
-        ] {
-            check(none, None, number(none, Decimals::Comma));
-        }
-        for none in ["", "007", "1,2,3", "5,", "1e", "NaN", "1.2.3", ".200"] {
-            assert_eq!(number(none, Decimals::Comma), None, "{none:?}");
-        }
     }
 
     /// What the rows say of latency and cost.
