@@ -1,7 +1,7 @@
 //! Spending caps: what a tenant may spend in a day or a month, and what it has spent.
 //!
 //! Days and months are those of UTC. Money is counted when an outcome is journaled, once, by the time
-//! of its event; it is never rolled back.
+//! of its event; it is never rolled back. An outcome whose time can't be read counts into no period.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 /// The share of a period from which on spending is compared with time: in its first minutes every
 /// execution would look like a rush.
 const ELAPSED_MIN: f64 = 0.01;
+/// Milliseconds of a day.
+const DAY_MS: i64 = 24 * 3_600_000;
+/// Days and months of which sums are kept: the counters that hold them are written with every group.
+const DAYS_KEPT: usize = 8;
+const MONTHS_KEPT: usize = 4;
 /// The largest share of a budget that is told: of a tiny amount it would be infinite.
 const SHARE_MAX: f64 = 1e12;
 
@@ -64,44 +69,87 @@ pub struct Budget {
     pub period: Period,
 }
 
-/// What a tenant has spent in the day and in the month of its newest outcome, in the user's currency.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+/// What a tenant has spent, in the user's currency: a sum for each of the last days and months in which
+/// the service ran, by its clock. A sum is never taken back, so a clock that is set forward and back
+/// finds what was spent before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Spending {
+    days: Sums,
+    months: Sums,
+}
+
+/// Sums of periods, told by the day since 1970 with which they begin; the one added to last is the
+/// last.
+type Sums = Vec<(i64, f64)>;
+
+/// As it is stored, today and by programs that knew the newest day and month only.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Stored {
+    days: Sums,
+    months: Sums,
     day_from_ms: i64,
     day: f64,
     month_from_ms: i64,
     month: f64,
 }
 
-impl Spending {
-    /// Counts the cost of one execution. One that took place before this day or month does not
-    /// count into it; one that claims to be of the future is of now.
-    pub fn add(&mut self, cost: f64, event_ms: i64, now_ms: i64) {
-        let event_ms = event_ms.min(now_ms);
-        let sums = [
-            (Period::Day, &mut self.day_from_ms, &mut self.day),
-            (Period::Month, &mut self.month_from_ms, &mut self.month),
-        ];
-        for (period, from_ms, sum) in sums {
-            let (from, to) = (*from_ms, period.around(*from_ms).1);
-            if !(from..to).contains(&now_ms) {
-                (*from_ms, *sum) = (period.around(now_ms).0, 0.0);
+impl From<Stored> for Spending {
+    fn from(stored: Stored) -> Self {
+        let Stored { mut days, mut months, day_from_ms, day, month_from_ms, month } = stored;
+        for (sums, from_ms, sum) in
+            [(&mut days, day_from_ms, day), (&mut months, month_from_ms, month)]
+        {
+            if sum > 0.0 {
+                sums.push((from_ms.div_euclid(DAY_MS), sum));
             }
-            if event_ms >= *from_ms {
-                *sum += cost;
+        }
+        Self { days, months }
+    }
+}
+
+impl Spending {
+    /// Counts the cost of one execution into the day and the month of its event, where the service ran
+    /// then. One that claims to be of a future that no clock of ours has seen is of now; one of a past
+    /// that is not known any more counts nowhere.
+    pub fn add(&mut self, cost: f64, event_ms: i64, now_ms: i64) {
+        for (period, sums, kept) in [
+            (Period::Day, &mut self.days, DAYS_KEPT),
+            (Period::Month, &mut self.months, MONTHS_KEPT),
+        ] {
+            let (now, event) = (first_day(period, now_ms), first_day(period, event_ms));
+            let place = |sums: &Sums, day| sums.iter().position(|(first, _)| *first == day);
+            // The present is the last to be forgotten.
+            let present = match place(sums, now) {
+                Some(known) => sums.remove(known),
+                None => (now, 0.0),
+            };
+            sums.push(present);
+            if sums.len() > kept {
+                sums.remove(0);
+            }
+            let counted = place(sums, event).or_else(|| place(sums, now).filter(|_| event > now));
+            if let Some(place) = counted {
+                sums[place].1 += cost;
             }
         }
     }
 
     /// What has been spent in the period around this moment.
     pub fn in_period(&self, period: Period, now_ms: i64) -> f64 {
-        let (from_ms, sum) = match period {
-            Period::Day => (self.day_from_ms, self.day),
-            Period::Month => (self.month_from_ms, self.month),
+        let sums = match period {
+            Period::Day => &self.days,
+            Period::Month => &self.months,
         };
-        if period.around(now_ms).0 == from_ms { sum } else { 0.0 }
+        let now = first_day(period, now_ms);
+        sums.iter().find(|(first, _)| *first == now).map_or(0.0, |(_, sum)| *sum)
     }
+}
+
+/// The day since 1970 with which the period around a moment begins.
+fn first_day(period: Period, unix_ms: i64) -> i64 {
+    period.around(unix_ms).0.div_euclid(DAY_MS)
 }
 
 /// How a budget stands at one moment.
@@ -120,10 +168,10 @@ pub struct Standing {
 }
 
 impl Budget {
-    /// How it stands after `spending`.
-    pub fn standing(&self, spending: &Spending, now_ms: i64) -> Standing {
+    /// How it stands after `spending`, if there was any.
+    pub fn standing(&self, spending: Option<&Spending>, now_ms: i64) -> Standing {
         let (from_ms, to_ms) = self.period.around(now_ms);
-        let spent = spending.in_period(self.period, now_ms);
+        let spent = spending.map_or(0.0, |spending| spending.in_period(self.period, now_ms));
         Standing {
             from_ms,
             to_ms,
@@ -156,9 +204,6 @@ fn share(part_ms: i64, whole_ms: i64) -> f64 {
 #[expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
 mod tests {
     use super::*;
-
-    const HOUR_MS: i64 = 3_600_000;
-    const DAY_MS: i64 = 24 * HOUR_MS;
 
     fn at(text: &str) -> i64 {
         text.parse::<Timestamp>().unwrap().as_millisecond()
@@ -213,9 +258,84 @@ mod tests {
         spending.add(16.0, noon + DAY_MS, noon + DAY_MS);
         assert_eq!(spent(&spending, noon + DAY_MS), [16.0, 27.0]);
         assert_eq!(spent(&spending, noon + 5 * DAY_MS), [0.0, 0.0], "it is December");
-        // A clock that is set back begins anew rather than count twice into a day that was.
+        // A clock that is set back finds what was spent then.
         spending.add(32.0, noon, noon);
-        assert_eq!(spent(&spending, noon), [32.0, 59.0]);
+        assert_eq!(spent(&spending, noon), [41.0, 59.0]);
+    }
+
+    /// The clock is set to each moment in turn, and so much is spent; then it is right again.
+    #[track_caller]
+    fn check_clock(excursions: &[&str], day: f64, month: f64) {
+        let now = at("2026-11-26T12:00:00Z");
+        let mut spending = Spending::default();
+        spending.add(90.0, now, now);
+        for moment in excursions {
+            let moment = at(moment);
+            spending.add(1.0, moment, moment);
+            // It is kept over a restart.
+            let json = serde_json::to_string(&spending).unwrap();
+            assert_eq!(serde_json::from_str::<Spending>(&json).unwrap(), spending);
+        }
+        spending.add(1.0, now, now);
+        let spent = [Period::Day, Period::Month].map(|period| spending.in_period(period, now));
+        assert_eq!(spent, [day, month], "{excursions:?}");
+    }
+
+    #[test]
+    fn whatever_the_clock_does_nothing_that_was_spent_is_forgotten() {
+        check_clock(&[], 91.0, 91.0);
+        check_clock(&["2026-11-27T12:00:00Z"], 91.0, 92.0);
+        check_clock(&["2026-12-26T12:00:00Z"], 91.0, 91.0);
+        check_clock(&["2026-11-25T12:00:00Z"], 91.0, 92.0);
+        check_clock(&["2026-10-26T12:00:00Z"], 91.0, 91.0);
+        check_clock(&["1970-01-01T00:00:01Z", "2126-11-26T12:00:00Z"], 91.0, 91.0);
+        // Back and forth, again and again, within the same few days.
+        let forth = ["2026-11-27T12:00:00Z", "2026-11-25T12:00:00Z"].repeat(50);
+        check_clock(&forth, 91.0, 191.0);
+    }
+
+    #[test]
+    fn an_event_counts_into_its_own_period_when_the_clock_has_seen_that() {
+        let noon = at("2026-11-26T12:00:00Z");
+        let mut spending = Spending::default();
+        spending.add(90.0, noon, noon);
+        // Our clock is a month behind; the sender's is right.
+        let behind = at("2026-10-26T12:00:00Z");
+        spending.add(1.0, noon, behind);
+        // Ours is ahead, by a day and by a month.
+        spending.add(2.0, noon, noon + DAY_MS);
+        spending.add(4.0, noon, noon + 31 * DAY_MS);
+        assert_eq!(spending.in_period(Period::Day, noon), 97.0);
+        assert_eq!(spending.in_period(Period::Month, noon), 97.0);
+        for clock in [behind, noon + DAY_MS, noon + 31 * DAY_MS] {
+            assert_eq!(spending.in_period(Period::Day, clock), 0.0);
+        }
+    }
+
+    #[test]
+    fn as_many_sums_are_kept_as_a_clock_may_need_and_no_more() {
+        let noon = at("2026-11-26T12:00:00Z");
+        let mut spending = Spending::default();
+        for day in 0..400 {
+            spending.add(1.0, noon + day * DAY_MS, noon + day * DAY_MS);
+        }
+        assert_eq!((spending.days.len(), spending.months.len()), (DAYS_KEPT, MONTHS_KEPT));
+        assert_eq!(spending.in_period(Period::Day, noon + 392 * DAY_MS), 1.0);
+        assert_eq!(spending.in_period(Period::Day, noon + 391 * DAY_MS), 0.0, "long gone");
+    }
+
+    #[test]
+    fn what_an_older_program_stored_goes_on() {
+        let day_from_ms = at("2026-11-26T00:00:00Z");
+        let month_from_ms = at("2026-11-01T00:00:00Z");
+        let json = serde_json::json!({
+            "day_from_ms": day_from_ms, "day": 2.5, "month_from_ms": month_from_ms, "month": 40.0,
+        });
+        let mut spending: Spending = serde_json::from_value(json).unwrap();
+        let noon = at("2026-11-26T12:00:00Z");
+        spending.add(1.0, noon, noon);
+        assert_eq!(spending.in_period(Period::Day, noon), 3.5);
+        assert_eq!(spending.in_period(Period::Month, noon), 41.0);
     }
 
     #[test]
@@ -228,7 +348,7 @@ mod tests {
             let mut spending = Spending::default();
             spending.add(spent, now_ms, now_ms);
             let budget = Budget { amount: 10.0, period: Period::Day };
-            let standing = budget.standing(&spending, now_ms);
+            let standing = budget.standing(Some(&spending), now_ms);
             close(standing.share_spent, spent / 10.0);
             close(standing.share_elapsed, elapsed_hours / 24.0);
             close(standing.cost_weight(), cost_weight);
@@ -248,7 +368,7 @@ mod tests {
         let mut spending = Spending::default();
         spending.add(3.8, 0, 0);
         for amount in [f64::from_bits(1), f64::MIN_POSITIVE, 1e-300] {
-            let standing = Budget { amount, period: Period::Day }.standing(&spending, 0);
+            let standing = Budget { amount, period: Period::Day }.standing(Some(&spending), 0);
             assert!(standing.share_spent.is_finite() && standing.share_spent > 1e6, "{standing:?}");
             assert!(standing.cost_weight().is_finite() && standing.is_exhausted(), "{standing:?}");
         }

@@ -939,7 +939,8 @@ impl Learner {
                             Counters::count(&mut counters.dropped_fields, field);
                             *reply.dropped.entry(*field).or_default() += 1;
                         }
-                        if let Some(cost) = outcome.observed_cost() {
+                        let is_dated = !outcome.dropped.contains(&"timestamp");
+                        if let Some(cost) = outcome.observed_cost().filter(|_| is_dated) {
                             let spending = &mut counters.spending;
                             let of = spending.entry(outcome.tenant.clone()).or_default();
                             of.add(cost, outcome.time_ms, now.unix_ms);

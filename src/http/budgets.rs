@@ -71,8 +71,7 @@ impl App {
 }
 
 fn body<'a>(tenant: &'a str, budget: Budget, counters: &Counters) -> BudgetBody<'a> {
-    let spending = counters.spending.get(tenant).copied().unwrap_or_default();
-    let standing = budget.standing(&spending, Now::read().unix_ms);
+    let standing = budget.standing(counters.spending.get(tenant), Now::read().unix_ms);
     BudgetBody {
         tenant_id: tenant,
         amount: budget.amount,

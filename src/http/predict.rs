@@ -536,8 +536,7 @@ impl App {
     fn budget_effect(&self, prediction: &Prediction, now_ms: i64) -> Option<BudgetEffect> {
         let tenant = &*prediction.tenant_id;
         let budget = *self.shared.budgets().get(tenant)?;
-        let spending = self.shared.counters().spending.get(tenant).copied().unwrap_or_default();
-        let standing = budget.standing(&spending, now_ms);
+        let standing = budget.standing(self.shared.counters().spending.get(tenant), now_ms);
         let cost_weight = rounded_weight(standing.cost_weight().min(COST_WEIGHT_MAX));
         let exhausted = standing.is_exhausted();
         (exhausted || prediction.gives_weight_to_cost()).then_some(BudgetEffect {

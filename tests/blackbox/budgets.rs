@@ -56,6 +56,7 @@ fn every_outcome_is_paid_for_once_also_over_a_crash_and_a_rollback() {
         cost(5, "success", &json!({"cost_estimate": 64.0, "tenant_id": "other"})),
         cost(6, "success", &json!({})),
         cost(7, "success", &json!({"cost_estimate": 64.0, "timestamp": "2020-01-01T00:00:00Z"})),
+        cost(9, "success", &json!({"cost_estimate": 64.0, "timestamp": "the day before"})),
     ];
     service.learn(&lines.concat());
     assert!((spent(&service, MONTHLY) - 1.75).abs() < 1e-12);
