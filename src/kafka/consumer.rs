@@ -5,6 +5,10 @@
 //! the topic when that is due, poll, hand over. One group of records is with the learner at a time,
 //! the next is read meanwhile; if the first can't be stored, both are read again.
 //!
+//! While a full group waits, nothing is polled: librdkafka stops fetching once its own queue of 8 MiB
+//! is full, and goes on when it is polled again. There is no pause to take back, which a new
+//! assignment could outlive.
+//!
 //! Before a group is handed over, the brokers are asked for the topic's id *after* its last record
 //! was read: while that is the one we know, every record before is of this topic and no other.
 
@@ -41,7 +45,7 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Longest sleep while something waits for its turn.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(20);
-/// How long a full group waits for its turn before fetching is paused.
+/// How long a full group waits for its turn before that is worth a word.
 const PAUSE_AFTER: Duration = Duration::from_millis(200);
 /// How often the topic's partitions and their ends are looked at.
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
@@ -131,6 +135,11 @@ impl Group {
     fn is_full(&self) -> bool {
         self.items.len() >= GROUP_RECORDS_MAX || self.buffer.len() >= GROUP_BYTES_MAX
     }
+
+    /// It has been full for a while, so that nothing is read.
+    fn is_stuck(&self) -> bool {
+        self.full_since.is_some_and(|at| at.elapsed() >= PAUSE_AFTER)
+    }
 }
 
 /// A group on its way: positions after it, where the answer comes, and the event itself as long as
@@ -218,7 +227,6 @@ pub struct Consumer {
     in_flight: Option<InFlight>,
     /// Partitions are being fetched.
     assigned: bool,
-    paused: bool,
     /// The one that answered last.
     broker: i32,
     scan_at: Instant,
@@ -284,7 +292,6 @@ impl Consumer {
             group: Group::default(),
             in_flight: None,
             assigned: false,
-            paused: false,
             broker: 0,
             scan_at: now,
             retry_at: None,
@@ -325,9 +332,8 @@ impl Consumer {
 
     /// Takes what has been fetched; waits only when there is nothing else to do.
     fn poll(&mut self) -> Result<()> {
-        // While paused nothing is fetched, but the client still has things to say.
-        while (!self.group.is_full() || self.paused) && self.poll_once(Duration::ZERO)? {}
-        self.pause_when_stuck();
+        while !self.group.is_full() && self.poll_once(Duration::ZERO)? {}
+        self.show_pause();
         let has_group = !self.group.is_empty();
         if has_group && self.in_flight.as_ref().is_some_and(|sent| sent.unsent.is_none()) {
             return self.await_reply(BUSY_TIMEOUT);
@@ -337,7 +343,7 @@ impl Consumer {
             return Ok(());
         }
         let timeout = if must_wait { BUSY_TIMEOUT } else { IDLE_TIMEOUT };
-        if self.group.is_full() && !self.paused {
+        if self.group.is_full() {
             // Only its end is of interest.
             let _ = self.stop.recv_timeout(timeout);
         } else {
@@ -386,36 +392,17 @@ impl Consumer {
         Ok(())
     }
 
-    /// A full group that can't be handed over stops the fetching, not the polling.
-    fn pause_when_stuck(&mut self) {
-        if !self.paused && self.group.full_since.is_some_and(|at| at.elapsed() >= PAUSE_AFTER) {
-            self.set_paused(true);
+    /// Says whether a full group that can't be handed over keeps us from reading.
+    fn show_pause(&self) {
+        let is_paused = self.group.is_stuck();
+        if !self.view.set_paused(is_paused) {
+            return;
         }
-    }
-
-    fn set_paused(&mut self, paused: bool) {
-        let fetched = self.fetched_partitions();
-        let done = if paused { self.client.pause(&fetched) } else { self.client.resume(&fetched) };
-        if let Err(error) = done {
-            log::warn!("kafka paused={paused} failed=\"{error}\"");
-        }
-        self.paused = paused;
-        self.view.change(|status| status.paused = paused);
-        if paused {
+        if is_paused {
             log::warn!("kafka=paused reason=\"the learner's queue is full\"");
         } else {
             log::info!("kafka=resumed");
         }
-    }
-
-    fn fetched_partitions(&self) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for (number, partition) in &self.partitions {
-            if self.assigned && partition.is_fetched() {
-                list.add_partition(&self.topic, *number);
-            }
-        }
-        list
     }
 
     fn await_reply(&mut self, timeout: Duration) -> Result<()> {
@@ -493,6 +480,8 @@ impl Consumer {
             Ok(None) => {}
             Ok(Some(found)) if self.is_topic(&found.id) => {}
             Ok(Some(_)) => {
+                // Nothing was stored of partitions that are new: they begin anew with the topic.
+                self.partitions.retain(|_, partition| partition.is_stored);
                 self.drop_group()?;
                 return self.scan();
             }
@@ -533,11 +522,7 @@ impl Consumer {
     fn send(&mut self, event: Event) -> Result<()> {
         match (self.inbox.offer(event), &mut self.in_flight) {
             (Ok(Some(event)), Some(in_flight)) => in_flight.unsent = Some(event),
-            (Ok(_), _) => {
-                if self.paused {
-                    self.set_paused(false);
-                }
-            }
+            (Ok(_), _) => {}
             // Stopping: it will be read again.
             (Err(_), _) => {
                 self.in_flight = None;
@@ -559,10 +544,12 @@ impl Consumer {
     fn drop_group(&mut self) -> Result<()> {
         self.unassign()?;
         self.group = Group::default();
-        // The next look at the topic finds those that were new.
-        self.partitions.retain(|_, partition| partition.is_stored);
-        for partition in self.partitions.values_mut() {
+        for (number, partition) in &mut self.partitions {
             partition.taken = partition.stored.clone();
+            if !partition.is_stored {
+                // Where it begins is still to be stored.
+                self.group.moved.insert(*number);
+            }
         }
         self.scan_at = Instant::now();
         Ok(())
@@ -656,6 +643,7 @@ impl Consumer {
         let mut changed = false;
         let is_new_store = self.partitions.is_empty();
         let may_reset = self.options.reset_positions;
+        let is_stuck = self.group.is_stuck();
         for (number, ends) in ends {
             let Some(partition) = self.partitions.get_mut(number) else {
                 // One that was added later is read from its beginning, like the topic by then.
@@ -681,7 +669,7 @@ impl Consumer {
                 }
                 Verdict::Continue => {
                     partition.doubted = false;
-                    if was_busy || self.paused || partition.taken.next_offset >= ends.high {
+                    if was_busy || is_stuck || partition.taken.next_offset >= ends.high {
                         continue;
                     }
                     // Nothing comes, yet this is not the end: transaction markers and aborted
@@ -772,11 +760,6 @@ impl Consumer {
         }
         self.client.assign(&list).map_err(failed)?;
         self.assigned = true;
-        if self.paused {
-            // A fresh assignment is not paused.
-            self.paused = false;
-            self.view.change(|status| status.paused = false);
-        }
         log::debug!("kafka assigned={}", list.count());
         Ok(())
     }

@@ -149,6 +149,11 @@ impl View {
         self.moved.notify_all();
     }
 
+    /// Whether that is news.
+    pub(super) fn set_paused(&self, paused: bool) -> bool {
+        std::mem::replace(&mut self.lock().paused, paused) != paused
+    }
+
     /// Waits until the journal holds every record at these offsets of their partitions; false when
     /// that took too long or `give_up` says so, which is asked a few times a second.
     pub fn wait_for(
