@@ -58,6 +58,7 @@ pub enum Rule {
     Improvement,
     UpdateTime,
     Lag,
+    Stalled,
     NoEvents,
     DeadLetters,
     SavesFailed,
@@ -73,11 +74,12 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::FailedUpdates,
         Self::Improvement,
         Self::UpdateTime,
         Self::Lag,
+        Self::Stalled,
         Self::NoEvents,
         Self::DeadLetters,
         Self::SavesFailed,
@@ -98,6 +100,7 @@ impl Rule {
             Self::Improvement => "improvement",
             Self::UpdateTime => "update_time",
             Self::Lag => "lag",
+            Self::Stalled => "stalled",
             Self::NoEvents => "no_events",
             Self::DeadLetters => "dead_letters",
             Self::SavesFailed => "saves_failed",
@@ -120,7 +123,7 @@ impl Rule {
     /// `critical` where something is being lost, else `warning`.
     pub fn severity(self) -> &'static str {
         match self {
-            Self::FailedUpdates | Self::SavesFailed | Self::DiskFull => "critical",
+            Self::FailedUpdates | Self::Stalled | Self::SavesFailed | Self::DiskFull => "critical",
             _ => "warning",
         }
     }
@@ -248,6 +251,8 @@ pub struct Seen {
     pub improvement: f64,
     /// Records that wait to be read or learned.
     pub lag: u64,
+    /// The backlog that makes no progress, if there is one, in words.
+    pub stall: Option<String>,
     /// Share of the disk in use; `None` when that can't be told.
     pub disk_used: Option<f64>,
     /// The cap on names and values of which most is in use: what share that is, and in words.
@@ -284,6 +289,17 @@ impl Alert {
     /// `firing` or `resolved`.
     pub fn status(&self) -> &'static str {
         if self.is_firing() { "firing" } else { "resolved" }
+    }
+
+    /// The bit that stands for its sending as it is now to a channel, a place in
+    /// [`crate::instruments::CHANNELS`].
+    pub fn delivery(&self, channel: usize) -> u8 {
+        1 << (2 * channel + usize::from(!self.is_firing()))
+    }
+
+    /// As it was when it fired.
+    pub(crate) fn when_it_fired(&self) -> Self {
+        Self { resolved_ms: None, ..self.clone() }
     }
 
     /// As the API shows it and channels send it.
@@ -566,6 +582,7 @@ impl Evaluator {
             self.take(reading, now_ms, changed);
         }
         self.look_at_lag(seen, changed);
+        self.look_at_backlog(seen, changed);
         self.look_at_silence(seen, changed);
         self.look_at_saves(seen, changed);
     }
@@ -625,6 +642,20 @@ impl Evaluator {
                 Reading { rule: Rule::Lag, agent: None, value, threshold, level, message };
             self.take(reading, seen.now_ms, changed);
         }
+    }
+
+    /// What waits stands still: whoever says so has been patient already.
+    fn look_at_backlog(&mut self, seen: &Seen, changed: &mut Vec<Alert>) {
+        let is_stalled = seen.stall.is_some();
+        let reading = Reading {
+            rule: Rule::Stalled,
+            agent: None,
+            value: f64::from(u8::from(is_stalled)),
+            threshold: 0.0,
+            level: Level::of(is_stalled, !is_stalled),
+            message: || seen.stall.clone().unwrap_or_default(),
+        };
+        self.take(reading, seen.now_ms, changed);
     }
 
     /// No records come, although decisions are asked for.

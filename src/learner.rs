@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, hash_map};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -90,6 +90,14 @@ impl Now {
     pub fn read() -> Self {
         Self { instant: Instant::now(), unix_ms: jiff::Timestamp::now().as_millisecond() }
     }
+
+    /// The time since an earlier moment by the clock that says more: a machine that slept knows it by one
+    /// of them only.
+    pub(crate) fn since(&self, earlier: Self) -> Duration {
+        let wall_ms = u64::try_from(self.unix_ms.saturating_sub(earlier.unix_ms)).unwrap_or(0);
+        let monotonic = self.instant.saturating_duration_since(earlier.instant);
+        monotonic.max(Duration::from_millis(wall_ms))
+    }
 }
 
 /// What is sent to the learner.
@@ -106,8 +114,17 @@ pub enum Event {
     Alerts {
         /// Those that have changed.
         alerts: Vec<Alert>,
+        /// To whom they are to be sent, places in [`crate::instruments::CHANNELS`].
+        channels: Vec<usize>,
         /// Answered when they are durable, or could not be recorded.
         reply: Sender<Result<()>>,
+    },
+    /// A change of an alert was sent to a channel, or never will be.
+    AlertSent {
+        /// As it was then.
+        alert: Alert,
+        /// A place in [`crate::instruments::CHANNELS`].
+        channel: usize,
     },
     /// Set the spending cap of a tenant, or take it away.
     SetBudget {
@@ -246,6 +263,9 @@ pub struct Shared {
     model: RwLock<Arc<AgentPerformanceModel>>,
     counters: RwLock<Arc<Counters>>,
     trouble: Mutex<Option<String>>,
+    stall: Mutex<Option<String>>,
+    /// When the learner must have ended, once that is known.
+    stop_by: Arc<OnceLock<Instant>>,
     active_version: Mutex<Option<String>>,
     heartbeats: AtomicU64,
     watch: Mutex<Watch>,
@@ -268,6 +288,8 @@ impl Shared {
             model: RwLock::new(Arc::new(model)),
             counters: RwLock::new(Arc::new(counters)),
             trouble: Mutex::new(None),
+            stall: Mutex::new(None),
+            stop_by: Arc::default(),
             active_version: Mutex::new(None),
             heartbeats: AtomicU64::new(0),
             decisions,
@@ -295,6 +317,33 @@ impl Shared {
     /// Why learning can't go on at the moment, if so.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The backlog that makes no progress, if there is one, in words.
+    pub fn stall(&self) -> Option<String> {
+        self.stall.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a backlog that makes no progress or its end; logs only the change.
+    pub(crate) fn note_stall(&self, stall: Option<String>) {
+        let mut current = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*current, &stall) {
+            (None, Some(stall)) => log::error!("backlog=stalled reason=\"{stall}\""),
+            (Some(_), None) => log::info!("backlog=moving"),
+            _ => {}
+        }
+        *current = stall;
+    }
+
+    /// Says when the learner must have ended. What waits for the database gives up then.
+    pub(crate) fn stop_by(&self, by: Instant) {
+        // The first one holds.
+        let _ = self.stop_by.set(by);
+    }
+
+    /// When the learner must have ended, once that is known.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.stop_by.get().copied()
     }
 
     /// The id of the active version of agent selection.
@@ -457,7 +506,7 @@ impl Learner {
     /// # Errors
     /// [`Error::Corrupt`] when the stored data can't be trusted.
     pub fn open(
-        store: Store,
+        mut store: Store,
         options: LearnerOptions,
         saver: Sender<SaveJob>,
         now: Now,
@@ -478,11 +527,12 @@ impl Learner {
             watch,
             store.budgets()?,
         ));
+        store.give_up_by(shared.stop_by.clone());
         let tenants = recovered.model.tenants().map(|(name, _)| name.to_owned());
         let pending_tenants = recovered.pending.iter().map(|outcome| outcome.tenant.clone());
         let saving = Saving::open(&store, saver, recovered.restart_sequence, now)?;
         saving.show(&shared);
-        Ok(Self {
+        let mut learner = Self {
             tenants: tenants.chain(pending_tenants).collect(),
             metrics: metrics_json(&recovered.model),
             pending_since: (!recovered.pending.is_empty()).then_some(now.instant),
@@ -492,8 +542,7 @@ impl Learner {
             group_records: 0,
             decisions_due: None,
             decisions_rest: now.instant,
-            // Whoever could not reach us meanwhile has as long again.
-            missing_due: options.missing_after.map(|after| now.instant + after),
+            missing_due: None,
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -502,7 +551,9 @@ impl Learner {
             shared,
             options,
             store,
-        })
+        };
+        learner.was_out_of_reach(now);
+        Ok(learner)
     }
 
     /// What other threads see.
@@ -542,14 +593,20 @@ impl Learner {
             Event::Decisions => {
                 self.record_soon(now);
             }
-            Event::Alerts { alerts, reply } => {
-                let written = self.store.write_alerts(&alerts);
+            Event::Alerts { alerts, channels, reply } => {
+                let written = self.store.write_alerts(&alerts, &channels);
                 if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = &written {
                     return Err(fatal.clone());
                 }
                 // Whoever asked may have gone.
                 let _ = reply.send(written);
             }
+            Event::AlertSent { alert, channel } => match self.store.alert_sent(&alert, channel) {
+                Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) => return Err(fatal),
+                // It may be sent once more after a restart.
+                Err(error) => log::debug!("alert={} sent=unrecorded error=\"{error}\"", alert.id),
+                Ok(()) => {}
+            },
             Event::SetBudget { tenant, budget, reply } => {
                 let set = self.set_budget(tenant, budget);
                 if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = &set {
@@ -695,12 +752,6 @@ impl Learner {
         self.decisions_due = Some(now.instant);
         self.settle(now)?;
         self.close_batch(now)?;
-        if !self.pending.is_empty() {
-            let count = self.pending.len();
-            log::warn!(
-                "stop: outcomes={count} are journaled and will be learned at the next start"
-            );
-        }
         if !self.saving.has_unsaved(&self.model) {
             return Ok(());
         }
@@ -719,16 +770,36 @@ impl Learner {
     }
 
     /// The last thing: gives the store back in good order.
-    pub fn close(mut self) {
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] naming what could not be saved.
+    pub fn close(mut self, now: Now) -> Result<()> {
+        let mut unsaved = Vec::new();
+        if !self.pending.is_empty() {
+            let count = self.pending.len();
+            unsaved.push(format!("what {count} outcomes teach (the journal has them)"));
+        }
+        if self.saving.has_unsaved(&self.model) {
+            unsaved.push("a version of the model (the journal has what it lacks)".to_owned());
+        }
         // The counters, and what was answered while the last version was saved.
-        let mut counters = self.current_counters(Now::read());
+        let mut counters = self.current_counters(now);
         let decisions = self.shared.decisions.take_waiting();
         count_decisions(&decisions, &mut counters);
         let append = Append { decisions: &decisions, ..Append::default() };
-        if let Err(error) = self.store.append(&append, &mut counters, Now::read().unix_ms) {
-            log::warn!("stop: counters=unsaved error=\"{error}\"");
+        let appended = self.store.append(&append, &mut counters, now.unix_ms);
+        if let Err(error) = &appended {
+            let count = decisions.len();
+            unsaved.push(match count {
+                0 => format!("the counters ({error})"),
+                _ => format!("the counters and {count} decisions ({error})"),
+            });
         }
         self.store.close();
+        if unsaved.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!("not saved at the stop: {}", unsaved.join(", "))))
     }
 
     fn set_budget(&mut self, tenant: String, budget: Option<Budget>) -> Result<()> {

@@ -43,6 +43,8 @@ pub struct Observed {
 pub struct Channel {
     /// One of [`crate::instruments::CHANNELS`].
     pub name: &'static str,
+    /// Its place there.
+    pub place: usize,
     /// Into the thread that sends.
     pub changes: Sender<Alert>,
 }
@@ -145,12 +147,13 @@ impl Monitor {
         if !self.unrecorded.is_empty() && self.record().is_ok() {
             self.unrecorded.clear();
         }
-        // After that, so that what is shown survives a crash, unless the storage fails.
+        // After that, so that what is shown and sent survives a crash, unless the storage fails.
         self.board.show(&changed);
         for alert in changed {
             log_change(&alert);
             for channel in &self.channels {
-                // A receiver that is slow or away costs the newest changes, and they are counted.
+                // A receiver that is away for long costs the newest changes until the next start, and
+                // they are counted.
                 if channel.changes.try_send(alert.clone()).is_err() {
                     let instruments = &self.observed.shared.instruments;
                     instruments.notifications(channel.name, "dropped").inc();
@@ -163,7 +166,8 @@ impl Monitor {
     fn record(&self) -> Result<()> {
         let (reply_tx, reply_rx) = bounded(1);
         let alerts = self.unrecorded.values().cloned().collect();
-        self.observed.inbox.try_send(Event::Alerts { alerts, reply: reply_tx })?;
+        let channels = self.channels.iter().map(|channel| channel.place).collect();
+        self.observed.inbox.try_send(Event::Alerts { alerts, channels, reply: reply_tx })?;
         let late = |_| crate::Error::Unavailable("the learner is busy".to_owned());
         reply_rx.recv_timeout(RECORD_TIMEOUT).map_err(late)?
     }
@@ -226,6 +230,7 @@ impl Monitor {
             },
             improvement: shared.model().score().improvement_rate(),
             lag,
+            stall: shared.stall(),
             disk_used: Space::of(directory).used(),
             cap: fullest_cap(&shared.model()),
         }

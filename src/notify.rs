@@ -1,22 +1,25 @@
 //! Sends changes of alerts to where people look: a webhook, a topic.
 //!
 //! Each channel has a thread and a bounded queue of its own. What can't be sent is tried again with
-//! growing pauses, then given up, counted and logged; it stays on the board either way.
+//! growing pauses, in order, also by the next run of the program; after a day it is given up, counted and
+//! logged. It stays on the board either way.
 
-use std::time::Duration;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::alerts::Alert;
+use crate::alerts::{ALERTS_MAX, Alert};
 use crate::instruments::Instruments;
 use crate::kafka::{Outgoing, Producer, View};
 
-/// Changes that may wait for a channel.
-pub const QUEUE_MAX: usize = 256;
-/// The first pause; each one after is twice as long.
+/// Changes that may wait for a channel: each alert that is kept fires and passes.
+pub const QUEUE_MAX: usize = 2 * ALERTS_MAX;
+/// The first pause; each one after is twice as long, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Tries of one change: about four minutes.
-const TRIES: u32 = 8;
+const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// How long one change is tried.
+const GIVE_UP_AFTER: Duration = Duration::from_hours(24);
 /// Longest wait for a webhook's answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -29,43 +32,73 @@ pub enum Failure {
     Never(String),
 }
 
-/// Sends what comes, one after the other, until the queue's sender is gone or `stop` is
-/// disconnected.
-pub fn deliver(
-    channel: &'static str,
-    changes: &Receiver<Alert>,
-    stop: &Receiver<()>,
-    instruments: &Instruments,
-    send: impl Fn(&Alert) -> Result<(), Failure>,
-) {
-    loop {
-        let alert = crossbeam_channel::select! {
-            recv(changes) -> alert => match alert {
-                Ok(alert) => alert,
-                Err(_) => return,
-            },
-            recv(stop) -> _ => return,
-        };
+/// Where changes come from and whom to tell what became of them.
+pub struct Delivery<'a> {
+    /// One of [`crate::instruments::CHANNELS`].
+    pub channel: &'static str,
+    /// Changes that a run before did not send.
+    pub unsent: Vec<Alert>,
+    /// Those that come after them.
+    pub changes: &'a Receiver<Alert>,
+    /// Disconnected at the stop.
+    pub stop: &'a Receiver<()>,
+    /// What becomes of them is counted here.
+    pub instruments: &'a Instruments,
+}
+
+impl Delivery<'_> {
+    /// Sends change after change until the queue's sender is gone or the service stops. `settled` is told
+    /// each one that was sent or never will be: the others are sent by the next run.
+    pub fn run(mut self, send: impl Fn(&Alert) -> Result<(), Failure>, settled: impl Fn(Alert)) {
+        for alert in std::mem::take(&mut self.unsent) {
+            if self.deliver(&alert, &send).is_break() {
+                return;
+            }
+            settled(alert);
+        }
+        loop {
+            let alert = crossbeam_channel::select! {
+                recv(self.changes) -> alert => match alert {
+                    Ok(alert) => alert,
+                    Err(_) => return,
+                },
+                recv(self.stop) -> _ => return,
+            };
+            if self.deliver(&alert, &send).is_break() {
+                return;
+            }
+            settled(alert);
+        }
+    }
+
+    /// Sends one, as often as that takes. Breaks off when the service stops.
+    fn deliver(
+        &self,
+        alert: &Alert,
+        send: impl Fn(&Alert) -> Result<(), Failure>,
+    ) -> ControlFlow<()> {
+        let channel = self.channel;
+        let began = Instant::now();
         let mut pause = PAUSE;
-        for attempt in 1..=TRIES {
-            let error = match send(&alert) {
+        loop {
+            let error = match send(alert) {
                 Ok(()) => {
-                    instruments.notifications(channel, "sent").inc();
-                    break;
+                    self.instruments.notifications(channel, "sent").inc();
+                    return ControlFlow::Continue(());
                 }
-                Err(Failure::Later(error)) if attempt < TRIES => {
-                    log::debug!("alert_channel={channel} attempt={attempt} error=\"{error}\"");
-                    if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                        return;
+                Err(Failure::Later(error)) if began.elapsed() < GIVE_UP_AFTER => {
+                    log::debug!("alert_channel={channel} id={} error={error:?}", alert.id);
+                    if self.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                        return ControlFlow::Break(());
                     }
-                    pause *= 2;
+                    pause = (2 * pause).min(PAUSE_MAX);
                     continue;
                 }
                 Err(Failure::Later(error) | Failure::Never(error)) => error,
             };
-            instruments.notifications(channel, "failed").inc();
+            self.instruments.notifications(channel, "failed").inc();
             log::warn!("alert_channel={channel} id={} sending=failed error={error:?}", alert.id);
-            break;
+            return ControlFlow::Continue(());
         }
     }
 }
@@ -175,15 +208,24 @@ mod tests {
         drop(changes_tx);
         let tries = Cell::new(0);
         let instruments = Instruments::default();
-        deliver("webhook", &changes, &stop, &instruments, |_| {
+        let settled = Cell::new(0);
+        let delivery = Delivery {
+            channel: "webhook",
+            unsent: Vec::new(),
+            changes: &changes,
+            stop: &stop,
+            instruments: &instruments,
+        };
+        let send = |_: &Alert| {
             tries.set(tries.get() + 1);
             match tries.get() {
                 1 => Err(Failure::Later("busy".to_owned())),
                 2 => Ok(()),
                 _ => Err(Failure::Never("no".to_owned())),
             }
-        });
-        assert_eq!(tries.get(), 3);
+        };
+        delivery.run(send, |_| settled.set(settled.get() + 1));
+        assert_eq!((tries.get(), settled.get()), (3, 2));
         let count = |result| instruments.notifications("webhook", result).get();
         assert_eq!((count("sent"), count("failed")), (1, 1));
     }
@@ -196,10 +238,18 @@ mod tests {
         changes_tx.send(alert()).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
-                deliver("webhook", &changes, &stop, &Instruments::default(), |_| {
+                let delivery = Delivery {
+                    channel: "webhook",
+                    unsent: vec![alert()],
+                    changes: &changes,
+                    stop: &stop,
+                    instruments: &Instruments::default(),
+                };
+                let send = |_: &Alert| {
                     tried_tx.send(()).unwrap();
                     Err(Failure::Later("away".to_owned()))
-                });
+                };
+                delivery.run(send, |_| panic!("the next run sends it"));
             });
             tried.recv().unwrap();
             drop(stop_tx);

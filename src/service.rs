@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::access::Access;
 use crate::http::{self, App, server};
+use crate::instruments::CHANNELS;
 use crate::kafka::{self, KafkaOptions, Producer, View};
 use crate::learner::{
     AppendReply, Event, Inbox, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
@@ -28,12 +29,22 @@ use crate::model::{Measure, Predicted, Question, Recommendation, best_first};
 use crate::monitor::{Channel, Monitor, Observed, Sampler};
 use crate::notify::{self, Webhook};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, Payload};
-use crate::store::{Reader, Store, StoreOptions};
+use crate::store::{Counters, Reader, Store, StoreOptions};
+
+mod backlog;
+
+use backlog::{Backlogs, Queue, Seen};
 
 /// Longest time the learner sleeps, so that its heartbeat shows that it lives.
 const ROUND_MAX: Duration = Duration::from_secs(1);
-/// Longest wait for the last model file at the end.
-const LAST_SAVE_TIMEOUT: Duration = Duration::from_secs(7);
+/// Longest time from the reason to stop to the end, whatever keeps us.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of that, what the learner may take; the rest is for what comes after it.
+const LEARNER_STOP_TIMEOUT: Duration = Duration::from_millis(7_500);
+/// How much longer than it should the learner may take before it is left behind.
+const LEARNER_GRACE: Duration = Duration::from_secs(1);
+/// Of the learner's time, what is left when the last model file is waited for no longer.
+const CLOSE_REST: Duration = Duration::from_millis(500);
 /// Longest wait for the saver, after the learner has ended.
 const SAVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait for the consumer's loop, which may be asking brokers that are away.
@@ -46,6 +57,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Silence after which a part counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How late a look may be before the process itself can't have run: stopped, or a machine that slept.
+const LATE_MAX: Duration = Duration::from_secs(5);
+/// How long nothing of a backlog may be done before it counts as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(15);
+/// Pause between two looks whether a thread has ended.
+const JOIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Learns from outcomes as they come in, on threads of its own, and answers at any time.
 ///
@@ -235,12 +252,26 @@ impl RealTimeModelUpdater {
         predictions
     }
 
-    /// Learns what was accepted, saves a version and ends.
+    /// Learns what was accepted, saves a version and ends, within 10 seconds.
     ///
     /// # Errors
-    /// What ended the learner, if it was not this call.
+    /// What ended the learner, if it was not this call; [`Error::Unavailable`] naming what could not be
+    /// saved.
     pub fn stop(self) -> Result<()> {
+        self.stop_by(Instant::now() + LEARNER_STOP_TIMEOUT)
+    }
+
+    fn stop_by(self, by: Instant) -> Result<()> {
+        self.shared.stop_by(by);
         self.inbox.close();
+        // Nothing is ever sent.
+        if self.ended.recv_deadline(by + LEARNER_GRACE) == Err(RecvTimeoutError::Timeout) {
+            return Err(Error::Fatal(
+                "the learner did not end in time: what it held in memory was not saved, the \
+                 journal has what was accepted"
+                    .to_owned(),
+            ));
+        }
         let learned = join(self.learner);
         // The learner has let go of the saver's jobs. A file that takes longer than the learner
         // would wait for it is left unfinished; the next start removes it.
@@ -275,7 +306,16 @@ fn run_learner(
     saved_rx: &Receiver<Saved>,
     shared: &Shared,
 ) -> Result<()> {
-    learner.settle(Now::read())?;
+    let mut looked = Now::read();
+    learner.settle(looked)?;
+    // The present; where it is late, nobody could reach us since the last time.
+    let mut look = |learner: &mut Learner| {
+        let before = std::mem::replace(&mut looked, Now::read());
+        if looked.since(before) > SILENCE_MAX {
+            learner.was_out_of_reach(looked);
+        }
+        looked
+    };
     loop {
         shared.beat();
         let until = learner.deadline().unwrap_or_else(|| Instant::now() + ROUND_MAX);
@@ -283,7 +323,7 @@ fn run_learner(
         crossbeam_channel::select! {
             recv(inbox_rx) -> event => match event {
                 Ok(event) => {
-                    let now = Now::read();
+                    let now = look(&mut learner);
                     learner.on_event(event, now)?;
                     // Whatever is waiting already shares the transaction.
                     while !learner.is_group_full()
@@ -296,13 +336,20 @@ fn run_learner(
                 Err(_) => break,
             },
             recv(saved_rx) -> saved => match saved {
-                Ok(saved) => learner.on_saved(saved, Now::read())?,
+                Ok(saved) => {
+                    let now = look(&mut learner);
+                    learner.on_saved(saved, now)?;
+                }
                 Err(_) => return Err(Error::Fatal("the saver's thread has ended".to_owned())),
             },
-            default(timeout) => learner.on_deadline(Now::read())?,
+            default(timeout) => {
+                let now = look(&mut learner);
+                learner.on_deadline(now)?;
+            }
         }
     }
-    let last = Instant::now() + LAST_SAVE_TIMEOUT;
+    let by = shared.end().unwrap_or_else(|| Instant::now() + LEARNER_STOP_TIMEOUT);
+    let last = by.checked_sub(CLOSE_REST).unwrap_or(by);
     let mut finishing = false;
     while learner.is_saving() || !finishing {
         if !learner.is_saving() {
@@ -310,14 +357,10 @@ fn run_learner(
             finishing = true;
             continue;
         }
-        let Ok(saved) = saved_rx.recv_deadline(last) else {
-            log::warn!("stop: save=unfinished, the journal holds what it lacks");
-            break;
-        };
+        let Ok(saved) = saved_rx.recv_deadline(last) else { break };
         learner.on_saved(saved, Now::read())?;
     }
-    learner.close();
-    Ok(())
+    learner.close(Now::read())
 }
 
 /// Runs the service until a signal or a failure ends it. Recorded outcomes of the file `import` are
@@ -394,8 +437,13 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     let never = crossbeam_channel::never();
     let topic_ended = topic.as_ref().map_or(&never, |topic| &topic.ended);
     let mut on_hangup = || hung_up(&access, at_terminal);
-    let reason =
-        wait_for_reason(&signals, &hangups, &mut on_hangup, &updater.ended, topic_ended, &health);
+    let mut watch = Watch::new(&health, config.learner, &updater, topic.as_ref());
+    let ended = (&updater.ended, topic_ended);
+    let reason = wait_for_reason(&signals, &hangups, &mut on_hangup, ended, &mut watch);
+    let now = Instant::now();
+    let (learned_by, by) = (now + LEARNER_STOP_TIMEOUT, now + STOP_TIMEOUT);
+    // Also what the learner waits for at this moment must end in time.
+    watch.shared.stop_by(learned_by);
     app.stop();
     log::info!("service=stopping reason=\"{reason}\"");
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -407,16 +455,14 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         // A learner that hangs can't be joined: the process ends, the journal has everything.
         Reason::Silence(what) => Err(Error::Fatal(format!("{what} was silent for too long"))),
         Reason::Signal | Reason::LearnerEnded | Reason::TopicEnded => {
-            updater.stop().and(topic_ended)
+            updater.stop_by(learned_by).and(topic_ended)
         }
     };
     monitoring.leave();
     for thread in [Some(prober), Some(monitoring.monitor), importer].into_iter().flatten() {
-        if thread.join().is_err() {
-            log::error!("stop: a thread had panicked");
-        }
+        join_by(thread, by);
     }
-    stop_http(http);
+    stop_http(http, by);
     if let Err(error) = &stopped {
         log::error!("service=failed error=\"{error}\"");
     } else {
@@ -453,11 +499,26 @@ fn bind(config: &Config, access: &Access) -> Result<server::Server> {
     Ok(server)
 }
 
+/// Waits for a thread to end, unless that takes too long.
+fn join_by(thread: JoinHandle<()>, by: Instant) {
+    while !thread.is_finished() {
+        if Instant::now() >= by {
+            log::warn!("stop: the thread {:?} did not end in time", thread.thread().name());
+            return;
+        }
+        thread::sleep(JOIN_PAUSE);
+    }
+    if thread.join().is_err() {
+        log::error!("stop: a thread had panicked");
+    }
+}
+
 /// Waits for requests under way, as long as that is good.
-fn stop_http(http: Arc<server::Handle>) {
+fn stop_http(http: Arc<server::Handle>, by: Instant) {
     match Arc::try_unwrap(http) {
         Ok(http) => {
-            if !http.stop(DRAIN_TIMEOUT) {
+            let left = by.saturating_duration_since(Instant::now());
+            if !http.stop(left.min(DRAIN_TIMEOUT)) {
                 log::warn!("stop: some connections did not end in time");
             }
         }
@@ -567,6 +628,9 @@ impl Topic {
     }
 }
 
+/// Sends a change of an alert to one channel.
+type Sending = dyn Fn(&Alert) -> std::result::Result<(), notify::Failure> + Send;
+
 /// The threads that look at the service and tell what they see.
 struct Monitoring {
     monitor: JoinHandle<()>,
@@ -591,27 +655,37 @@ impl Monitoring {
             decision_wait: config.decision_wait,
         };
         let (mut channels, mut threads) = (Vec::new(), Vec::new());
-        let mut open = |name| {
+        let mut open = |thread, place: usize, send: Box<Sending>| -> Result<()> {
+            let name = CHANNELS[place];
             let (changes, changes_rx) = bounded(notify::QUEUE_MAX);
-            channels.push(Channel { name, changes });
-            (changes_rx, observed.shared.clone(), stop.clone())
+            channels.push(Channel { name, place, changes });
+            let unsent = observed.reader.unsent_alerts(place)?;
+            let (shared, inbox, stop) =
+                (observed.shared.clone(), observed.inbox.clone(), stop.clone());
+            threads.push(spawn(thread, move || {
+                let delivery = notify::Delivery {
+                    channel: name,
+                    unsent,
+                    changes: &changes_rx,
+                    stop: &stop,
+                    instruments: &shared.instruments,
+                };
+                delivery.run(send, |alert| {
+                    // Should there be no place in the queue, it is sent once more after a restart.
+                    let _ = inbox.send(Event::AlertSent { alert, channel: place });
+                });
+            })?);
+            Ok(())
         };
         if let Some(url) = &config.alerts.webhook_url {
             let webhook = Webhook::new(url);
-            let (changes, shared, stop) = open("webhook");
-            threads.push(spawn("webhook", move || {
-                let send = |alert: &Alert| webhook.send(alert);
-                notify::deliver("webhook", &changes, &stop, &shared.instruments, send);
-            })?);
+            open("webhook", 0, Box::new(move |alert| webhook.send(alert)))?;
         }
         let alert_topic = config.kafka.as_ref().and_then(|kafka| kafka.alert_topic.clone());
         if let (Some(name), Some(topic)) = (alert_topic, topic) {
             let (producer, view) = (topic.producer.clone(), topic.view.clone());
-            let (changes, shared, stop) = open("kafka");
-            threads.push(spawn("alert-topic", move || {
-                let send = |alert: &Alert| notify::to_topic(&name, &producer, &view, alert);
-                notify::deliver("kafka", &changes, &stop, &shared.instruments, send);
-            })?);
+            let send = move |alert: &Alert| notify::to_topic(&name, &producer, &view, alert);
+            open("alert-topic", 1, Box::new(send))?;
         }
         let drift_threshold = config.learner.drift_threshold;
         let alerts = config.alerts.clone();
@@ -671,9 +745,8 @@ fn wait_for_reason(
     signals: &Receiver<()>,
     hangups: &Receiver<()>,
     on_hangup: &mut dyn FnMut() -> bool,
-    ended: &Receiver<()>,
-    topic_ended: &Receiver<Result<()>>,
-    health: &Health,
+    (ended, topic_ended): (&Receiver<()>, &Receiver<Result<()>>),
+    watch: &mut Watch<'_>,
 ) -> Reason {
     let watchdog = sd_notify::watchdog_enabled();
     let tick = watchdog.map_or(ROUND_MAX, |interval| (interval / 3).min(ROUND_MAX));
@@ -691,7 +764,9 @@ fn wait_for_reason(
             }
             default(tick) => {}
         }
-        match health.silent() {
+        let now = Instant::now();
+        watch.look(tick, now);
+        match watch.health.silent(now) {
             Some((what, silence)) if silence > SILENCE_MAX => return Reason::Silence(what),
             Some((_, silence)) if watchdog.is_some_and(|interval| silence > interval / 2) => {}
             // systemd advises a ping at half the interval.
@@ -705,6 +780,83 @@ fn wait_for_reason(
             }
         }
     }
+}
+
+/// What looks for parts that are silent and for backlogs that stand still.
+struct Watch<'a> {
+    health: &'a Health,
+    backlogs: Backlogs,
+    shared: Arc<Shared>,
+    /// With Kafka.
+    view: Option<Arc<View>>,
+    options: LearnerOptions,
+    /// The last time.
+    looked: Instant,
+}
+
+impl<'a> Watch<'a> {
+    fn new(
+        health: &'a Health,
+        options: LearnerOptions,
+        updater: &RealTimeModelUpdater,
+        topic: Option<&Topic>,
+    ) -> Self {
+        Self {
+            health,
+            backlogs: Backlogs::default(),
+            shared: updater.shared(),
+            view: topic.map(|topic| topic.view.clone()),
+            options,
+            looked: health.origin,
+        }
+    }
+
+    /// Looks once more, at least every `tick` while the process runs.
+    fn look(&mut self, tick: Duration, now: Instant) {
+        let late = now.saturating_duration_since(self.looked).saturating_sub(tick);
+        self.looked = now;
+        if late > LATE_MAX {
+            // Nobody could make progress: the process was stopped, or the machine slept.
+            log::warn!("service=continued paused_seconds={}", late.as_secs());
+            self.health.begin_anew(now);
+            self.backlogs.begin_anew();
+        }
+        let counters = self.shared.counters();
+        let seen = seen_in(&counters, self.view.as_deref(), &self.options);
+        let stall = self.backlogs.look(seen, now);
+        self.shared.note_stall(stall);
+    }
+}
+
+/// What waits, and what was done.
+fn seen_in(counters: &Counters, view: Option<&View>, options: &LearnerOptions) -> Vec<Seen> {
+    let unlearned = counters.last_sequence - counters.learned_sequence;
+    let full = unlearned >= options.batch_outcomes as u64;
+    let done = counters.learned_sequence;
+    let mut seen = vec![
+        Seen {
+            queue: Queue::Batches,
+            waiting: if full { unlearned } else { 0 },
+            done,
+            patience: STALLED_AFTER,
+        },
+        Seen {
+            queue: Queue::Outcomes,
+            waiting: unlearned,
+            done,
+            patience: options.batch_timeout.saturating_add(STALLED_AFTER),
+        },
+    ];
+    let partitions = view.map(|view| view.status().partitions).unwrap_or_default();
+    // Those that are stopped say so themselves.
+    let read = partitions.iter().filter(|partition| partition.stopped.is_none());
+    seen.extend(read.map(|partition| Seen {
+        queue: Queue::Partition(partition.partition),
+        waiting: partition.lag(),
+        done: u64::try_from(partition.position).unwrap_or(0),
+        patience: STALLED_AFTER,
+    }));
+    seen
 }
 
 /// When the learner and the HTTP server were last seen to make progress.
@@ -726,13 +878,20 @@ impl Health {
         }
     }
 
-    fn saw(&self, part: &AtomicU64) {
-        let ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        part.store(ms, Ordering::Relaxed);
+    fn saw(&self, part: &AtomicU64, now: Instant) {
+        let since = now.saturating_duration_since(self.origin).as_millis();
+        part.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Nobody was silent until now.
+    fn begin_anew(&self, now: Instant) {
+        for part in [&self.learner_ms, &self.http_ms, &self.consumer_ms] {
+            self.saw(part, now);
+        }
     }
 
     /// The part that has been silent for longest, beyond what a probe's pace explains.
-    fn silent(&self) -> Option<(&'static str, Duration)> {
+    fn silent(&self, now: Instant) -> Option<(&'static str, Duration)> {
         let parts = [
             ("learner", &self.learner_ms),
             ("http server", &self.http_ms),
@@ -741,7 +900,7 @@ impl Health {
         parts
             .map(|(name, seen)| {
                 let seen = self.origin + Duration::from_millis(seen.load(Ordering::Relaxed));
-                (name, seen.elapsed())
+                (name, now.saturating_duration_since(seen))
             })
             .into_iter()
             .filter(|(_, silence)| *silence > 2 * PROBE_INTERVAL)
@@ -764,10 +923,10 @@ fn probe(
     loop {
         let beats = (shared.heartbeats(), consumer());
         if beats.0 != heartbeats.0 {
-            health.saw(&health.learner_ms);
+            health.saw(&health.learner_ms, Instant::now());
         }
         if view.is_none() || beats.1 != heartbeats.1 {
-            health.saw(&health.consumer_ms);
+            health.saw(&health.consumer_ms, Instant::now());
         }
         heartbeats = beats;
         // Connections or descriptors at their limit are no sign of death, and pass by themselves.
@@ -780,7 +939,7 @@ fn probe(
             }
         }
         if at_limit || crate::client::is_alive(address, PROBE_INTERVAL) || http.at_limit() {
-            health.saw(&health.http_ms);
+            health.saw(&health.http_ms, Instant::now());
         }
         match stop.recv_timeout(PROBE_INTERVAL) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -833,5 +992,59 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         log::warn!("descriptors=limited error=\"{error}\"");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service whose learner is never heard of again.
+    fn with_watch(test: impl FnOnce(&mut Watch<'_>, &Shared)) {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, learner) = (StoreOptions::default(), LearnerOptions::default());
+        let updater = RealTimeModelUpdater::start(directory.path(), store, learner).unwrap();
+        let health = Health::new();
+        let mut watch = Watch::new(&health, learner, &updater, None);
+        let shared = updater.shared();
+        test(&mut watch, &shared);
+        updater.stop().unwrap();
+    }
+
+    #[test]
+    fn silence_begins_anew_when_the_process_did_not_run_and_else_ends_the_service() {
+        let silent = |watch: &Watch<'_>, now| watch.health.silent(now).map(|(_, silence)| silence);
+        with_watch(|watch, _| {
+            let start = watch.looked;
+            let at = |seconds| start + Duration::from_secs(seconds);
+            // It was stopped for an hour.
+            watch.look(ROUND_MAX, at(3_600));
+            assert_eq!(silent(watch, at(3_600)), None);
+            // It runs, and nothing is heard.
+            for second in 3_601..=3_631 {
+                watch.look(ROUND_MAX, at(second));
+            }
+            assert!(silent(watch, at(3_631)) > Some(SILENCE_MAX));
+            assert_eq!(silent(watch, at(3_630)), Some(SILENCE_MAX));
+        });
+    }
+
+    #[test]
+    fn a_late_look_forgets_the_backlog_and_steady_ones_tell_it() {
+        with_watch(|watch, shared| {
+            let start = watch.looked;
+            let at = |seconds| start + Duration::from_secs(seconds);
+            let counters = Counters { last_sequence: 50, ..Default::default() };
+            let told = |from: u64, to: u64, backlogs: &mut Backlogs| {
+                (from..=to).find_map(|second| {
+                    let seen = seen_in(&counters, None, &LearnerOptions::default());
+                    backlogs.look(seen, at(second)).map(|_| second)
+                })
+            };
+            assert_eq!(told(0, 60, &mut watch.backlogs), Some(16), "a full batch waits");
+            watch.look(ROUND_MAX, at(120));
+            assert_eq!(shared.stall(), None);
+            assert_eq!(told(121, 150, &mut watch.backlogs), Some(137));
+        });
     }
 }

@@ -13,10 +13,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use crate::alerts::Alert;
@@ -59,10 +60,12 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 8;
+const SCHEMA_VERSION: i32 = 9;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long SQLite itself waits for its lock, between two looks whether there is still time.
+const BUSY_SLICE: Duration = Duration::from_millis(250);
 /// Closing leaves the write-ahead log as it is.
 const KEEP_LOG: DbConfig = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 /// The write-ahead log is cut back to this after a checkpoint.
@@ -171,6 +174,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     budgets::SCHEMA,
     bounded::SCHEMA,
     decisions::REPORTING_SCHEMA,
+    alerts::UNSENT_SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -233,6 +237,7 @@ pub struct Store {
     decisions: Bounded,
     early_outcomes: Bounded,
     dead_letters: Bounded,
+    patience: Patience,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
     _lock: Option<File>,
 }
@@ -265,6 +270,7 @@ impl Store {
             connection,
             directory: directory.to_owned(),
             options,
+            patience: Patience::default(),
             _lock: Some(lock),
         };
         store.forget_unfinished_saves()?;
@@ -294,7 +300,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn learned(&mut self, events: &[LearningEvent], counters: &Counters) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         reader::insert_events(&transaction, events, &self.options)?;
         counters.store(&transaction)?;
         commit(transaction)
@@ -313,18 +319,29 @@ impl Store {
     /// # Errors
     /// As [`Store::learned`].
     pub fn set_budget(&mut self, tenant: &str, budget: Option<Budget>) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         budgets::write(&transaction, tenant, budget)?;
         commit(transaction)
     }
 
-    /// Records alerts as they are now.
+    /// Records alerts as they are now. Changes are to be sent to `channels`, places in
+    /// [`crate::instruments::CHANNELS`].
     ///
     /// # Errors
     /// As [`Store::learned`].
-    pub fn write_alerts(&mut self, alerts: &[Alert]) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
-        alerts::write(&transaction, alerts)?;
+    pub fn write_alerts(&mut self, alerts: &[Alert], channels: &[usize]) -> Result<()> {
+        let transaction = write(&self.connection, &self.patience)?;
+        alerts::write(&transaction, alerts, channels)?;
+        commit(transaction)
+    }
+
+    /// Takes note that a change of an alert need not be sent to a channel any more.
+    ///
+    /// # Errors
+    /// As [`Store::learned`].
+    pub fn alert_sent(&mut self, alert: &Alert, channel: usize) -> Result<()> {
+        let transaction = write(&self.connection, &self.patience)?;
+        alerts::sent(&transaction, alert.id, alert.delivery(channel))?;
         commit(transaction)
     }
 
@@ -333,13 +350,21 @@ impl Store {
     /// # Errors
     /// As [`Store::learned`].
     pub fn write_sample(&mut self, sample: &Sample) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         samples::write(&transaction, sample)?;
         commit(transaction)
     }
 
+    /// From now on, what waits for another process gives up at that moment, once it is known.
+    pub(crate) fn give_up_by(&mut self, moment: Arc<OnceLock<Instant>>) {
+        self.patience = Patience(moment);
+    }
+
     /// Moves the write-ahead log into the database, as the last thing before an orderly end.
     pub fn close(self) {
+        let left = self.patience.left(Instant::now() + BUSY_TIMEOUT);
+        // It takes any time there is.
+        let _ = self.connection.busy_timeout(left);
         let truncated = self.connection.set_db_config(KEEP_LOG, false).and_then(|_| {
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         });
@@ -463,14 +488,15 @@ fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
             .map_err(at_start)?;
         transaction
             .execute_batch(&format!(
-                "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {}
+                "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {}
                  PRAGMA application_id = {APPLICATION_ID};
                  PRAGMA user_version = {SCHEMA_VERSION};",
                 decisions::SCHEMA,
                 samples::SCHEMA,
                 budgets::SCHEMA,
                 bounded::SCHEMA,
-                decisions::REPORTING_SCHEMA
+                decisions::REPORTING_SCHEMA,
+                alerts::UNSENT_SCHEMA
             ))
             .map_err(at_start)?;
         transaction.commit().map_err(at_start)?;
@@ -536,16 +562,45 @@ fn open_read_only(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Begins a transaction that may write.
-fn write(connection: &mut Connection) -> Result<rusqlite::Transaction<'_>> {
-    #[cfg(test)]
-    planned_failure::step()?;
-    connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(|error| reaction(&error))
+/// How long a write waits for another process that holds the database: a while, and never past the end
+/// of a stop.
+#[derive(Default)]
+struct Patience(Arc<OnceLock<Instant>>);
+
+impl Patience {
+    /// What is left of the time until `end`.
+    fn left(&self, end: Instant) -> Duration {
+        let end = self.0.get().map_or(end, |moment| end.min(*moment));
+        end.saturating_duration_since(Instant::now())
+    }
 }
 
-fn commit(transaction: rusqlite::Transaction<'_>) -> Result<()> {
+/// Begins a transaction that may write.
+fn write<'a>(connection: &'a Connection, patience: &Patience) -> Result<Transaction<'a>> {
+    #[cfg(test)]
+    planned_failure::step()?;
+    let end = Instant::now() + BUSY_TIMEOUT;
+    let begun = loop {
+        // In slices: that there is no time left may become known while we wait.
+        let left = patience.left(end);
+        connection.busy_timeout(left.min(BUSY_SLICE)).map_err(|error| reaction(&error))?;
+        // No transaction is ever open here.
+        match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
+            Err(error) if is_busy(&error) && left > BUSY_SLICE => {}
+            begun => break begun,
+        }
+    };
+    // What follows may have to wait for a moment, too, such as while another process opens the database.
+    let left = patience.left(Instant::now() + BUSY_TIMEOUT);
+    connection.busy_timeout(left).map_err(|error| reaction(&error))?;
+    begun.map_err(|error| reaction(&error))
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
+fn commit(transaction: Transaction<'_>) -> Result<()> {
     #[cfg(test)]
     planned_failure::step()?;
     transaction.commit().map_err(|error| reaction(&error))

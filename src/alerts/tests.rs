@@ -146,6 +146,12 @@ fn every_rule_of_the_service_fires_once_and_passes_away_from_its_threshold() {
     );
     check(Rule::Lag, |seen| seen.lag = 1_001, |seen| seen.lag = 950, |seen| seen.lag = 900);
     check(
+        Rule::Stalled,
+        |seen| seen.stall = Some("9 records wait, and none was stored for 16 s".to_owned()),
+        |seen| seen.stall = Some("8 records wait, and none was stored for 17 s".to_owned()),
+        |seen| seen.stall = None,
+    );
+    check(
         Rule::DeadLetters,
         |seen| {
             seen.totals.received += 100;

@@ -515,6 +515,8 @@ pub(super) struct HealthChecks {
     pub(super) storage: String,
     /// Outcomes come in; none with Kafka off.
     pub(super) kafka: Option<String>,
+    /// What waits to be stored or learned moves on, whatever else is said.
+    pub(super) backlog: String,
     /// `ok` or `stalled`.
     pub(super) learner: &'static str,
 }

@@ -195,11 +195,11 @@ impl App {
             ("version", env!("CARGO_PKG_VERSION")),
         ];
         to.gauges("online_learning_build_info", "Always 1; which program", [(labels, 1.0)]);
-        let trouble = self.shared.trouble().is_some();
+        let stalled = self.shared.trouble().is_some() || self.shared.stall().is_some();
         to.gauge(
             "online_learning_learning_stalled",
-            "1 while what came can't be stored or learned",
-            flag(trouble),
+            "1 while what came can't be stored or learned, or what waits makes no progress",
+            flag(stalled),
         );
         let (depth, capacity) = self.inbox.depth();
         to.gauge("online_learning_queue_depth", "Requests that wait for the learner", size(depth));

@@ -134,12 +134,14 @@ impl App {
         Ok(json_response(200, &rows))
     }
 
-    /// What keeps us from learning, if anything: the storage, or the topic.
+    /// What keeps us from learning, if anything: the storage, the topic, or something that only shows
+    /// in a backlog that stands still.
     fn trouble(&self) -> Option<String> {
-        self.shared.trouble().or_else(|| {
+        let kafka = || {
             let why = self.kafka.as_ref()?.view.status().trouble()?;
             Some(format!("kafka: {why}"))
-        })
+        };
+        self.shared.trouble().or_else(kafka).or_else(|| self.shared.stall())
     }
 
     pub(super) fn status(&self, caller: &Caller) -> Response {
@@ -207,7 +209,11 @@ impl App {
                 let status = kafka.view.status();
                 status.trouble().unwrap_or_else(|| status.connection.as_str().to_owned())
             }),
-            learning: self.shared.trouble().unwrap_or_else(|| "ok".to_owned()),
+            learning: self
+                .shared
+                .trouble()
+                .or_else(|| self.shared.stall())
+                .unwrap_or_else(|| "ok".to_owned()),
         };
         Ok(json_response(200, &Probe { status: "ready", verbose: Some(readiness) }))
     }
@@ -218,7 +224,8 @@ impl App {
         let kafka_trouble = kafka.as_ref().and_then(kafka::Status::trouble);
         let model = self.shared.model();
         let counters = self.shared.counters();
-        let is_degraded = trouble.is_some() || kafka_trouble.is_some();
+        let stall = self.shared.stall();
+        let is_degraded = trouble.is_some() || kafka_trouble.is_some() || stall.is_some();
         let ok = || "ok".to_owned();
         let body = Health {
             status: if is_degraded { "degraded" } else { "healthy" },
@@ -227,6 +234,7 @@ impl App {
                 learner: if trouble.is_some() { "stalled" } else { "ok" },
                 storage: trouble.unwrap_or_else(ok),
                 kafka: kafka.map(|_| kafka_trouble.unwrap_or_else(ok)),
+                backlog: stall.unwrap_or_else(ok),
             },
             model_version: caller.version_of(&model),
             samples_processed: match caller.tenant() {

@@ -56,6 +56,11 @@ impl Learner {
         Ok(given_up)
     }
 
+    /// The process could not be reached until now: outcomes have as long again to come.
+    pub(crate) fn was_out_of_reach(&mut self, now: Now) {
+        self.missing_due = self.options.missing_after.map(|after| now.instant + after);
+    }
+
     /// Gives up the decisions that have waited for their outcome long enough.
     pub(super) fn give_up_when_due(&mut self, now: Now) -> Result<()> {
         let (Some(after), Some(due)) = (self.options.missing_after, self.missing_due) else {

@@ -578,7 +578,12 @@ fn counters_add_up_and_go_on_over_a_restart() {
     assert_eq!(before.last_event_ms, bench.now.unix_ms - 90_000);
     assert!(before.running_ms >= 90_000);
     assert!(before.avg_update_time_ms() > 0.0);
-    bench.learner.take().unwrap().close();
+    let now = bench.now;
+    let unsaved = bench.learner.take().unwrap().close(now).unwrap_err().to_string();
+    assert_eq!(
+        unsaved,
+        "not saved at the stop: a version of the model (the journal has what it lacks)"
+    );
     bench.reopen();
     let after = bench.counters();
     assert_eq!(after.update_time_us, before.update_time_us, "an orderly end takes all along");
@@ -1062,7 +1067,8 @@ fn an_orderly_end_learns_everything_and_saves_it() {
     bench.learner().finish(now).unwrap();
     assert_eq!(reply.try_recv().unwrap().unwrap().accepted, 13);
     assert!(bench.write_file() && !bench.learner().is_saving());
-    bench.learner.take().unwrap().close();
+    let now = bench.now;
+    bench.learner.take().unwrap().close(now).unwrap();
     bench.reopen();
     assert_eq!(bench.learner().shared().active_version().unwrap(), "agent_selection-1");
     assert_eq!(bench.digest(), digest_of(1..=13));

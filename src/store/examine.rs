@@ -74,6 +74,7 @@ impl Store {
             connection,
             directory: directory.to_owned(),
             options,
+            patience: super::Patience::default(),
             _lock: None,
         })
     }

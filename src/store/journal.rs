@@ -197,7 +197,7 @@ impl Store {
         now_ms: i64,
     ) -> Result<()> {
         let options = self.options;
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         let mut decisions = self.decisions.begin(&transaction)?;
         let mut early_outcomes = self.early_outcomes.begin(&transaction)?;
         let mut dead_letters = self.dead_letters.begin(&transaction)?;
@@ -282,7 +282,7 @@ impl Store {
         now_ms: i64,
     ) -> Result<()> {
         let options = self.options;
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         let payload = serde_json::to_vec(activation)
             .map_err(|error| Error::Fatal(format!("an activation can't be packed: {error}")))?;
         let row = Row {
@@ -319,7 +319,7 @@ impl Store {
         now_ms: i64,
     ) -> Result<()> {
         let options = self.options;
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         let first_sequence = counters.last_sequence + 1 - controls.len() as u64;
         for (sequence, control) in (first_sequence..).zip(controls) {
             let row = Row {

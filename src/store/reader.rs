@@ -239,6 +239,15 @@ impl Reader {
         self.with(alerts::list)
     }
 
+    /// The changes of alerts that are still to be sent to a channel, a place in
+    /// [`crate::instruments::CHANNELS`], in the order in which they came about.
+    ///
+    /// # Errors
+    /// As [`Reader::alerts`].
+    pub fn unsent_alerts(&self, channel: usize) -> Result<Vec<Alert>> {
+        self.with(|connection| alerts::unsent(connection, channel))
+    }
+
     /// Time (Unix, ms) and model version of the newest sample.
     ///
     /// # Errors

@@ -543,16 +543,51 @@ fn alerts_survive_and_those_that_have_passed_make_room() {
         resolved_ms,
     };
     let service = Alert { subject: None, rule: Rule::Lag, ..alert(2, None) };
-    kept.store().write_alerts(&[alert(1, None), service.clone()]).unwrap();
-    kept.store().write_alerts(&[alert(1, Some(9))]).unwrap();
+    kept.store().write_alerts(&[alert(1, None), service.clone()], &[]).unwrap();
+    kept.store().write_alerts(&[alert(1, Some(9))], &[]).unwrap();
     kept.reopen();
     assert_eq!(kept.reader().alerts().unwrap(), [alert(1, Some(9)), service.clone()]);
 
     let many: Vec<Alert> = (3..3 + ALERTS_MAX as u64).map(|id| alert(id, Some(9))).collect();
-    kept.store().write_alerts(&many).unwrap();
+    kept.store().write_alerts(&many, &[]).unwrap();
     let left = kept.reader().alerts().unwrap();
     assert_eq!(left[0], service, "what fires stays");
     assert_eq!(left.len(), ALERTS_MAX + 1);
+}
+
+#[test]
+fn changes_of_alerts_wait_for_their_receivers_over_a_restart_until_they_are_sent() {
+    use crate::alerts::{Alert, Rule};
+    let mut kept = Kept::new(quick());
+    let alert = |id, since_ms, resolved_ms| Alert {
+        id,
+        rule: Rule::Lag,
+        subject: None,
+        value: 2.0,
+        threshold: 1.0,
+        message: "too many".to_owned(),
+        since_ms,
+        resolved_ms,
+    };
+    let (first, second) = (alert(1, 5, None), alert(2, 7, None));
+    let passed = alert(1, 5, Some(9));
+    kept.store().write_alerts(&[first.clone(), second.clone()], &[0, 1]).unwrap();
+    kept.store().write_alerts(std::slice::from_ref(&passed), &[0]).unwrap();
+    kept.reopen();
+    let unsent = |kept: &mut Kept, channel| kept.reader().unsent_alerts(channel).unwrap();
+    assert_eq!(unsent(&mut kept, 0), [first.clone(), second.clone(), passed.clone()]);
+    assert_eq!(unsent(&mut kept, 1), [first.clone(), second.clone()], "nobody asked for the rest");
+
+    kept.store().alert_sent(&first, 0).unwrap();
+    kept.store().alert_sent(&second, 1).unwrap();
+    // Recorded once more, because nobody knew whether it was.
+    kept.store().write_alerts(&[second.clone(), passed.clone()], &[0, 1]).unwrap();
+    kept.reopen();
+    assert_eq!(unsent(&mut kept, 0), [second.clone(), passed.clone()]);
+    assert_eq!(unsent(&mut kept, 1), [first]);
+    kept.store().alert_sent(&passed, 0).unwrap();
+    kept.store().alert_sent(&second, 0).unwrap();
+    assert_eq!(unsent(&mut kept, 0), []);
 }
 
 #[test]
@@ -1321,6 +1356,7 @@ fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
              DROP INDEX dead_letters_of_tenant;
              ALTER TABLE dead_letters DROP COLUMN tenant;
              ALTER TABLE decisions RENAME COLUMN bytes TO start_bytes;
+             ALTER TABLE alerts DROP COLUMN unsent;
              {}{}{}
              PRAGMA user_version = 6;",
             old(1),

@@ -156,7 +156,7 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn begin_version(&mut self, versions: &[ModelVersion], counters: &Counters) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         insert(&transaction, versions)?;
         counters.store(&transaction)?;
         commit(transaction)
@@ -174,7 +174,7 @@ impl Store {
         counters: &Counters,
     ) -> Result<()> {
         let options = self.options;
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         let before = files(&transaction)?;
         promote(&transaction, versions)?;
         archive(&transaction, options.versions_max)?;
@@ -191,7 +191,7 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn abandon_version(&mut self, version_number: u64, counters: &Counters) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         let before = files(&transaction)?;
         execute(
             &transaction,
@@ -210,7 +210,7 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn add_checkpoint(&mut self, point: &RestartPoint, created_at: &str) -> Result<()> {
-        let transaction = write(&mut self.connection)?;
+        let transaction = write(&self.connection, &self.patience)?;
         let before = files(&transaction)?;
         execute(
             &transaction,

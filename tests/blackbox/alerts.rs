@@ -312,7 +312,11 @@ struct Receiver {
 
 impl Receiver {
     fn start(answers: &'static [&'static str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the receiver works");
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), answers)
+    }
+
+    fn listen(address: SocketAddr, answers: &'static [&'static str]) -> Self {
+        let listener = TcpListener::bind(address).expect("the receiver works");
         let address = listener.local_addr().expect("the receiver works");
         let bodies = Arc::new(Mutex::new(Vec::new()));
         let seen = bodies.clone();
@@ -388,4 +392,48 @@ fn a_webhook_that_hangs_holds_up_neither_learning_nor_the_stop() {
     service.learn(&outcomes("a", "success", 100, &json!({})));
     service.stop();
     assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_a_receiver_missed_is_sent_after_a_restart_in_order_and_once() {
+    let directory = tempdir().unwrap();
+    // Nobody listens there, for now.
+    let address = crate::harness::free_address();
+    let setup = setup(directory.path())
+        .with("ALERT_PERFECT_OUTCOMES", 200)
+        .with("ALERT_WEBHOOK_URL", format!("http://{address}/hook"));
+    let mut service = setup.start();
+    service.learn(&outcomes("a", "success", 200, &json!({})));
+    let fired = check_fires(&mut service, "agent_perfect");
+    service.learn(&outcomes("a", "failure", 1, &json!({})));
+    check_passes(&mut service, "agent_perfect");
+    service.learn(&outcomes("b", "success", 200, &json!({})));
+    let second = wait_for(&service, "agent_perfect", "firing");
+    assert_eq!(second["agent_name"], "b");
+    service.kill();
+
+    let receiver = Receiver::listen(address, &["503 Service Unavailable", "204 No Content"]);
+    let service = setup.start();
+    eventually("all have come", || (receiver.bodies().len() == 4).then_some(()));
+    let bodies = receiver.bodies();
+    assert_eq!((&bodies[0], &bodies[1]), (&fired, &fired), "the first was asked to come later");
+    assert_eq!((&bodies[2]["status"], &bodies[2]["id"]), (&json!("resolved"), &fired["id"]));
+    assert_eq!(bodies[3], second);
+    let sent = "online_learning_alert_notifications_total{channel=\"webhook\",result=\"sent\"} 3\n";
+    eventually("they are counted", || service.get("/metrics").body.contains(sent).then_some(()));
+    let database = rusqlite::Connection::open(directory.path().join("online-learning.db")).unwrap();
+    eventually("that is recorded", || {
+        let unsent = "SELECT count(*) FROM alerts WHERE unsent != 0";
+        let unsent: i64 = database.query_row(unsent, [], |row| row.get(0)).unwrap();
+        (unsent == 0).then_some(())
+    });
+    drop(database);
+    service.stop();
+    // What was sent stays so.
+    let service = setup.start();
+    service.learn(&outcomes("b", "failure", 1, &json!({})));
+    wait_for(&service, "agent_perfect", "resolved");
+    eventually("the next has come", || (receiver.bodies().len() == 5).then_some(()));
+    assert_eq!(receiver.bodies()[4]["status"], "resolved");
+    service.stop();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Headers, Message, ToBytes};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -16,21 +16,23 @@ use tempfile::TempDir;
 
 use crate::harness::{Service, Setup, eventually, program};
 
-const TOPIC: &str = "agent-outcomes";
+pub(crate) const TOPIC: &str = "agent-outcomes";
 const OUTCOMES: &str = "/api/learning/outcomes";
 
 /// A cluster of its own with the topic in it.
-struct Cluster {
-    mock: MockCluster<'static, DefaultProducerContext>,
+pub(crate) struct Cluster {
+    pub(crate) mock: MockCluster<'static, DefaultProducerContext>,
     producer: BaseProducer,
 }
 
 impl Cluster {
-    fn new(partitions: i32) -> Self {
+    pub(crate) fn new(partitions: i32) -> Self {
         let mock = MockCluster::new(1).expect("a mock cluster");
         mock.create_topic(TOPIC, partitions, 1).expect("a topic");
         let producer = ClientConfig::new()
             .set("bootstrap.servers", mock.bootstrap_servers())
+            // A broker that comes back is found again soon.
+            .set("reconnect.backoff.max.ms", "500")
             .create()
             .expect("a producer");
         Self { mock, producer }
@@ -44,11 +46,22 @@ impl Cluster {
     #[track_caller]
     fn produce<T: AsRef<[u8]>>(&self, partitions: i32, values: impl IntoIterator<Item = T>) {
         for (partition, value) in (0..partitions).cycle().zip(values) {
-            let record =
-                BaseRecord::<(), _>::to(TOPIC).partition(partition).payload(value.as_ref());
-            self.producer.send(record).map_err(|(error, _)| error).expect("there is room");
-            self.producer.poll(Duration::ZERO);
+            self.enqueue(partition, value.as_ref());
         }
+        self.flush();
+    }
+
+    /// Has a value written, sooner or later.
+    #[track_caller]
+    pub(crate) fn enqueue(&self, partition: i32, value: &(impl ToBytes + ?Sized)) {
+        let record = BaseRecord::<(), _>::to(TOPIC).partition(partition).payload(value);
+        self.producer.send(record).map_err(|(error, _)| error).expect("there is room");
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until all is written.
+    #[track_caller]
+    pub(crate) fn flush(&self) {
         self.producer.flush(Duration::from_secs(30)).expect("the cluster takes them");
     }
 
@@ -486,6 +499,126 @@ fn a_full_queue_pauses_the_consumer_and_nothing_is_lost() {
     assert_eq!(metric(&service, "duplicates"), 0);
     assert_eq!(status(&service)["kafka"]["paused"], false);
     service.wait_for_log("kafka=resumed");
+}
+
+/// Whoever holds the database longer than an append waits for it, while a full group waits behind.
+#[test]
+fn an_append_that_fails_while_a_full_group_waits_stops_nothing() {
+    let cluster = Cluster::new(2);
+    let directory = TempDir::new().unwrap();
+    let mut service = cluster.setup(&directory).start();
+    cluster.produce(2, (0..10).map(event));
+    learned(&service, 10);
+
+    for round in 0..3 {
+        let (from, to) = (10 + round * 30_000, 10 + (round + 1) * 30_000);
+        let database = directory.path().join("online-learning.db");
+        let holder = rusqlite::Connection::open(database).unwrap();
+        holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        cluster.produce(2, (from..to).map(event));
+        eventually("the consumer is paused", || {
+            (status(&service)["kafka"]["paused"] == true).then_some(())
+        });
+        let failures = round + 1;
+        eventually("the append has failed", || {
+            (service.log().matches("learning=stalled").count() == failures).then_some(())
+        });
+        // The lag is what the brokers have, whatever became of the append.
+        eventually("the lag is that of the topic", || {
+            (status(&service)["lag"]["records"] == json!(30_000)).then_some(())
+        });
+        assert_eq!(status(&service)["status"], "degraded");
+        holder.execute_batch("ROLLBACK").unwrap();
+        learned(&service, to as u64);
+        assert_eq!(status(&service)["kafka"]["paused"], false);
+        assert_eq!(status(&service)["status"], "running");
+    }
+    assert_eq!(metric(&service, "duplicates"), 0);
+    service.stop();
+}
+
+/// The brokers answer, the topic grows, and nothing of it comes: no part of the service knows why.
+#[test]
+fn a_backlog_that_stands_still_is_told_whatever_its_cause_and_until_it_moves() {
+    let cluster = Cluster::new(2);
+    let directory = TempDir::new().unwrap();
+    let mut service = cluster.setup(&directory).with("ALERT_INTERVAL", "0.1").start();
+    cluster.produce(2, (0..10).map(event));
+    learned(&service, 10);
+    assert_eq!(service.get("/health").json()["checks"]["backlog"], "ok");
+
+    let failing = vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR; 1_000_000];
+    cluster.mock.request_errors(RDKafkaApiKey::Fetch, &failing);
+    // One fetch may have been under way.
+    cluster.produce(2, (10..20).map(event));
+    cluster.produce(2, (20..50).map(event));
+    let behind = std::time::Instant::now();
+    let told = eventually("the service says so", || {
+        let status = status(&service);
+        (status["status"] == "degraded").then_some(status)
+    });
+    assert!(behind.elapsed() < Duration::from_secs(30), "{:?}", behind.elapsed());
+    assert!(told["lag"]["records"].as_u64() >= Some(30), "{told}");
+    assert!(told["trouble"].as_str().unwrap().contains("wait in the topic"), "{told}");
+    let health = service.get("/health").json();
+    assert_eq!(health["status"], "degraded");
+    assert!(health["checks"]["backlog"].as_str().unwrap().contains("wait in the topic"));
+    let metrics = service.get("/metrics").body;
+    assert!(metrics.contains("\nonline_learning_learning_stalled 1\n"), "{metrics}");
+    service.wait_for_log("backlog=stalled");
+    service.wait_for_log("alert=firing rule=stalled ");
+
+    cluster.mock.clear_request_errors(RDKafkaApiKey::Fetch);
+    learned(&service, 50);
+    eventually("it is over", || (status(&service)["status"] == "running").then_some(()));
+    service.wait_for_log("alert=resolved rule=stalled ");
+    assert!(service.get("/metrics").body.contains("\nonline_learning_learning_stalled 0\n"));
+    service.stop();
+}
+
+/// Brokers that go while a full group waits, and come back.
+#[test]
+fn brokers_may_be_away_while_the_queue_is_full() {
+    let cluster = Cluster::new(3);
+    let directory = TempDir::new().unwrap();
+    let mut service = cluster.setup(&directory).with("QUEUE_CAPACITY", 1).start();
+    cluster.produce(3, (0..30).map(event));
+    learned(&service, 30);
+    let holder = rusqlite::Connection::open(directory.path().join("online-learning.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    cluster.produce(3, (30..40_000).map(event));
+    eventually("the consumer is paused", || {
+        (status(&service)["kafka"]["paused"] == true).then_some(())
+    });
+    cluster.mock.broker_down(1).unwrap();
+    service.wait_for_log("kafka=disconnected");
+    service.wait_for_log("learning=stalled");
+    holder.execute_batch("ROLLBACK").unwrap();
+    cluster.mock.broker_up(1).unwrap();
+    learned(&service, 40_000);
+    assert_eq!(metric(&service, "duplicates"), 0);
+    service.stop();
+}
+
+/// A store that begins at the end of the topic, and whose first append fails, still begins where it began.
+#[test]
+fn where_a_new_store_begins_does_not_move_when_an_append_fails() {
+    let cluster = Cluster::new(1);
+    cluster.produce(1, (0..10).map(event));
+    let directory = TempDir::new().unwrap();
+    cluster.mock.broker_down(1).unwrap();
+    let mut service = cluster.setup(&directory).with("KAFKA_AUTO_OFFSET_RESET", "latest").start();
+    let holder = rusqlite::Connection::open(directory.path().join("online-learning.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    cluster.mock.broker_up(1).unwrap();
+    let began = || status(&service)["kafka"]["partitions"][0]["position"] == 10;
+    eventually("it has begun", || began().then_some(()));
+    cluster.produce(1, (10..15).map(event));
+    service.wait_for_log("learning=stalled");
+    cluster.produce(1, (15..20).map(event));
+    eventually("they are a lag", || (status(&service)["lag"]["records"] == 10).then_some(()));
+    holder.execute_batch("ROLLBACK").unwrap();
+    learned(&service, 10);
 }
 
 #[test]

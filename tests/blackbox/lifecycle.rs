@@ -89,8 +89,8 @@ fn wait_until_learning(directory: &Path) {
     });
 }
 
-/// Long enough for a few requests on a machine with much to do.
-const A_WHILE: u64 = 30_000_000;
+/// Long enough for a few requests on a machine with much to do, and well below what a stop may take.
+const A_WHILE: u64 = 3_000_000;
 const FOR_EVER: u64 = 1 << 40;
 
 #[track_caller]
@@ -205,6 +205,112 @@ fn a_second_signal_ends_the_service_at_once_with_code_1() {
     let service = setup.start();
     service.learn("");
     assert_eq!(executions(&service), 5, "the journal has what the stop could not learn");
+}
+
+/// Ten seconds are granted, and some for a machine with much to do.
+const STOPPED_WITHIN: Duration = Duration::from_secs(13);
+
+#[test]
+fn a_stop_while_another_process_holds_the_database_ends_in_time_and_says_what_is_not_saved() {
+    let directory = directory();
+    let setup = patient(directory.path());
+    let mut service = setup.start();
+    service.learn(&lines(0..5));
+    report(&service, 5..8);
+    let holder = open(directory.path());
+    holder.execute_batch("BEGIN IMMEDIATE").expect("nobody else holds it");
+    let question = serde_json::json!({"candidates": ["a"], "decision_id": "d"});
+    let answer = service.post_json("/api/learning/predict/agent-selection", &question);
+    assert_eq!(answer.status, 200, "{answer:?}");
+
+    let began = Instant::now();
+    service.signal("TERM");
+    assert_eq!(service.wait().code(), Some(1), "{}", service.log());
+    let took = began.elapsed();
+    assert!(took < STOPPED_WITHIN, "{took:?}: {}", service.log());
+    let log = service.log();
+    for unsaved in ["what 3 outcomes teach", "a version of the model", "1 decisions"] {
+        assert!(log.contains(unsaved), "{unsaved}: {log}");
+    }
+    assert!(!log.contains("service=stopped"), "{log}");
+
+    holder.execute_batch("ROLLBACK").expect("it is held");
+    let service = setup.start();
+    service.learn("");
+    assert_eq!(executions(&service), 8, "the journal has everything");
+    service.stop();
+}
+
+#[test]
+fn a_stop_ends_in_time_whatever_the_learner_does() {
+    let directory = directory();
+    let setup = patient(directory.path());
+    let mut service = setup.start();
+    slow_down(directory.path(), FOR_EVER);
+    report(&service, 0..1_000);
+    wait_until_learning(directory.path());
+    let began = Instant::now();
+    service.signal("TERM");
+    assert_eq!(service.wait().code(), Some(1), "{}", service.log());
+    let took = began.elapsed();
+    assert!(took < STOPPED_WITHIN, "{took:?}: {}", service.log());
+    assert!(service.log().contains("the learner did not end in time"), "{}", service.log());
+
+    speed_up(directory.path());
+    let service = setup.start();
+    service.learn("");
+    assert_eq!(executions(&service), 1_000);
+}
+
+/// Ctrl-Z, a paused virtual machine: longer than any part may be silent.
+#[test]
+fn a_process_that_was_stopped_for_long_goes_on_where_it_was() {
+    let systemd = Systemd::new();
+    let directory = directory();
+    let setup = patient(directory.path())
+        .with("NOTIFY_SOCKET", systemd.path())
+        .with("WATCHDOG_USEC", 3_000_000)
+        .with("DECISION_WAIT", 20)
+        .with("DECISION_MISSING", "failure");
+    let mut service = setup.start();
+    let mut kept = Wire::open(service.address).expect("it listens");
+    assert_eq!(kept.get("/livez").expect("it answers").status, 200);
+    service.learn(&lines(0..3));
+    let question = serde_json::json!({"candidates": ["a"], "decision_id": "d"});
+    service.post_json("/api/learning/predict/agent-selection", &question);
+    eventually("the decision is recorded", || {
+        (service.get("/api/learning/decisions/d").status == 200).then_some(())
+    });
+    service.signal("STOP");
+    let stopped = Instant::now();
+    systemd.socket.set_read_timeout(Some(Duration::from_secs(35))).expect("it is allowed");
+    let mut bytes = [0; 4_096];
+    // Those that came before, and then nothing, for as long as that takes.
+    while systemd.socket.recv(&mut bytes).is_ok() {}
+    let stopped = stopped.elapsed();
+    assert!(stopped > Duration::from_secs(31), "{stopped:?}");
+    service.signal("CONT");
+    systemd.socket.set_read_timeout(Some(SOON)).expect("it is allowed");
+    service.wait_for_log("service=continued");
+    // A second apart: the learner has looked for decisions to give up meanwhile.
+    for _ in 0..3 {
+        systemd.wait_for("WATCHDOG=1");
+    }
+    // Nobody could report what came of it.
+    let decision = service.get("/api/learning/decisions/d").json();
+    assert_eq!(decision["outcome"], Value::Null, "{decision}");
+    let event = r#"{"agent_name":"a","status":"success","decision_id":"d"}"#;
+    service.learn(event);
+    let decision = service.get("/api/learning/decisions/d").json();
+    assert_eq!(decision["outcome"]["status"], "success", "{decision}");
+    assert_eq!(executions(&service), 4);
+    assert_eq!(kept.get("/livez").expect("it answers").status, 200, "a kept connection, too");
+    // And for longer than the first probe of the HTTP server takes.
+    for _ in 0..10 {
+        systemd.wait_for("WATCHDOG=1");
+    }
+    assert!(service.is_running(), "{}", service.log());
+    service.stop();
 }
 
 #[test]

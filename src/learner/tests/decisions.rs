@@ -460,7 +460,8 @@ fn an_orderly_end_records_what_waits() {
     bench.learner().finish(now).unwrap();
     assert!(bench.recorded("d").is_some());
     bench.decide("e", "amy");
-    bench.learner.take().unwrap().close();
+    let now = bench.now;
+    bench.learner.take().unwrap().close(now).unwrap();
     assert!(bench.recorded("e").is_some());
 }
 
