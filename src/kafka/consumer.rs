@@ -355,7 +355,7 @@ impl Consumer {
     /// Takes one event of the client in; false when there was none.
     fn poll_once(&mut self, timeout: Duration) -> Result<bool> {
         // Borrows of a message must end before anything else of `self` changes.
-        let Self { client, group, partitions, topic, .. } = self;
+        let Self { client, group, partitions, topic, assigned, .. } = self;
         match client.poll(timeout) {
             None => return Ok(false),
             Some(Ok(message)) => {
@@ -370,7 +370,7 @@ impl Consumer {
             }
             Some(Err(KafkaError::PartitionEOF(number))) => {
                 if let Some(partition) = partitions.get_mut(&number) {
-                    partition.at_end = true;
+                    partition.at_end = *assigned;
                 }
             }
             Some(Err(error)) => self.on_error(&error)?,
@@ -769,6 +769,10 @@ impl Consumer {
             .unassign()
             .map_err(|error| Error::Fatal(format!("kafka: unassign failed: {error}")))?;
         self.assigned = false;
+        for partition in self.partitions.values_mut() {
+            // An end that was reported says nothing of where we read on.
+            partition.at_end = false;
+        }
         Ok(())
     }
 

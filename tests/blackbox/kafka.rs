@@ -537,6 +537,30 @@ fn an_append_that_fails_while_a_full_group_waits_stops_nothing() {
     service.stop();
 }
 
+/// The end of a partition that was reported before records were dropped is not the end of what is read again.
+#[test]
+fn records_that_could_not_be_stored_again_and_again_are_read_again() {
+    let cluster = Cluster::new(2);
+    let directory = TempDir::new().unwrap();
+    let mut service = cluster.setup(&directory).with("RUST_LOG", "debug").start();
+    cluster.produce(2, (0..10).map(event));
+    learned(&service, 10);
+    let assigned = |service: &mut Service| service.log().matches("kafka assigned=").count();
+    let before = assigned(&mut service);
+    let holder = rusqlite::Connection::open(directory.path().join("online-learning.db")).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    cluster.produce(2, (10..30).map(event));
+    // Each failure is followed by a fresh assignment.
+    eventually("three appends have failed", || {
+        (assigned(&mut service) >= before + 3).then_some(())
+    });
+    assert_eq!(status(&service)["lag"]["records"], 20);
+    holder.execute_batch("ROLLBACK").unwrap();
+    learned(&service, 30);
+    assert_eq!(executions(&service).into_values().sum::<u64>(), 30);
+    service.stop();
+}
+
 /// The brokers answer, the topic grows, and nothing of it comes: no part of the service knows why.
 #[test]
 fn a_backlog_that_stands_still_is_told_whatever_its_cause_and_until_it_moves() {
