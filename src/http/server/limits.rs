@@ -1,0 +1,44 @@
+//! What one server may hold, and how long it waits.
+
+use std::time::{Duration, Instant};
+
+/// Longer timeouts are cut to this, so that deadlines cannot overflow.
+const TIMEOUT_MAX: Duration = Duration::from_hours(24 * 365);
+
+/// What one server may hold and how long it waits. Every timeout is a total, not per read.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections; more are answered 503 and closed.
+    pub connections_max: usize,
+    /// Request line and header fields of one request.
+    pub header_bytes_max: usize,
+    /// Request body bytes held, summed over all connections.
+    pub in_flight_body_bytes_max: usize,
+    /// Wait for the first byte of a request.
+    pub idle_timeout: Duration,
+    /// From the first byte of a request to the end of its headers.
+    pub header_timeout: Duration,
+    /// Reading one whole body.
+    pub body_timeout: Duration,
+    /// Writing one whole response.
+    pub write_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 2048,
+            header_bytes_max: 16 * 1024,
+            in_flight_body_bytes_max: 32 * 1024 * 1024,
+            idle_timeout: Duration::from_mins(1),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The deadline of a timeout that begins now.
+pub(super) fn after(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(TIMEOUT_MAX)
+}
