@@ -40,7 +40,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 77] = [
+pub const OPTIONS: [Opt; 78] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -150,6 +150,12 @@ pub const OPTIONS: [Opt; 77] = [
         "http-body-budget-mib",
         "32",
         "MiB of request bodies held at the same time",
+    ),
+    opt(
+        "HTTP_ANSWER_BUDGET_MIB",
+        "http-answer-budget-mib",
+        "64",
+        "MiB of answers held at the same time, those up to 16 KiB apart",
     ),
     opt(
         "SQLITE_SYNCHRONOUS",
@@ -364,6 +370,7 @@ pub struct Config {
     pub explore_min: f64,
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
+    pub http_answer_bytes_max: usize,
     pub metrics_agents_max: usize,
     pub sample_interval: Option<Duration>,
     pub alerts: AlertOptions,
@@ -449,6 +456,7 @@ impl Config {
         };
         let storage_path = source.text("MODEL_STORAGE_PATH");
         let body_mib: usize = source.number("HTTP_BODY_BUDGET_MIB", 9, 1 << 20)?;
+        let answer_mib: usize = source.number("HTTP_ANSWER_BUDGET_MIB", 16, 1 << 20)?;
         let listen_addr = source.address("LISTEN_ADDR")?;
         Ok(Self {
             sample_interval: positive(source.real("SAMPLE_INTERVAL", 0.0, 86_400.0)?)
@@ -464,6 +472,7 @@ impl Config {
             explore_min: source.real("EXPLORE_MIN", 0.0, 1.0)?,
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,
+            http_answer_bytes_max: answer_mib << 20,
             metrics_agents_max: source.number("METRICS_AGENTS_MAX", 0, 10_000)?,
             learner,
             store,

@@ -59,6 +59,8 @@ use server::{FieldProblem, Request, Response};
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Seconds after which a client that was pushed back should try again.
 const RETRY_AFTER_S: &str = "1";
+/// Where those ask who watch the service: answered also when there are too many connections.
+pub const PROBES: &[&str] = &["/livez", "/readyz", "/metrics"];
 /// Longest page of a list.
 const LIMIT_MAX: u32 = 1_000;
 /// Length of a page that nobody asked for.
@@ -78,7 +80,7 @@ pub struct App {
     access: Arc<Access>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
-    reader: Reader,
+    reader: Arc<Reader>,
     options: LearnerOptions,
     decision_wait: Duration,
     /// Unless a request has its own.
@@ -118,7 +120,7 @@ impl App {
             access,
             inbox,
             shared,
-            reader: Reader::new(&config.storage_path),
+            reader: Arc::new(Reader::new(&config.storage_path)),
             options: config.learner,
             decision_wait: config.decision_wait,
             explore_min: config.explore_min,
@@ -210,15 +212,27 @@ impl App {
             return Err(Response::problem(404, detail).into());
         };
         let allowed = route.methods();
-        let method = if request.method() == "HEAD" { "GET" } else { request.method() };
-        if !allowed.contains(&method) {
+        let asked = if request.method() == "HEAD" { "GET" } else { request.method() };
+        let Some(&method) = allowed.iter().find(|method| **method == asked) else {
             let detail = format!("{} takes {}", shown(request.path()), allowed.join(" and "));
             let allow = allowed.join(", ").replace("GET", "GET, HEAD");
             return Err(Response::problem(405, detail).with_header("allow", allow).into());
-        }
+        };
         let need = route.need(method, request.query());
         *caller = self.access.authorize(request.header("authorization"), need, now)?;
-        self.route(&route, request, caller)
+        let answer = match check_conditions(request, method) {
+            Ok(()) => self.route(&route, request, caller),
+            Err(failure) => Err(failure),
+        };
+        if method != "GET" && need.is_admin() {
+            let status = answer.as_ref().unwrap_or_else(|failure| &failure.response).status;
+            log::info!(
+                "admin=acted token={} method={method} path={:?} status={status}",
+                caller.name(),
+                shown(request.path())
+            );
+        }
+        answer
     }
 
     fn route(&self, route: &Route, request: &mut Request<'_>, caller: &Caller) -> Answer {
@@ -312,15 +326,10 @@ fn problem(status: u16, pointer: &str, detail: &str) -> Response {
 }
 
 fn json_response(status: u16, body: &impl Serialize) -> Response {
-    // Most answers fit without growing.
-    let mut json = Vec::with_capacity(1_024);
-    match serde_json::to_writer(&mut json, body) {
-        Ok(()) => Response::json(status, json),
-        Err(error) => {
-            log::error!("answer=failed error=\"{error}\"");
-            Response::problem(500, "the answer has no JSON form")
-        }
-    }
+    Response::serialized(status, body).unwrap_or_else(|error| {
+        log::error!("answer=failed error=\"{error}\"");
+        Response::problem(500, "the answer has no JSON form")
+    })
 }
 
 /// A path in a message: no longer than a line.
@@ -629,6 +638,25 @@ impl Query {
             _ => Err(Error::invalid("limit", format!("is {text:?}, allowed is 1 to {LIMIT_MAX}"))),
         }
     }
+}
+
+/// Refuses header fields that would change what a request means and are not honoured here.
+fn check_conditions(request: &Request<'_>, method: &str) -> std::result::Result<(), Failure> {
+    if method == "GET" {
+        return Ok(());
+    }
+    if request.header("content-range").is_some() {
+        let detail = "content-range is set, but parts of a body are not taken: send all of it";
+        return Err(Response::problem(400, detail).into());
+    }
+    for name in ["if-match", "if-none-match"] {
+        if request.header(name).is_some() {
+            // Nothing here has an entity tag that could match, nor can its absence be promised.
+            let detail = format!("{name} is set, but nothing here has an entity tag");
+            return Err(Response::problem(412, detail).into());
+        }
+    }
+    Ok(())
 }
 
 /// The media type of a request, without parameters, in lower case.

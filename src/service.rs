@@ -396,6 +396,7 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     let (handler, finisher) = (app.clone(), app.clone());
     let http = server
         .finishing(move |response| finisher.finish(response))
+        .probed_at(crate::http::PROBES)
         .spawn(move |request| handler.handle(request))
         .map_err(|error| Error::Fatal(format!("can't start the HTTP server: {error}")))?;
     let http = Arc::new(http);
@@ -481,6 +482,7 @@ fn bind(config: &Config, access: &Access) -> Result<server::Server> {
     let limits = server::Limits {
         connections_max: config.http_connections_max,
         in_flight_body_bytes_max: config.http_body_bytes_max,
+        in_flight_answer_bytes_max: config.http_answer_bytes_max,
         ..server::Limits::default()
     };
     let address = config.listen_addr;

@@ -74,6 +74,13 @@ pub(super) enum Need {
     AllTenants(Scope),
 }
 
+impl Need {
+    /// Whether it takes somebody who runs the service.
+    pub(super) fn is_admin(self) -> bool {
+        matches!(self, Self::Scope(Scope::Admin) | Self::AllTenants(Scope::Admin))
+    }
+}
+
 /// Requests per second and token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {

@@ -585,8 +585,9 @@ pub(super) struct Versions {
     pub(super) next_before: Option<String>,
 }
 
-/// A page of learning events.
-#[derive(Serialize, JsonSchema)]
+/// A page of learning events, as it is described: `lists` writes it row by row.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct Events {
     /// Newest first.
     pub(super) events: Vec<LearningEvent>,
@@ -594,8 +595,9 @@ pub(super) struct Events {
     pub(super) next_before: Option<String>,
 }
 
-/// A page of dead letters.
-#[derive(Serialize, JsonSchema)]
+/// A page of dead letters, as it is described: `lists` writes it row by row.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct DeadLetters {
     /// Newest first.
     pub(super) dead_letters: Vec<DeadLetterBody>,
@@ -1071,8 +1073,9 @@ pub(super) fn features(context: Context) -> BTreeMap<String, FeatureBody> {
     context.into_iter().map(|(key, feature)| (key, value(feature))).collect()
 }
 
-/// A page of decisions.
-#[derive(Serialize, JsonSchema)]
+/// A page of decisions, as it is described: `lists` writes it row by row.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct Decisions {
     /// Newest first.
     pub(super) decisions: Vec<DecisionBody>,

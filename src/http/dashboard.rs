@@ -43,8 +43,7 @@ impl Page {
             Self::Script => include_str!("dashboard.js"),
             Self::Style => include_str!("dashboard.css"),
         };
-        let headers = vec![("content-type", self.media_type().into())];
-        Response { status: 200, headers, body: text.into(), close: false }
+        Response::new(200, self.media_type(), text.into())
     }
 }
 

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::access::Caller;
-use super::answers::{DecisionBody, Decisions, ExplainedDecision, ExplainedLimits, ExplainedNow};
+use super::answers::{DecisionBody, ExplainedDecision, ExplainedLimits, ExplainedNow};
+use super::lists::{Row, listed};
 use super::server::Request;
-use super::{Answer, App, Query, json_response, page};
+use super::{Answer, App, Query, json_response};
 use crate::error::{Error, Result};
 use crate::model::Question;
 use crate::store::RecordedDecision;
@@ -18,10 +19,16 @@ impl App {
             None => None,
             Some(id) => Some(self.known_decision(tenant, id)?.0.number),
         };
-        let decisions = self.reader.decisions(tenant, before, limit + 1)?;
-        let decisions = decisions.into_iter().map(|decision| shown(decision, caller)).collect();
-        let (decisions, next_before) = page(decisions, limit, |last| last.decision_id.clone());
-        Ok(json_response(200, &Decisions { decisions, next_before }))
+        let (reader, tenant, caller) = (self.reader.clone(), tenant.to_owned(), caller.clone());
+        listed("decisions", limit, before, move |before, limit| {
+            let decisions = reader.decisions(&tenant, before, limit)?;
+            let row = |decision: RecordedDecision| Row {
+                number: decision.number,
+                id: decision.id.clone(),
+                body: shown(decision, &caller),
+            };
+            Ok(decisions.into_iter().map(row).collect())
+        })
     }
 
     pub(super) fn decision(&self, id: &str, request: &Request<'_>, caller: &Caller) -> Answer {

@@ -32,7 +32,7 @@ const JSON: &str = "application/json";
 const SCHEMAS: &str = "/components/schemas";
 
 /// The answers that every route may give: why, and the name under which they are described.
-const PROBLEMS: [(u16, &str, &str); 14] = [
+const PROBLEMS: [(u16, &str, &str); 15] = [
     (400, "BadRequest", "The request is not HTTP, or its body not what its type says"),
     (401, "Unauthorized", "A token is needed, or it is not known"),
     (403, "Forbidden", "The host, the origin, the token's scope or its tenant does not allow it"),
@@ -40,8 +40,13 @@ const PROBLEMS: [(u16, &str, &str); 14] = [
     (405, "MethodNotAllowed", "The path takes another method"),
     (408, "RequestTimeout", "The request took too long to arrive"),
     (409, "Conflict", "What is asked contradicts what was asked or is there"),
-    (413, "ContentTooLarge", "The body is too large"),
-    (415, "UnsupportedMediaType", "The body is of a type that is not read here"),
+    (412, "PreconditionFailed", "It has a condition on entity tags, of which there are none here"),
+    (413, "ContentTooLarge", "The body is too large, as sent or decoded"),
+    (
+        415,
+        "UnsupportedMediaType",
+        "The body is of a type, or of a coding other than gzip and zstd, that is not read here",
+    ),
     (422, "UnprocessableContent", "A field or parameter has a value that is not allowed"),
     (429, "TooManyRequests", "The token asks more often than it may"),
     (431, "HeaderTooLarge", "The header section is too long"),
@@ -473,6 +478,9 @@ fn described(route: &Route, method: &str, operation: Operation) -> Value {
     }
     parameters.splice(0..0, in_path);
     problems.extend([400, 403, 405, 408, 431, 500, 503]);
+    if method != "GET" {
+        problems.push(412);
+    }
     // Some need more when they are asked for more.
     let (need, at_most) = (route.need(method, None), route.need(method, Some("")));
     if at_most != Need::Nothing {

@@ -130,11 +130,8 @@ impl App {
             Plot::Latency => self.latency_plot(&asked)?,
         };
         // Other pages may show it: they learn its size from that, which is the same whatever it shows.
-        let headers = vec![
-            ("content-type", "image/svg+xml; charset=utf-8".into()),
-            ("cross-origin-resource-policy", "cross-origin".into()),
-        ];
-        Ok(Response { status: 200, headers, body: svg.into_bytes(), close: false })
+        let response = Response::new(200, "image/svg+xml; charset=utf-8", svg.into_bytes());
+        Ok(response.with_header("cross-origin-resource-policy", "cross-origin"))
     }
 
     fn subject_samples(&self, asked: &Asked<'_>) -> Result<Vec<(i64, Subject)>> {

@@ -185,8 +185,7 @@ impl App {
         } else {
             (TEXT, text)
         };
-        let headers = vec![("content-type", media.into()), ("vary", "accept".into())];
-        Ok(Response { status: 200, headers, body: text.into_bytes(), close: false })
+        Ok(Response::new(200, media, text.into_bytes()).with_header("vary", "accept"))
     }
 
     fn add_service(&self, to: &mut Families, counters: &Counters) {

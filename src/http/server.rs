@@ -6,7 +6,7 @@
 //! It never trusts a declared length with memory, never waits on a client without a deadline,
 //! never guesses where an ambiguous message ends (it answers 4xx and closes), never answers a
 //! connection that asked for nothing, and never lets a client or a handler panic take it down.
-//! It does not do TLS, HTTP/2, upgrades, compression or streaming responses.
+//! It does not do TLS, HTTP/2, upgrades or compression of responses.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +18,8 @@ use std::time::Duration;
 
 mod accept;
 mod body;
+mod budget;
+mod coding;
 mod connection;
 mod head;
 mod limits;
@@ -28,7 +30,7 @@ mod socket;
 mod tests;
 
 use accept::Acceptor;
-use body::Budget;
+use budget::Budget;
 use connection::{Answering, Finish};
 use limits::after;
 use registry::{Shared, lock};
@@ -36,10 +38,11 @@ use registry::{Shared, lock};
 pub use body::{Body, BodyError};
 pub use connection::Request;
 pub use limits::Limits;
-pub use response::Response;
+pub use response::{Broken, Parts, Response};
 pub(super) use response::{FieldProblem, Problem};
 
 const LISTEN_BACKLOG: i32 = 1024;
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// How long [`Handle::at_limit`] remembers a failed accept.
 const STARVED_MEMORY: Duration = Duration::from_secs(1);
 /// How long [`Handle::stop`] waits for threads whose sockets it has shut down.
@@ -51,6 +54,7 @@ pub struct Server {
     addr: SocketAddr,
     limits: Limits,
     finish: Box<Finish>,
+    probes: &'static [&'static str],
 }
 
 impl Server {
@@ -63,8 +67,10 @@ impl Server {
         listener.set_nonblocking(true)?;
         // A second listen only raises the backlog, which a burst of clients can fill.
         rustix::net::listen(&listener, LISTEN_BACKLOG)?;
+        // What slow readers make the kernel hold, too; accepted sockets take this over.
+        rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr, limits, finish: Box::new(|response| response) })
+        Ok(Self { listener, addr, limits, finish: Box::new(|response| response), probes: &[] })
     }
 
     /// Answers that the server gives by itself, to what is no request or is one too many, go through
@@ -72,6 +78,12 @@ impl Server {
     #[must_use]
     pub fn finishing(self, finish: impl Fn(Response) -> Response + Send + Sync + 'static) -> Self {
         Self { finish: Box::new(finish), ..self }
+    }
+
+    /// Some connections beyond the cap are admitted, and answered if they ask for one of these paths.
+    #[must_use]
+    pub fn probed_at(self, probes: &'static [&'static str]) -> Self {
+        Self { probes, ..self }
     }
 
     /// The bound address, with the real port when port 0 was asked for.
@@ -89,18 +101,18 @@ impl Server {
         handler: impl Fn(&mut Request<'_>) -> Response + Send + Sync + 'static,
     ) -> io::Result<Handle> {
         let shared = Arc::new(Shared {
-            budget: Arc::new(Budget {
-                held: AtomicUsize::new(0),
-                max: self.limits.in_flight_body_bytes_max,
-            }),
+            bodies: Budget::new(self.limits.in_flight_body_bytes_max),
+            answers: Budget::new(self.limits.in_flight_answer_bytes_max),
             limits: self.limits,
             stopping: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             connections: Mutex::new(HashMap::new()),
+            spare: AtomicUsize::new(0),
             ended: Condvar::new(),
             starved_at: Mutex::new(None),
         });
-        let answering = Answering { handler: Box::new(handler), finish: self.finish };
+        let (finish, probes) = (self.finish, self.probes);
+        let answering = Answering { handler: Box::new(handler), finish, probes };
         let acceptor = Acceptor::new(self.listener, Arc::clone(&shared), Arc::new(answering));
         let acceptor = thread::Builder::new()
             .name("http-acceptor".to_owned())
@@ -131,7 +143,7 @@ impl Handle {
     /// Whether new connections are refused now, or could not be accepted within the last second.
     #[must_use]
     pub fn at_limit(&self) -> bool {
-        self.connections() >= self.shared.limits.connections_max
+        self.shared.ordinary() >= self.shared.limits.connections_max
             || lock(&self.shared.starved_at).is_some_and(|at| at.elapsed() < STARVED_MEMORY)
     }
 

@@ -627,19 +627,21 @@ fn running_out_of_descriptors_is_survived_and_recovered_from() {
     prlimit(Some(pid), Resource::Nofile, few).expect("it is our child");
     let mut early = Wire::open(service.address).expect("it listens");
     assert_eq!(early.get("/livez").expect("it is answered").status, 200);
-
-    let wires: Vec<Wire> = (0..200).filter_map(|_| Wire::open(service.address).ok()).collect();
-    service.wait_for_log("for want of resources");
-    assert!(service.is_running());
-    // Whoever is connected is served, as far as no further file is needed.
     let body = lines(10..20);
     early
         .send(format!(
             "POST {OUTCOMES}?wait=true HTTP/1.1\r\nhost: localhost\r\ncontent-type: {NDJSON}\r\n\
-             content-length: {}\r\n\r\n{body}",
+             content-length: {}\r\n\r\n",
             body.len()
         ))
         .expect("it is taken");
+
+    let wires: Vec<Wire> = (0..200).filter_map(|_| Wire::open(service.address).ok()).collect();
+    service.wait_for_log("for want of resources");
+    assert!(service.is_running());
+    // Idle connections give way to new ones; whose request is under way is served, as far as no
+    // further file is needed.
+    early.send(&body).expect("it is taken");
     let answer = early.answer().expect("it is answered");
     assert_eq!(answer.status, 200, "{answer:?}");
     early

@@ -16,6 +16,7 @@ mod doctor;
 mod evaluate;
 mod faults;
 mod harness;
+mod http;
 mod kafka;
 mod kafka_live;
 mod lifecycle;

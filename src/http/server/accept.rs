@@ -5,17 +5,17 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::connection::{Answering, LINGER_TIME, serve};
+use super::connection::{Answering, FULL, LINGER_TIME, serve};
 use super::limits::after;
 use super::registry::{Registration, Shared, Socket, lock};
-use super::response::Response;
+use super::response::{Framing, Response};
 
 /// Refused connections kept open for a moment so that their answer is not lost to a reset.
 pub(super) const REFUSED_MAX: usize = 64;
@@ -23,18 +23,26 @@ const STACK_SIZE: usize = 512 * 1024;
 const ACCEPT_POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(75);
 const ACCEPT_RETRY: Duration = Duration::from_millis(5);
+/// Connections beyond the cap, on which only probes are answered.
+pub(super) const SPARE_MAX: usize = 32;
+/// How long a new connection waits for the place of one that was closed for it.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// A limit not hit for this long is over.
 const EPISODE_END: Duration = Duration::from_secs(1);
+/// The same where a steady load may come near a limit again and again.
+const CROWD_END: Duration = Duration::from_mins(1);
 
 /// A condition that is logged when it starts and when it is over, not each time it is seen.
 struct Episode {
     what: &'static str,
+    /// Without it for this long, it is over.
+    end: Duration,
     seen: Option<Instant>,
 }
 
 impl Episode {
-    fn new(what: &'static str) -> Self {
-        Self { what, seen: None }
+    fn new(what: &'static str, end: Duration) -> Self {
+        Self { what, end, seen: None }
     }
 
     fn see(&mut self, cause: &dyn Display) {
@@ -44,7 +52,7 @@ impl Episode {
     }
 
     fn settle(&mut self) {
-        if self.seen.is_some_and(|seen| seen.elapsed() >= EPISODE_END) {
+        if self.seen.is_some_and(|seen| seen.elapsed() >= self.end) {
             self.seen = None;
             log::info!("over: {}", self.what);
         }
@@ -57,6 +65,7 @@ pub(super) struct Acceptor {
     answering: Arc<Answering>,
     refused: VecDeque<(Instant, Arc<Socket>)>,
     next_id: u64,
+    crowded: Episode,
     full: Episode,
     starved: Episode,
 }
@@ -73,8 +82,12 @@ impl Acceptor {
             answering,
             refused: VecDeque::new(),
             next_id: 0,
-            full: Episode::new("the connection limit is reached"),
-            starved: Episode::new("connections cannot be accepted for want of resources"),
+            crowded: Episode::new("idle connections are closed to make room", CROWD_END),
+            full: Episode::new("the connection limit is reached", EPISODE_END),
+            starved: Episode::new(
+                "connections cannot be accepted for want of resources",
+                EPISODE_END,
+            ),
         }
     }
 
@@ -89,6 +102,7 @@ impl Acceptor {
                     thread::sleep(ACCEPT_BACKOFF);
                 }
             }
+            self.crowded.settle();
             self.full.settle();
             self.starved.settle();
             while self.refused.front().is_some_and(|(until, _)| *until <= Instant::now()) {
@@ -108,7 +122,13 @@ impl Acceptor {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_starvation(&error) => {
                     self.starve(&error);
-                    thread::sleep(ACCEPT_BACKOFF);
+                    let open = self.shared.ordinary();
+                    // The place of an idle connection will do.
+                    if self.shared.make_room(false) {
+                        self.shared.wait_for_end(ACCEPT_BACKOFF, |now| now < open);
+                    } else {
+                        thread::sleep(ACCEPT_BACKOFF);
+                    }
                     return;
                 }
                 // The client gave up while it was queued.
@@ -129,17 +149,17 @@ impl Acceptor {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let socket = Arc::new(Socket { stream, peer, busy: AtomicBool::new(false) });
+        let spare = !self.find_room();
+        let socket = Socket::new(stream, peer, spare);
+        if spare && !self.find_spare_room() {
+            return self.refuse(socket, FULL);
+        }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         {
             let mut connections = self.shared.connections();
-            if connections.len() >= self.shared.limits.connections_max {
-                drop(connections);
-                self.full.see(&self.shared.limits.connections_max);
-                return self.refuse(socket, "too many connections");
-            }
             connections.insert(id, Arc::clone(&socket));
+            self.shared.spare.fetch_add(usize::from(spare), SeqCst);
         }
         let registration = Registration { shared: Arc::clone(&self.shared), id };
         let answering = Arc::clone(&self.answering);
@@ -157,13 +177,38 @@ impl Acceptor {
         }
     }
 
+    /// Whether one more connection is within the cap. From nine tenths of it on, each new one takes
+    /// the place of an idle one.
+    fn find_room(&mut self) -> bool {
+        let max = self.shared.limits.connections_max;
+        let open = self.shared.ordinary();
+        if open < max - max / 10 {
+            return true;
+        }
+        let made = self.shared.make_room(false);
+        if made {
+            self.crowded.see(&format_args!("open {open}, allowed {max}"));
+        }
+        if open < max || (made && self.shared.wait_for_end(ROOM_WAIT, |open| open < max)) {
+            return true;
+        }
+        self.full.see(&max);
+        false
+    }
+
+    /// Whether there is room for a connection that may only probe.
+    fn find_spare_room(&self) -> bool {
+        let is_free = || self.shared.spare.load(SeqCst) < SPARE_MAX;
+        is_free()
+            || (self.shared.make_room(true) && self.shared.wait_for_end(ROOM_WAIT, |_| is_free()))
+    }
+
     /// Answers 503 without ever blocking. The socket stays open for a moment, because closing it
     /// with unread input would reset it and could take the answer away from the client.
     fn refuse(&mut self, socket: Arc<Socket>, detail: &str) {
-        let response = Response::problem(503, detail).with_header("Retry-After", "1");
-        let response = (self.answering.finish)(response);
+        let response = (self.answering.finish)(Response::busy(detail));
         let mut bytes = Vec::new();
-        response.write_head(&mut bytes, Some("close"));
+        response.write_head(&mut bytes, Framing::Length, Some("close"));
         bytes.extend_from_slice(&response.body);
         let mut stream = &socket.stream;
         if stream.set_nonblocking(true).is_err() || stream.write(&bytes).is_err() {

@@ -3,14 +3,13 @@
 use std::fmt::{self, Display};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::Instant;
 
+use super::budget::{Budget, Share};
+use super::coding;
 use super::connection::Connection;
 use super::head::{HEADERS_MAX, Unread, has_bare_line_feed};
-use super::limits::after;
 use super::response::Response;
-use super::socket::{Stall, read};
+use super::socket::{Pace, Stall, read};
 
 /// Longest chunk-size line, with its ignored extension.
 pub(super) const CHUNK_LINE_MAX: usize = 256;
@@ -23,7 +22,7 @@ const BODY_STEP_MAX: usize = 64 * 1024;
 
 impl Connection {
     pub(super) fn read_body(&mut self, limit: usize) -> Result<Body, BodyError> {
-        let mut body = Body::new(Arc::clone(&self.shared.budget));
+        let mut body = Body::new(&self.shared.bodies);
         match self.unread {
             Unread::Nothing => return Ok(body),
             Unread::Broken => return Err(BodyError::Malformed("the body cannot be read again")),
@@ -35,13 +34,13 @@ impl Connection {
                 // Before anything is read or asked for: a busy server can still keep alive.
                 body.grow(length)?;
                 self.unread = Unread::Broken;
-                let deadline = self.start_body()?;
-                self.read_exactly(&mut body, length, length, deadline)?;
+                let mut pace = self.start_body()?;
+                self.read_exactly(&mut body, length, length, &mut pace)?;
             }
             Unread::Chunked => {
                 self.unread = Unread::Broken;
-                let deadline = self.start_body()?;
-                self.read_chunks(&mut body, limit, deadline)?;
+                let mut pace = self.start_body()?;
+                self.read_chunks(&mut body, limit, &mut pace)?;
             }
         }
         self.unread = Unread::Nothing;
@@ -49,12 +48,13 @@ impl Connection {
         Ok(body)
     }
 
-    /// Tells a client that waits for it to send its body. Returns the deadline for the body.
-    fn start_body(&mut self) -> Result<Instant, Stall> {
+    /// Tells a client that waits for it to send its body. Returns the pace for the body.
+    fn start_body(&mut self) -> Result<Pace, Stall> {
         if std::mem::take(&mut self.expects) && self.input().is_empty() {
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n", after(self.shared.limits.write_timeout))?;
+            let mut pace = Pace::new(self.shared.limits.write_timeout);
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n", &mut pace)?;
         }
-        Ok(after(self.shared.limits.body_timeout))
+        Ok(Pace::new(self.shared.limits.body_timeout))
     }
 
     /// Appends `count` bytes of input to a body that may grow by `room` bytes.
@@ -63,11 +63,10 @@ impl Connection {
         body: &mut Body,
         mut count: usize,
         mut room: usize,
-        deadline: Instant,
+        pace: &mut Pace,
     ) -> Result<(), BodyError> {
         while count > 0 {
-            body.grow(room)?;
-            let free = &mut body.bytes[body.length..];
+            let free = body.free(room)?;
             let wanted = free.len().min(count);
             let free = &mut free[..wanted];
             let buffered = wanted.min(self.end - self.start);
@@ -77,9 +76,10 @@ impl Connection {
                 buffered
             } else {
                 // Large bodies skip the buffer.
-                read(&self.socket.stream, &mut self.read_timeout, free, deadline)?
+                read(&self.socket.stream, &mut self.read_timeout, free, pace.deadline())?
             };
-            body.length += added;
+            pace.moved(added);
+            body.added(added);
             count -= added;
             room -= added;
         }
@@ -90,21 +90,21 @@ impl Connection {
         &mut self,
         body: &mut Body,
         limit: usize,
-        deadline: Instant,
+        pace: &mut Pace,
     ) -> Result<(), BodyError> {
         loop {
-            let size = self.read_chunk_size(deadline)?;
+            let size = self.read_chunk_size(pace)?;
             if size == 0 {
-                return self.skip_trailers(deadline);
+                return self.skip_trailers(pace);
             }
             let room = limit.saturating_sub(body.length);
             let size = usize::try_from(size)
                 .ok()
                 .filter(|size| *size <= room)
                 .ok_or(BodyError::TooLarge)?;
-            self.read_exactly(body, size, room, deadline)?;
+            self.read_exactly(body, size, room, pace)?;
             while self.input().len() < 2 {
-                self.fill(deadline)?;
+                self.fill(pace.deadline())?;
             }
             if !self.input().starts_with(b"\r\n") {
                 return Err(BodyError::Malformed("a chunk is longer than its size"));
@@ -113,7 +113,7 @@ impl Connection {
         }
     }
 
-    fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, BodyError> {
+    fn read_chunk_size(&mut self, pace: &mut Pace) -> Result<u64, BodyError> {
         const MALFORMED: BodyError = BodyError::Malformed("invalid chunk size");
         loop {
             let input = self.input();
@@ -132,11 +132,11 @@ impl Connection {
                 Ok(httparse::Status::Partial) if input.len() < CHUNK_LINE_MAX => {}
                 Ok(httparse::Status::Partial) | Err(_) => return Err(MALFORMED),
             }
-            self.fill(deadline)?;
+            self.fill(pace.deadline())?;
         }
     }
 
-    fn skip_trailers(&mut self, deadline: Instant) -> Result<(), BodyError> {
+    fn skip_trailers(&mut self, pace: &mut Pace) -> Result<(), BodyError> {
         const MALFORMED: BodyError = BodyError::Malformed("invalid trailer section");
         loop {
             let input = self.input();
@@ -152,28 +152,8 @@ impl Connection {
                 Ok(httparse::Status::Partial) if input.len() < TRAILERS_MAX => {}
                 Ok(httparse::Status::Partial) | Err(_) => return Err(MALFORMED),
             }
-            self.fill(deadline)?;
+            self.fill(pace.deadline())?;
         }
-    }
-}
-
-/// Body bytes that all connections together may hold.
-pub(super) struct Budget {
-    pub(super) held: AtomicUsize,
-    pub(super) max: usize,
-}
-
-impl Budget {
-    fn take(&self, count: usize) -> bool {
-        self.held
-            .fetch_update(SeqCst, SeqCst, |held| {
-                held.checked_add(count).filter(|held| *held <= self.max)
-            })
-            .is_ok()
-    }
-
-    fn release(&self, count: usize) {
-        self.held.fetch_sub(count, SeqCst);
     }
 }
 
@@ -182,13 +162,28 @@ pub struct Body {
     /// `bytes[..length]` is the body. Everything else is reserved for it.
     bytes: Vec<u8>,
     length: usize,
-    held: usize,
-    budget: Arc<Budget>,
+    share: Share,
 }
 
 impl Body {
-    fn new(budget: Arc<Budget>) -> Self {
-        Self { bytes: Vec::new(), length: 0, held: 0, budget }
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        Self { bytes: Vec::new(), length: 0, share: Share::of(budget) }
+    }
+
+    /// An empty one that shares the same budget.
+    pub(super) fn like(other: &Self) -> Self {
+        Self { bytes: Vec::new(), length: 0, share: other.share.another() }
+    }
+
+    /// Space for more bytes, `room` at most; some where `room` is not 0.
+    pub(super) fn free(&mut self, room: usize) -> Result<&mut [u8], BodyError> {
+        self.grow(room)?;
+        Ok(&mut self.bytes[self.length..])
+    }
+
+    /// Tells that so many bytes were written where there was space.
+    pub(super) fn added(&mut self, count: usize) {
+        self.length += count;
     }
 
     /// Makes space for more bytes, if there is none, but for `room` at most.
@@ -198,21 +193,19 @@ impl Body {
         }
         // In proportion to what has arrived: a slow client holds little and copying stays linear.
         let step = self.length.clamp(BODY_STEP_MIN, BODY_STEP_MAX).max(self.length / 4).min(room);
-        if !self.budget.take(step) {
+        if !self.share.grow(step) {
             return Err(BodyError::Busy);
         }
-        self.held += step;
         self.bytes.try_reserve_exact(step).map_err(|_| BodyError::Busy)?;
         self.bytes.resize(self.length + step, 0);
         Ok(())
     }
 
     /// Gives back what a body of unknown length did not need.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.bytes.truncate(self.length);
         self.bytes.shrink_to_fit();
-        self.budget.release(self.held - self.length);
-        self.held = self.length;
+        self.share.shrink(self.length);
     }
 }
 
@@ -234,15 +227,19 @@ impl Drop for Body {
     fn drop(&mut self) {
         // The memory goes first, so that the budget never promises it twice.
         self.bytes = Vec::new();
-        self.budget.release(self.held);
     }
 }
 
 /// Why a body could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BodyError {
-    /// Longer than the limit. A declared length is refused before anything is read.
+    /// Longer than the limit, as sent or decoded. A declared length is refused before anything is
+    /// read.
     TooLarge,
+    /// Its content coding is not read; what was seen and what is allowed.
+    Coding(String),
+    /// It is not what its content coding says.
+    Undecodable(&'static str),
     /// All connections together hold too many body bytes.
     Busy,
     /// It did not arrive in time.
@@ -268,7 +265,8 @@ impl Display for BodyError {
             Self::TooLarge => "the request body is too large",
             Self::Busy => "too many request bodies are being received",
             Self::Timeout => "the request body took too long",
-            Self::Malformed(detail) => detail,
+            Self::Coding(detail) => detail,
+            Self::Malformed(detail) | Self::Undecodable(detail) => detail,
             Self::Disconnected => "the client went away",
         })
     }
@@ -277,11 +275,15 @@ impl Display for BodyError {
 impl std::error::Error for BodyError {}
 
 impl From<BodyError> for Response {
-    /// The usual answer: 413, 503 with `Retry-After`, 408 or 400.
+    /// The usual answer: 413, 415 with `Accept-Encoding`, 503 with `Retry-After`, 408 or 400.
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::TooLarge => Self::problem(413, error),
-            BodyError::Busy => Self::problem(503, error).with_header("Retry-After", "1"),
+            BodyError::Busy => Self::busy(error),
+            BodyError::Coding(_) => {
+                Self::problem(415, error).with_header("Accept-Encoding", coding::READ)
+            }
+            BodyError::Undecodable(_) => Self::problem(400, error),
             BodyError::Timeout => Self::problem(408, error).closing(),
             BodyError::Malformed(_) | BodyError::Disconnected => {
                 Self::problem(400, error).closing()

@@ -8,11 +8,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use super::body::{Body, BodyError};
+use super::budget::count_answers;
+use super::coding;
 use super::head::{Head, Reject, Unread, parse_head};
-use super::limits::after;
+use super::limits::{Limits, after};
 use super::registry::{InFlight, Shared, Socket};
-use super::response::Response;
-use super::socket::{Stall, read, write_all};
+use super::response::{Broken, Framing, Parts, Response};
+use super::socket::{Pace, Stall, read, write_all};
 
 /// First size of a connection's read buffer; it doubles as needed.
 const BUFFER_MIN: usize = 4 * 1024;
@@ -26,6 +28,11 @@ const COALESCE_MAX: usize = 16 * 1024;
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 pub(super) const LINGER_TIME: Duration = Duration::from_secs(1);
 
+/// Why a connection beyond the cap is closed.
+pub(super) const FULL: &str = "too many connections";
+/// Connections beyond the cap have to ask at once.
+const SPARE_TIMEOUT: Duration = Duration::from_secs(1);
+
 pub(super) type Handler = dyn Fn(&mut Request<'_>) -> Response + Send + Sync;
 pub(super) type Finish = dyn Fn(Response) -> Response + Send + Sync;
 
@@ -34,6 +41,15 @@ pub(super) struct Answering {
     pub(super) handler: Box<Handler>,
     /// What answers go through that the handler had no part in.
     pub(super) finish: Box<Finish>,
+    /// Paths that are answered also beyond the cap.
+    pub(super) probes: &'static [&'static str],
+}
+
+impl Answering {
+    /// An answer that the handler has no part in.
+    fn own(&self, response: Response) -> Response {
+        (self.finish)(response)
+    }
 }
 
 /// The life of one connection. Takes what answers by value: it must be released before the
@@ -44,21 +60,37 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: Arc<Socket>, answering: Arc<An
     if socket.stream.set_nonblocking(false).is_err() || socket.stream.set_nodelay(true).is_err() {
         return;
     }
+    count_answers(&shared.answers);
+    let Limits { idle_timeout, header_timeout, .. } = shared.limits;
+    let (idle, heading) =
+        if socket.spare { (SPARE_TIMEOUT, SPARE_TIMEOUT) } else { (idle_timeout, header_timeout) };
     let mut connection = Connection::new(Arc::clone(shared), Arc::clone(&socket));
     let answered = loop {
-        match connection.read_head() {
-            Ok(Some(head)) => match exchange(shared, &socket, &mut connection, head, &answering) {
-                Ok(true) => {}
-                Ok(false) => break true,
-                Err(_) => break false,
-            },
+        let refusal = match connection.read_head(idle, heading) {
+            Ok(Some(mut head)) => {
+                head.keep_alive &= !socket.spare;
+                let may = !socket.spare || answering.probes.contains(&&*head.path);
+                match InFlight::new(shared, &socket).filter(|_| may) {
+                    Some(in_flight) => {
+                        match exchange(in_flight, &mut connection, head, &answering) {
+                            Ok(true) => None,
+                            Ok(false) => break true,
+                            Err(_) => break false,
+                        }
+                    }
+                    None => Some(Response::busy(FULL)),
+                }
+            }
+            Ok(None) if socket.spare => Some(Response::busy(FULL)),
             Ok(None) => break false,
             Err(reject) => {
                 log::debug!("{}: {} {}", socket.peer, reject.status, reject.detail);
-                let response = Response::problem(reject.status, &reject.detail);
-                let response = (answering.finish)(response);
-                break connection.write_response(&response, false, Some("close")).is_ok();
+                Some(Response::problem(reject.status, &reject.detail))
             }
+        };
+        if let Some(refusal) = refusal {
+            let response = answering.own(refusal);
+            break connection.write_response(response, Asked::NOTHING, Some("close")).is_ok();
         }
         // Stop marks first and looks at `busy` second; here it is the other way round, so that
         // one of the two always notices.
@@ -71,34 +103,48 @@ pub(super) fn serve(shared: &Arc<Shared>, socket: Arc<Socket>, answering: Arc<An
     }
 }
 
+/// What of a request decides how an answer is written.
+#[derive(Clone, Copy)]
+struct Asked {
+    head_only: bool,
+    http10: bool,
+}
+
+impl Asked {
+    /// What was sent is no request.
+    const NOTHING: Self = Self { head_only: false, http10: false };
+}
+
 /// Answers one request. Returns whether the connection stays open.
 fn exchange(
-    shared: &Shared,
-    socket: &Socket,
+    in_flight: InFlight<'_>,
     connection: &mut Connection,
     head: Head,
     answering: &Answering,
 ) -> Result<bool, Stall> {
-    let in_flight = InFlight::new(shared, socket);
     let mut request = Request { connection: &mut *connection, head };
     let response = catch_unwind(AssertUnwindSafe(|| (answering.handler)(&mut request)));
     let Head { method, keep_alive, http10, .. } = request.head;
     let response = response.unwrap_or_else(|panic| {
         log::error!("the handler panicked: {}", panic_message(&*panic));
-        (answering.finish)(Response::problem(500, "the request could not be handled")).closing()
+        answering.own(Response::problem(500, "the request could not be handled")).closing()
     });
     let skip = match connection.unread {
         Unread::Nothing => Some(0),
         Unread::Length(length) if length <= DRAIN_MAX && !connection.expects => Some(length),
         _ => None,
     };
-    let keep = keep_alive && !response.close && skip.is_some() && !shared.stopping.load(SeqCst);
+    // Its end is the only end of such a body.
+    let until_close = http10 && response.rest.is_some();
+    let stopping = connection.shared.stopping.load(SeqCst);
+    let keep = keep_alive && !response.close && skip.is_some() && !stopping && !until_close;
     let connection_header = match (keep, http10) {
         (false, _) => Some("close"),
         (true, true) => Some("keep-alive"),
         (true, false) => None,
     };
-    connection.write_response(&response, method == "HEAD", connection_header)?;
+    let asked = Asked { head_only: method == "HEAD", http10 };
+    connection.write_response(response, asked, connection_header)?;
     drop(in_flight);
     if let (true, Some(length)) = (keep, skip) {
         connection.skip_body(length)?;
@@ -175,8 +221,8 @@ impl Connection {
     }
 
     /// Waits for the next request and reads its head. `None` means close without an answer.
-    fn read_head(&mut self) -> Result<Option<Head>, Reject> {
-        let idle = after(self.shared.limits.idle_timeout);
+    fn read_head(&mut self, idle: Duration, heading: Duration) -> Result<Option<Head>, Reject> {
+        let idle = after(idle);
         loop {
             // Empty lines between requests are allowed, and are not the start of a request.
             while self.input().starts_with(b"\r\n") {
@@ -189,7 +235,7 @@ impl Connection {
                 return Ok(None);
             }
         }
-        let deadline = after(self.shared.limits.header_timeout);
+        let deadline = after(heading);
         let max = self.shared.limits.header_bytes_max;
         let mut seen = 0;
         loop {
@@ -231,21 +277,31 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Stall> {
-        write_all(&self.socket.stream, &mut self.write_timeout, bytes, deadline)
+    pub(super) fn write(&mut self, bytes: &[u8], pace: &mut Pace) -> Result<(), Stall> {
+        write_all(&self.socket.stream, &mut self.write_timeout, bytes, pace)
     }
 
     fn write_response(
         &mut self,
-        response: &Response,
-        head_only: bool,
+        mut response: Response,
+        asked: Asked,
         connection: Option<&'static str>,
     ) -> Result<(), Stall> {
-        let deadline = after(self.shared.limits.write_timeout);
+        let mut pace = Pace::new(self.shared.limits.write_timeout);
         let mut output = std::mem::take(&mut self.output);
         output.clear();
-        response.write_head(&mut output, connection);
-        let body = if head_only || !response.may_have_body() { &[] } else { &*response.body };
+        let framing = match (response.rest.is_some(), asked.http10) {
+            (false, _) => Framing::Length,
+            (true, false) => Framing::Chunks,
+            (true, true) => Framing::Close,
+        };
+        response.write_head(&mut output, framing, connection);
+        let head_only = asked.head_only || !response.may_have_body();
+        if let Some(rest) = response.rest.take().filter(|_| !head_only) {
+            let first = std::mem::take(&mut response.body);
+            return self.write_parts(output, first, rest, framing, &mut pace);
+        }
+        let body = if head_only { &[] } else { &*response.body };
         // One plain write for both. A vectored write could raise SIGPIPE.
         let separate = if body.len() <= COALESCE_MAX {
             output.extend_from_slice(body);
@@ -253,11 +309,45 @@ impl Connection {
         } else {
             body
         };
-        let result = self.write(&output, deadline).and_then(|()| self.write(separate, deadline));
+        let result = self.write(&output, &mut pace).and_then(|()| self.write(separate, &mut pace));
         if output.capacity() <= 2 * COALESCE_MAX {
             self.output = output;
         }
         result
+    }
+
+    /// Writes a head and a body that is made meanwhile.
+    fn write_parts(
+        &mut self,
+        mut output: Vec<u8>,
+        first: Vec<u8>,
+        rest: Parts,
+        framing: Framing,
+        pace: &mut Pace,
+    ) -> Result<(), Stall> {
+        let chunks = framing == Framing::Chunks;
+        for part in std::iter::once(Ok(first)).chain(rest) {
+            let part = part.map_err(|Broken| Stall::Closed)?;
+            // An empty chunk would be the last one.
+            if part.is_empty() {
+                continue;
+            }
+            if chunks {
+                output.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
+            }
+            output.extend_from_slice(&part);
+            if chunks {
+                output.extend_from_slice(b"\r\n");
+            }
+            drop(part);
+            pace.resume();
+            self.write(&output, pace)?;
+            output.clear();
+        }
+        if chunks {
+            output.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.write(&output, pace)
     }
 
     /// Ends the response and discards input for a while. Closing with unread input would reset
@@ -306,11 +396,7 @@ impl Request<'_> {
     /// The first header field of that name. `None` also when its value is not UTF-8.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let text = &self.head.text;
-        let (_, start, end) = self.head.fields.iter().find(|(start, name_end, _)| {
-            text[*start..*name_end].eq_ignore_ascii_case(name.as_bytes())
-        })?;
-        str::from_utf8(&text[*start..*end]).ok()
+        str::from_utf8(self.head.values(name).next()?).ok()
     }
 
     /// The address of the other end of the connection.
@@ -335,12 +421,20 @@ impl Request<'_> {
         self.head.body != Unread::Nothing
     }
 
-    /// Reads the whole body. Empty when there is none or when it was read before.
+    /// Reads the whole body and undoes its content codings. Empty when there is none or when it was read before.
     ///
     /// # Errors
-    /// See [`BodyError`]. After an error other than `TooLarge` for a declared length or an early
-    /// `Busy`, the connection closes after the response.
+    /// See [`BodyError`]. Where the body was not read to its end, and is not short, the connection
+    /// closes after the response.
     pub fn read_body(&mut self, limit: usize) -> Result<Body, BodyError> {
-        self.connection.read_body(limit)
+        let codings = coding::named(self.head.values("content-encoding"))?;
+        let mut body = self.connection.read_body(limit)?;
+        // Nothing is nothing in every coding.
+        if !body.is_empty() {
+            for coding in codings.iter().rev() {
+                body = coding.decode(&body, limit)?;
+            }
+        }
+        Ok(body)
     }
 }

@@ -46,6 +46,16 @@ pub(super) struct Head {
     pub(super) http10: bool,
 }
 
+impl Head {
+    /// The values of the fields of that name.
+    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let named = move |range: &&(usize, usize, usize)| {
+            self.text[range.0..range.1].eq_ignore_ascii_case(name.as_bytes())
+        };
+        self.fields.iter().filter(named).map(|(_, start, end)| &self.text[*start..*end])
+    }
+}
+
 /// Parses a request head. `None` when it is not complete.
 pub(super) fn parse_head(input: &[u8], max: usize) -> Result<Option<(usize, Head)>, Reject> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -76,7 +86,7 @@ pub(super) fn parse_head(input: &[u8], max: usize) -> Result<Option<(usize, Head
     let headers = &*request.headers;
     check_host(headers, http10)?;
     let body = body_framing(headers, http10)?;
-    let (path, query) = split_target(target)?;
+    let (authority, path, query) = split_target(target)?;
     let mut expects = false;
     // An HTTP/1.0 client cannot understand an interim response.
     for expectation in values(headers, "expect").filter(|_| !http10) {
@@ -93,12 +103,24 @@ pub(super) fn parse_head(input: &[u8], max: usize) -> Result<Option<(usize, Head
     let keep_alive = !connection_has(b"close") && (!http10 || connection_has(b"keep-alive"));
     let mut text = Vec::with_capacity(length);
     let mut fields = Vec::with_capacity(headers.len());
-    for header in headers {
+    let mut keep = |name: &str, value: &[u8]| {
         let start = text.len();
-        text.extend_from_slice(header.name.as_bytes());
+        text.extend_from_slice(name.as_bytes());
         let name_end = text.len();
-        text.extend_from_slice(header.value);
+        text.extend_from_slice(value);
         fields.push((start, name_end, text.len()));
+    };
+    for header in headers {
+        // Host is to be ignored where the target names an authority (RFC 9112, section 3.2.2).
+        match authority {
+            Some(authority) if header.name.eq_ignore_ascii_case("host") => {
+                keep("host", authority.as_bytes());
+            }
+            _ => keep(header.name, header.value),
+        }
+    }
+    if let (Some(authority), None) = (authority, values(headers, "host").next()) {
+        keep("host", authority.as_bytes());
     }
     let method = method.to_owned();
     let head = Head { method, path, query, text, fields, body, expects, keep_alive, http10 };
@@ -136,11 +158,15 @@ fn check_host(headers: &[httparse::Header<'_>], http10: bool) -> Result<(), Reje
     if hosts.next().is_some() || (host.is_none() && !http10) {
         return Err(Reject::new(400, "exactly one Host field is needed"));
     }
-    let is_valid = |byte: &u8| byte.is_ascii_graphic() && !b",/?#@\\".contains(byte);
-    if !host.unwrap_or_default().iter().all(is_valid) {
+    if !is_authority(host.unwrap_or_default()) {
         return Err(Reject::new(400, "invalid Host field"));
     }
     Ok(())
+}
+
+/// Whether this may be a name or address with a port. User information is no part of it.
+fn is_authority(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_graphic() && !b",/?#@\\".contains(byte))
 }
 
 /// Decides how long the body is, or refuses: two readings of one message are how requests are
@@ -191,18 +217,21 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(is_valid)
 }
 
-/// Splits a request target into path and query.
-fn split_target(target: &str) -> Result<(String, Option<String>), Reject> {
+/// Splits a request target into authority, path and query.
+fn split_target(target: &str) -> Result<(Option<&str>, String, Option<String>), Reject> {
     let invalid = || Reject::new(400, "invalid request target");
-    let local = if target.starts_with('/') {
-        target
+    let (authority, local) = if target.starts_with('/') {
+        (None, target)
     } else {
         let (scheme, rest) = target.split_at_checked(7).ok_or_else(invalid)?;
         let (authority, local) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if !scheme.eq_ignore_ascii_case("http://") || authority.is_empty() {
+        if !scheme.eq_ignore_ascii_case("http://")
+            || authority.is_empty()
+            || !is_authority(authority.as_bytes())
+        {
             return Err(invalid());
         }
-        local
+        (Some(authority), local)
     };
     if local.contains('#') {
         return Err(invalid());
@@ -210,5 +239,5 @@ fn split_target(target: &str) -> Result<(String, Option<String>), Reject> {
     let (path, query) =
         local.split_once('?').map_or((local, None), |(path, query)| (path, Some(query)));
     let path = if path.is_empty() { "/" } else { path };
-    Ok((path.to_owned(), query.map(str::to_owned)))
+    Ok((authority, path.to_owned(), query.map(str::to_owned)))
 }

@@ -1,22 +1,31 @@
 //! Who is connected, and who is being answered.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::body::Budget;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::budget::Budget;
 use super::limits::Limits;
 
 /// State shared by the handle, the acceptor and the connection threads. It does not own the
 /// handler, so that what the handler captured is released once the last connection ended.
 pub(super) struct Shared {
     pub(super) limits: Limits,
-    pub(super) budget: Arc<Budget>,
+    /// For request bodies.
+    pub(super) bodies: Arc<Budget>,
+    /// For answers.
+    pub(super) answers: Arc<Budget>,
     pub(super) stopping: AtomicBool,
     pub(super) in_flight: AtomicUsize,
     pub(super) connections: Mutex<HashMap<u64, Arc<Socket>>>,
+    /// Of these, beyond the cap.
+    pub(super) spare: AtomicUsize,
     pub(super) ended: Condvar,
     pub(super) starved_at: Mutex<Option<Instant>>,
 }
@@ -30,10 +39,47 @@ impl Shared {
     /// that has just arrived can still be answered.
     pub(super) fn close_idle(&self) {
         for connection in self.connections().values() {
-            if !connection.busy.load(SeqCst) {
+            if connection.state.load(SeqCst) != BUSY {
                 let _ = connection.stream.shutdown(Shutdown::Read);
             }
         }
+    }
+
+    /// Connections that count for the cap.
+    pub(super) fn ordinary(&self) -> usize {
+        self.connections().len().saturating_sub(self.spare.load(SeqCst))
+    }
+
+    /// Closes the oldest idle connection of the address that has most connections, of those within
+    /// the cap or of those beyond it. An address that has many idle ones, as a proxy has, loses
+    /// those that waited longest; whoever has few is left alone. Returns whether there was one.
+    pub(super) fn make_room(&self, spare: bool) -> bool {
+        let connections = self.connections();
+        let mut origin_to_count: HashMap<IpAddr, usize> = HashMap::new();
+        let mut idle = Vec::new();
+        for socket in connections.values().filter(|socket| socket.spare == spare) {
+            let origin = origin(socket.peer);
+            *origin_to_count.entry(origin).or_default() += 1;
+            if socket.state.load(SeqCst) == IDLE {
+                idle.push((origin, socket));
+            }
+        }
+        idle.sort_by_key(|(origin, socket)| {
+            (Reverse(origin_to_count[origin]), socket.idle_since())
+        });
+        idle.iter().any(|(_, socket)| socket.leave())
+    }
+
+    /// Waits until `enough` holds, as connections end.
+    pub(super) fn wait_for_end(&self, timeout: Duration, enough: impl Fn(usize) -> bool) -> bool {
+        let spare = || self.spare.load(SeqCst);
+        let (connections, _) = self
+            .ended
+            .wait_timeout_while(self.connections(), timeout, |open| {
+                !enough(open.len().saturating_sub(spare()))
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        enough(connections.len().saturating_sub(spare()))
     }
 
     pub(super) fn wait_until_empty(&self, deadline: Instant) -> bool {
@@ -50,8 +96,52 @@ impl Shared {
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    /// A request is in flight.
-    pub(super) busy: AtomicBool,
+    /// Beyond the cap: there for probes.
+    pub(super) spare: bool,
+    state: AtomicU8,
+    accepted: Instant,
+    /// When its last request was answered, in nanoseconds after it was accepted.
+    answered_ns: AtomicU64,
+}
+
+/// It waits for a request.
+const IDLE: u8 = 0;
+/// A request is in flight.
+const BUSY: u8 = 1;
+/// It has to make room.
+const LEAVING: u8 = 2;
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, spare: bool) -> Arc<Self> {
+        let state = AtomicU8::new(IDLE);
+        let answered_ns = AtomicU64::new(0);
+        Arc::new(Self { stream, peer, spare, state, accepted: Instant::now(), answered_ns })
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.accepted + Duration::from_nanos(self.answered_ns.load(SeqCst))
+    }
+
+    /// Closes it unless a request is in flight or waits to be read; whether it was idle.
+    fn leave(&self) -> bool {
+        let mut waiting = [PollFd::new(&self.stream, PollFlags::IN)];
+        if poll(&mut waiting, Some(&Timespec::default())) != Ok(0) {
+            return false;
+        }
+        let left = self.state.compare_exchange(IDLE, LEAVING, SeqCst, SeqCst).is_ok();
+        if left {
+            let _ = self.stream.shutdown(Shutdown::Read);
+        }
+        left
+    }
+}
+
+/// Who is behind an address: one machine has a whole network of version 6.
+pub(super) fn origin(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        address @ IpAddr::V4(_) => address,
+    }
 }
 
 /// Keeps a connection in the registry; dropped last in its thread, also when that panics.
@@ -62,7 +152,14 @@ pub(super) struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let socket = self.shared.connections().remove(&self.id);
+        let socket = {
+            let mut connections = self.shared.connections();
+            let socket = connections.remove(&self.id);
+            if socket.as_ref().is_some_and(|socket| socket.spare) {
+                self.shared.spare.fetch_sub(1, SeqCst);
+            }
+            socket
+        };
         // The socket closes here, outside the lock, and before a stop is told.
         drop(socket);
         self.shared.ended.notify_all();
@@ -76,16 +173,19 @@ pub(super) struct InFlight<'a> {
 }
 
 impl<'a> InFlight<'a> {
-    pub(super) fn new(shared: &'a Shared, socket: &'a Socket) -> Self {
+    /// `None` when the connection was just told to make room.
+    pub(super) fn new(shared: &'a Shared, socket: &'a Socket) -> Option<Self> {
+        socket.state.compare_exchange(IDLE, BUSY, SeqCst, SeqCst).ok()?;
         shared.in_flight.fetch_add(1, SeqCst);
-        socket.busy.store(true, SeqCst);
-        Self { shared, socket }
+        Some(Self { shared, socket })
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.socket.busy.store(false, SeqCst);
+        let answered = self.socket.accepted.elapsed().as_nanos();
+        self.socket.answered_ns.store(u64::try_from(answered).unwrap_or(u64::MAX), SeqCst);
+        self.socket.state.store(IDLE, SeqCst);
         self.shared.in_flight.fetch_sub(1, SeqCst);
     }
 }

@@ -1,10 +1,15 @@
 //! Responses, and problem documents among them.
 
 use std::borrow::Cow;
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
 
 use schemars::JsonSchema;
 use serde::Serialize;
+
+use super::budget::Share;
+
+const JSON: &str = "application/json";
 
 /// A problem document (RFC 9457): what went wrong.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -36,8 +41,32 @@ pub(in crate::http) struct FieldProblem {
     pub(in crate::http) detail: String,
 }
 
+/// Answers up to this size are not counted: there are as many as connections at most.
+const UNCOUNTED_BYTES: usize = 16 * 1024;
+/// What an answer that is made in parts holds of the budget.
+const PARTS_BYTES: usize = 256 * 1024;
+/// First size of an answer's buffer; most fit without growing.
+const BUFFER_BYTES: usize = 1_024;
+
+/// The rest of a body, made while it is sent. Parts should be well below 256 KiB each.
+pub type Parts = Box<dyn Iterator<Item = Result<Vec<u8>, Broken>> + Send>;
+
+/// The rest of a body can't be made: the connection is closed before its end.
+#[derive(Debug)]
+pub struct Broken;
+
+/// How the end of a body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length,
+    Chunks,
+    Close,
+}
+
 /// A response. The server adds `Content-Length` and `Connection` and ignores those given here.
-#[derive(Debug, Clone)]
+///
+/// Bodies of more than 16 KiB take their memory from what all connections together may hold for
+/// answers. Where that is used up, the response is a 503 with `Retry-After` instead.
 pub struct Response {
     /// The final status code.
     pub status: u16,
@@ -47,14 +76,100 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Close the connection after this response.
     pub close: bool,
+    /// What comes after the body.
+    pub(super) rest: Option<Parts>,
+    /// What the body holds of the budget, until it is written.
+    _share: Option<Share>,
+}
+
+/// JSON as it is written.
+struct Output {
+    bytes: Vec<u8>,
+    share: Option<Share>,
+    /// There was no memory left for it.
+    full: bool,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let needed = self.bytes.len() + bytes.len();
+        if needed > self.bytes.capacity() {
+            let capacity = needed.max(2 * self.bytes.capacity());
+            if !has_room(&mut self.share, capacity) {
+                self.full = true;
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes what a body of this size needs.
+fn has_room(share: &mut Option<Share>, size: usize) -> bool {
+    let Some(share) = share else { return true };
+    size <= UNCOUNTED_BYTES || share.grow(size.saturating_sub(share.held()))
+}
+
+fn too_many() -> Response {
+    Response::busy("too many large answers are being sent")
 }
 
 impl Response {
+    fn of(status: u16, media: &'static str, body: Vec<u8>) -> Self {
+        let headers = vec![("Content-Type", Cow::Borrowed(media))];
+        Self { status, headers, body, close: false, rest: None, _share: None }
+    }
+
+    /// A response of that media type.
+    #[must_use]
+    pub fn new(status: u16, media: &'static str, body: Vec<u8>) -> Self {
+        let mut share = Share::of_answers();
+        if !has_room(&mut share, body.capacity()) {
+            return too_many();
+        }
+        Self { _share: share, ..Self::of(status, media, body) }
+    }
+
     /// A response of type `application/json`.
     #[must_use]
     pub fn json(status: u16, body: Vec<u8>) -> Self {
-        let headers = vec![("Content-Type", Cow::Borrowed("application/json"))];
-        Self { status, headers, body, close: false }
+        Self::new(status, JSON, body)
+    }
+
+    /// A value as JSON.
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    pub fn serialized(status: u16, value: &impl Serialize) -> serde_json::Result<Self> {
+        let bytes = Vec::with_capacity(BUFFER_BYTES);
+        let mut output = Output { bytes, share: Share::of_answers(), full: false };
+        match serde_json::to_writer(&mut output, value) {
+            Ok(()) => Ok(Self { _share: output.share, ..Self::of(status, JSON, output.bytes) }),
+            Err(_) if output.full => Ok(too_many()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// JSON that is made while it is sent: `first`, then `rest`.
+    #[must_use]
+    pub fn json_in_parts(status: u16, first: Vec<u8>, rest: Parts) -> Self {
+        let mut share = Share::of_answers();
+        if !has_room(&mut share, PARTS_BYTES.max(first.capacity())) {
+            return too_many();
+        }
+        Self { _share: share, rest: Some(rest), ..Self::of(status, JSON, first) }
+    }
+
+    /// A 503 that asks to try again in a second.
+    #[must_use]
+    pub fn busy(detail: impl Display) -> Self {
+        Self::problem(503, detail).with_header("Retry-After", "1")
     }
 
     /// A problem document (RFC 9457).
@@ -78,8 +193,7 @@ impl Response {
             request_id: None,
         };
         let body = serde_json::to_vec(&problem).expect("text always has a JSON form");
-        let headers = vec![("Content-Type", Cow::Borrowed("application/problem+json"))];
-        Self { status, headers, body, close: false }
+        Self::of(status, "application/problem+json", body)
     }
 
     /// Adds a header field.
@@ -100,7 +214,12 @@ impl Response {
         !matches!(self.status, 100..=199 | 204 | 304)
     }
 
-    pub(super) fn write_head(&self, output: &mut Vec<u8>, connection: Option<&str>) {
+    pub(super) fn write_head(
+        &self,
+        output: &mut Vec<u8>,
+        framing: Framing,
+        connection: Option<&str>,
+    ) {
         // Any other number would not be a status line.
         let status = if (100..=999).contains(&self.status) { self.status } else { 500 };
         output.extend_from_slice(b"HTTP/1.1 ");
@@ -115,13 +234,25 @@ impl Response {
                 write_field(output, name, value);
             }
         }
-        if self.may_have_body() {
-            write_field(output, "Content-Length", &self.body.len().to_string());
+        match framing {
+            _ if !self.may_have_body() => {}
+            Framing::Length => {
+                write_field(output, "Content-Length", &self.body.len().to_string());
+            }
+            Framing::Chunks => write_field(output, "Transfer-Encoding", "chunked"),
+            Framing::Close => {}
         }
         if let Some(connection) = connection {
             write_field(output, "Connection", connection);
         }
         output.extend_from_slice(b"\r\n");
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(f, "Response({}, {:?}, {body:?})", self.status, self.headers)
     }
 }
 

@@ -4,6 +4,46 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use super::limits::TIMEOUT_MAX;
+
+/// The slowest transfer that is waited for, in bytes per second.
+const RATE_MIN: u64 = 16 * 1024;
+
+/// The deadline of a transfer, which moves as the transfer does: it may not stand still for longer
+/// than its timeout, nor be slower on the whole than [`RATE_MIN`].
+pub(super) struct Pace {
+    timeout: Duration,
+    pub(super) begun: Instant,
+    pub(super) moved_at: Instant,
+    /// Bytes so far.
+    moved: u64,
+}
+
+impl Pace {
+    pub(super) fn new(timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self { timeout: timeout.min(TIMEOUT_MAX), begun: now, moved_at: now, moved: 0 }
+    }
+
+    pub(super) fn moved(&mut self, count: usize) {
+        self.moved = self.moved.saturating_add(count as u64);
+        self.moved_at = Instant::now();
+    }
+
+    /// The time since the last bytes was not the client's.
+    pub(super) fn resume(&mut self) {
+        let now = Instant::now();
+        self.begun += now.saturating_duration_since(self.moved_at);
+        self.moved_at = now;
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let due = Duration::from_millis(self.moved.saturating_mul(1000) / RATE_MIN);
+        let slowest = self.begun + (self.timeout + due).min(TIMEOUT_MAX);
+        slowest.min(self.moved_at + self.timeout)
+    }
+}
+
 /// Why reading or writing cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stall {
@@ -37,17 +77,20 @@ pub(super) fn write_all(
     mut stream: &TcpStream,
     current: &mut Duration,
     mut bytes: &[u8],
-    deadline: Instant,
+    pace: &mut Pace,
 ) -> Result<(), Stall> {
     while !bytes.is_empty() {
-        let remaining = deadline.saturating_duration_since(Instant::now());
+        let remaining = pace.deadline().saturating_duration_since(Instant::now());
         if let Some(timeout) = next_timeout(*current, remaining)? {
             stream.set_write_timeout(Some(timeout)).map_err(|_| Stall::Closed)?;
             *current = timeout;
         }
         match stream.write(bytes) {
             Ok(0) => return Err(Stall::Closed),
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                pace.moved(count);
+            }
             Err(error) if is_retryable(&error) => {}
             Err(_) => return Err(Stall::Closed),
         }

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::accept::{REFUSED_MAX, is_starvation};
+use super::accept::{REFUSED_MAX, SPARE_MAX, is_starvation};
 use super::body::{BODY_STEP_MIN, CHUNK_LINE_MAX, TRAILERS_MAX};
 use super::head::HEADERS_MAX;
-use super::socket::{Stall, next_timeout};
+use super::registry::origin;
+use super::socket::{Pace, Stall, next_timeout};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,8 +27,9 @@ fn start(
 }
 
 fn text(status: u16, text: impl Into<String>) -> Response {
-    let body = text.into().into_bytes();
-    Response { status, headers: Vec::new(), body, close: false }
+    let mut response = Response::new(status, "text/plain", text.into().into_bytes());
+    response.headers.clear();
+    response
 }
 
 /// Answers `METHOD path?query body`; some paths do something special.
@@ -269,6 +271,8 @@ fn refuses_ambiguous_and_malformed_requests() {
     check("GET /#a HTTP/1.1\nHost: a\n\n", 400);
     check("GET http:///a HTTP/1.1\nHost: a\n\n", 400);
     check("GET https://a/ HTTP/1.1\nHost: a\n\n", 400);
+    check("GET http://b@a/ HTTP/1.1\nHost: a\n\n", 400);
+    check("GET http://a/ HTTP/1.1\n\n", 400);
     check("CONNECT a:80 HTTP/1.1\nHost: a\n\n", 400);
     check("GET / HTTP/2.0\nHost: a\n\n", 505);
     check("PRI * HTTP/2.0\n\nSM\n\n", 505);
@@ -388,7 +392,7 @@ fn a_dripping_body_is_cut_off() {
     eventually("a dripping body is cut off", || {
         let _ = slow.get_ref().write_all(b"x");
         let _ = slow.read_until(b'\n', &mut answer);
-        let held = handle.shared.budget.held.load(SeqCst);
+        let held = handle.shared.bodies.held();
         assert!(held <= BODY_STEP_MIN, "{held} bytes held for a slow client");
         !answer.is_empty()
     });
@@ -425,6 +429,181 @@ fn slow_connections_do_not_delay_a_normal_request() {
 }
 
 #[test]
+fn a_reader_that_goes_on_is_waited_for() {
+    let (addr, _handle) = start(Limits { write_timeout: SHORT, ..Limits::default() }, demo);
+    let mut client = connect(addr);
+    send(&client, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+    receive_head(&mut client);
+    let begun = Instant::now();
+    let (_never, pause) = mpsc::channel::<()>();
+    let mut part = vec![0; 1 << 20];
+    for index in 0..64 {
+        client.read_exact(&mut part).unwrap_or_else(|error| panic!("part {index}: {error}"));
+        let _ = pause.recv_timeout(SHORT / 20);
+    }
+    assert!(begun.elapsed() > 2 * SHORT, "too fast to show anything");
+}
+
+#[test]
+fn a_transfer_may_neither_stand_still_nor_crawl() {
+    let check = |moved: usize, quiet_s: u64, wanted_ms: u64| {
+        let begun = Instant::now();
+        let mut pace = Pace::new(Duration::from_secs(10));
+        pace.begun = begun;
+        pace.moved(moved);
+        pace.moved_at = begun + Duration::from_secs(quiet_s);
+        assert_eq!(pace.deadline(), begun + Duration::from_millis(wanted_ms), "{moved} {quiet_s}");
+    };
+    check(0, 0, 10_000);
+    // Without the floor of 16 KiB a second it would be at 17 s.
+    check(1_024, 7, 10_062);
+    check(160 * 1024, 7, 17_000);
+    check(160 * 1024, 12, 20_000);
+    // 25 MB at 1 MB/s.
+    check(25_000_000, 25, 35_000);
+    check(usize::MAX, 1, 11_000);
+}
+
+#[test]
+fn an_absolute_target_names_the_host() {
+    let (addr, _handle) = start(Limits::default(), |request| {
+        text(200, format!("{} {}", request.header("host").unwrap_or("-"), request.path()))
+    });
+    let check = |request: &str, wanted: &str| {
+        let answer = talk(addr, request.replace('\n', "\r\n"));
+        assert!(answer.ends_with(&format!("\r\n\r\n{wanted}")), "{request:?}: {answer:?}");
+    };
+    check("GET /x HTTP/1.1\nHost: a\nConnection: close\n\n", "a /x");
+    check("GET http://b:80/x HTTP/1.1\nHost: a\nConnection: close\n\n", "b:80 /x");
+    check("GET HTTP://b/x HTTP/1.1\nConnection: close\nhOST: a\n\n", "b /x");
+    check("GET http://[::1]:8000 HTTP/1.1\nHost: a\nConnection: close\n\n", "[::1]:8000 /");
+    check("GET http://b/x HTTP/1.0\n\n", "b /x");
+    check("GET /x HTTP/1.0\n\n", "- /x");
+}
+
+/// Puts a body with these header fields; the status, the head, and the body that the handler saw.
+fn put(addr: SocketAddr, fields: &str, body: &[u8]) -> (u16, String, String) {
+    let mut client = connect(addr);
+    let length = body.len();
+    let head = format!("PUT /c HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {length}\r\n\r\n");
+    send(&client, [head.as_bytes(), body].concat());
+    receive(&mut client)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).unwrap()
+}
+
+/// `abc`, written for a decoder with a window of that power of two.
+fn zstd_with_window(log: u32) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.window_log(log).unwrap();
+    encoder.write_all(b"abc").unwrap();
+    encoder.flush().unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn decodes_what_content_encoding_names() {
+    let (addr, handle) = start(Limits::default(), demo);
+    let plain = b"abc".repeat(10_000);
+    let read = |fields: &str, body: &[u8], wanted: &[u8]| {
+        let (status, _, answer) = put(addr, fields, body);
+        let wanted = format!("PUT /c?- {}", str::from_utf8(wanted).unwrap());
+        assert_eq!((status, answer), (200, wanted), "{fields:?}");
+    };
+    read("", &plain, &plain);
+    read("Content-Encoding: identity\r\n", &plain, &plain);
+    read("Content-Encoding:\r\n", &plain, &plain);
+    read("Content-Encoding: gzip\r\n", &gzip(&plain), &plain);
+    read("content-encoding: X-GZip\r\n", &gzip(&plain), &plain);
+    read(
+        "Content-Encoding: gzip\r\n",
+        &[gzip(&plain), gzip(b"d")].concat(),
+        &[&plain[..], b"d"].concat(),
+    );
+    read("Content-Encoding: zstd\r\n", &zstd(&plain), &plain);
+    read(
+        "Content-Encoding: zstd\r\n",
+        &[zstd(&plain), zstd(b"d")].concat(),
+        &[&plain[..], b"d"].concat(),
+    );
+    read("Content-Encoding: zstd\r\n", &zstd_with_window(23), b"abc");
+    read("Content-Encoding: gzip, identity ,zstd\r\n", &zstd(&gzip(&plain)), &plain);
+    read("Content-Encoding: zstd\r\nContent-Encoding: gzip\r\n", &gzip(&zstd(&plain)), &plain);
+    read("Content-Encoding: gzip\r\n", b"", b"");
+    read("Content-Encoding: gzip\r\n", &gzip(b""), b"");
+    // As long as allowed, to the byte.
+    let most = vec![b'x'; 1 << 20];
+    read("Content-Encoding: gzip\r\n", &gzip(&most), &most);
+    read("Content-Encoding: zstd\r\n", &zstd(&most), &most);
+    assert_eq!(handle.shared.bodies.held(), 0);
+}
+
+#[test]
+fn refuses_codings_that_it_does_not_read_and_what_they_do_not_fit() {
+    let limits = Limits { in_flight_body_bytes_max: 4 << 20, ..Limits::default() };
+    let (addr, handle) = start(limits, demo);
+    let check = |coding: &str, body: &[u8], wanted: u16| {
+        let (status, head, answer) = put(addr, &format!("Content-Encoding: {coding}\r\n"), body);
+        assert_eq!(status, wanted, "{coding}: {answer}");
+        assert_eq!(head.contains("\r\nAccept-Encoding: gzip, zstd\r\n"), status == 415, "{head}");
+        assert!(!head.contains("Connection: close"), "{head}");
+    };
+    for unread in ["br", "compress", "deflate", "zlib", "gzip;q=1", "*", "gzip, br", "\"gzip\""] {
+        check(unread, &gzip(b"abc"), 415);
+    }
+    check("gzip, gzip, gzip, gzip, gzip", &gzip(b"abc"), 415);
+    let cut = |mut bytes: Vec<u8>| {
+        bytes.truncate(bytes.len() - 1);
+        bytes
+    };
+    let flipped = |mut bytes: Vec<u8>| {
+        let at = bytes.len() - 6;
+        bytes[at] ^= 1;
+        bytes
+    };
+    check("gzip", b"abc", 400);
+    check("gzip", &zstd(b"abc"), 400);
+    check("gzip", &cut(gzip(b"abc")), 400);
+    check("gzip", &flipped(gzip(b"abc")), 400);
+    check("gzip", &[gzip(b"abc"), b"tail".to_vec()].concat(), 400);
+    check("zstd", b"abc", 400);
+    check("zstd", &gzip(b"abc"), 400);
+    check("zstd", &cut(zstd(b"abc")), 400);
+    check("zstd", &[zstd(b"abc"), b"tail".to_vec()].concat(), 400);
+    // A decoder would need a window of 128 MiB.
+    check("zstd", &zstd_with_window(27), 400);
+    // Bombs.
+    let bomb = vec![b'x'; (1 << 20) + 1];
+    check("gzip", &gzip(&bomb), 413);
+    check("zstd", &zstd(&bomb), 413);
+    let bomb = vec![0; 64 << 20];
+    check("gzip", &gzip(&bomb), 413);
+    check("zstd", &zstd(&bomb), 413);
+    check("gzip, gzip", &gzip(&gzip(&bomb)), 413);
+    assert_eq!(handle.shared.bodies.held(), 0);
+}
+
+#[test]
+fn decoded_bodies_share_the_budget() {
+    let limits = Limits { in_flight_body_bytes_max: 500_000, ..Limits::default() };
+    let (addr, handle) = start(limits, demo);
+    let coded = gzip(&vec![b'x'; 600_000]);
+    let (status, head, _) = put(addr, "Content-Encoding: gzip\r\n", &coded);
+    assert_eq!(status, 503);
+    assert!(head.contains("\r\nRetry-After: 1\r\n"), "{head}");
+    assert_eq!(handle.shared.bodies.held(), 0);
+    assert_eq!(put(addr, "Content-Encoding: gzip\r\n", &gzip(b"x")).2, "PUT /c?- x");
+}
+
+#[test]
 fn a_client_that_does_not_read_is_dropped() {
     let (addr, handle) = start(Limits { write_timeout: SHORT, ..Limits::default() }, demo);
     let client = connect(addr);
@@ -433,26 +612,226 @@ fn a_client_that_does_not_read_is_dropped() {
     eventually("the thread is free again", || handle.in_flight() == 0 && handle.connections() == 0);
 }
 
+/// A client whose request is in flight for as long as it likes.
+fn connect_busy(addr: SocketAddr) -> BufReader<TcpStream> {
+    let client = connect(addr);
+    send(&client, "PUT /busy HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    client
+}
+
+#[track_caller]
+fn check_refused(client: &mut BufReader<TcpStream>) {
+    let (status, head, _) = receive(client);
+    assert_eq!(status, 503);
+    assert!(head.contains("\r\nRetry-After: 1\r\nX-Finished: once\r\n"), "{head:?}");
+    assert!(head.contains("\r\nConnection: close\r\n"), "{head:?}");
+    assert_eq!(receive_all(client), "");
+}
+
 #[test]
 fn refuses_connections_over_the_cap() {
     let (addr, handle) = start(Limits { connections_max: 2, ..Limits::default() }, demo);
-    let mut first = connect(addr);
-    let second = connect(addr);
-    eventually("both are admitted", || handle.connections() == 2);
+    let mut first = connect_busy(addr);
+    let second = connect_busy(addr);
+    eventually("both are busy", || handle.in_flight() == 2);
     assert!(handle.at_limit());
-    for _ in 0..2 * REFUSED_MAX {
-        let mut third = connect(addr);
-        let (status, head, _) = receive(&mut third);
-        assert_eq!(status, 503);
-        assert!(head.contains("\r\nRetry-After: 1\r\nX-Finished: once\r\n"), "{head:?}");
-        assert!(head.contains("\r\nConnection: close\r\n"), "{head:?}");
-        assert_eq!(receive_all(&mut third), "");
-    }
-    send(&first, "GET /f HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(receive(&mut first).0, 200);
+    // None of them asks for anything.
+    let mut more: Vec<_> = (0..2 * REFUSED_MAX).map(|_| connect(addr)).collect();
+    more.iter_mut().for_each(check_refused);
+    // They stay for a moment; with them the cap would not hold.
+    assert!(handle.connections() <= 2 + SPARE_MAX);
+    let mut asking = connect(addr);
+    send(&asking, "GET /f HTTP/1.1\r\nHost: a\r\n\r\n");
+    check_refused(&mut asking);
+    send(&first, ".");
+    assert_eq!(receive(&mut first).2, "PUT /busy?- .");
     drop(second);
     eventually("a slot is free", || !handle.at_limit());
     assert_serves(addr);
+}
+
+#[test]
+fn probes_are_answered_over_the_cap() {
+    let limits = Limits { connections_max: 2, ..Limits::default() };
+    let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), limits).unwrap();
+    let addr = server.local_addr();
+    let handle = server.probed_at(&["/probe"]).spawn(demo).unwrap();
+    let _busy = [connect_busy(addr), connect_busy(addr)];
+    eventually("both are busy", || handle.in_flight() == 2);
+    // Whoever asks for nothing keeps no probe out.
+    let _silent: Vec<_> = (0..2 * SPARE_MAX).map(|_| connect(addr)).collect();
+    for (path, wanted) in [("/probe", 200), ("/probe?x", 200), ("/prob", 503), ("/probe/", 503)] {
+        let mut client = connect(addr);
+        send(&client, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let (status, head, _) = receive(&mut client);
+        assert_eq!(status, wanted, "{path}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head:?}");
+    }
+    assert!(handle.at_limit());
+    assert!(handle.stop(SHORT));
+}
+
+/// A connection from an address of this machine.
+fn connect_from(from: [u8; 4], addr: SocketAddr) -> BufReader<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&fd, &SocketAddr::from((from, 0))).unwrap();
+    connect(&fd, &addr).unwrap();
+    let stream = TcpStream::from(fd);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    BufReader::new(stream)
+}
+
+#[test]
+fn idle_connections_of_the_busiest_address_make_room() {
+    let (addr, handle) = start(Limits { connections_max: 20, ..Limits::default() }, demo);
+    let get = |client: &mut BufReader<TcpStream>| {
+        let under_way = handle.in_flight();
+        send(client, "GET /i HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(receive(client).2, "GET /i?- ");
+        // It is idle from here on, not from its answer's arrival.
+        eventually("it is idle", || handle.in_flight() == under_way);
+    };
+    // The oldest of all, but of an address that has few.
+    let mut alone = connect_from([127, 0, 0, 2], addr);
+    get(&mut alone);
+    let mut busy = connect_busy(addr);
+    eventually("it is busy", || handle.in_flight() == 1);
+    // An old connection that was just used is younger than one that never asked.
+    let mut used = connect(addr);
+    let mut idle: Vec<_> = (0..15).map(|_| connect(addr)).collect();
+    eventually("all are admitted", || handle.connections() == 18);
+    get(&mut used);
+    for round in 1..=15 {
+        let mut new = connect(addr);
+        get(&mut new);
+        assert_eq!(receive_all(&mut idle.remove(0)), "", "round {round}");
+        idle.push(new);
+        assert!(handle.connections() <= 20);
+    }
+    let mut last = connect(addr);
+    get(&mut last);
+    assert_eq!(receive_all(&mut used), "");
+    get(&mut alone);
+    send(&busy, ".");
+    assert_eq!(receive(&mut busy).2, "PUT /busy?- .");
+    // As many as a flood has: nobody is refused.
+    let flood: Vec<_> = (0..200).map(|_| connect(addr)).collect();
+    assert_serves(addr);
+    get(&mut alone);
+    drop(flood);
+    assert!(handle.stop(PATIENCE));
+}
+
+#[test]
+fn one_connection_is_enough_for_many_clients_in_turn() {
+    let (addr, handle) = start(Limits { connections_max: 1, ..Limits::default() }, demo);
+    let mut before = connect(addr);
+    for _ in 0..20 {
+        eventually("it is idle", || handle.connections() == 1 && handle.in_flight() == 0);
+        let mut client = connect(addr);
+        send(&client, "GET /i HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(receive(&mut client).2, "GET /i?- ");
+        assert_eq!(receive_all(&mut before), "");
+        before = client;
+    }
+}
+
+#[test]
+fn an_origin_is_an_address_or_a_network_of_version_6() {
+    let check = |one: &str, other: &str, same: bool| {
+        let [one_origin, other_origin] = [one, other].map(|text| origin(text.parse().unwrap()));
+        assert_eq!(one_origin == other_origin, same, "{one} {other}");
+    };
+    check("10.0.0.1:1", "10.0.0.1:2", true);
+    check("10.0.0.1:1", "[::ffff:10.0.0.1]:1", true);
+    check("10.0.0.1:1", "10.0.0.2:1", false);
+    check("[2001:db8:1:2::1]:1", "[2001:db8:1:2:9::]:1", true);
+    check("[2001:db8:1:2::1]:1", "[2001:db8:1:3::1]:1", false);
+}
+
+/// Reads a body in chunks, as it is framed: its parts.
+fn receive_chunks(client: &mut BufReader<TcpStream>) -> Vec<String> {
+    let mut chunks = Vec::new();
+    loop {
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        let mut chunk = vec![0; size + 2];
+        client.read_exact(&mut chunk).unwrap();
+        assert!(chunk.ends_with(b"\r\n"));
+        if size == 0 {
+            return chunks;
+        }
+        chunks.push(String::from_utf8_lossy(&chunk[..size]).into_owned());
+    }
+}
+
+fn in_parts(request: &mut Request<'_>) -> Response {
+    let fails = request.path() == "/broken";
+    let rest = (0..4).map(move |index| match index {
+        2 if fails => Err(Broken),
+        1 => Ok(Vec::new()),
+        _ => Ok(vec![b'0' + index; 3]),
+    });
+    Response::json_in_parts(200, b"first".to_vec(), Box::new(rest))
+}
+
+#[test]
+fn answers_can_be_made_in_parts() {
+    let (addr, handle) = start(Limits::default(), in_parts);
+    let mut client = connect(addr);
+    for _ in 0..2 {
+        send(&client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = receive_head(&mut client);
+        assert!(head.contains("\r\nTransfer-Encoding: chunked\r\n"), "{head:?}");
+        assert!(!head.contains("Content-Length"), "{head:?}");
+        assert_eq!(receive_chunks(&mut client), ["first", "000", "222", "333"]);
+    }
+    send(&client, "HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(receive_head(&mut client).contains("\r\nTransfer-Encoding: chunked\r\n"));
+    assert!(receive_head(&mut client).starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(receive_chunks(&mut client).concat(), "first000222333");
+    // An old client knows no chunks: the body ends with the connection.
+    let old = talk(addr, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert!(old.ends_with("\r\nConnection: close\r\n\r\nfirst000222333"), "{old:?}");
+    // What can't be finished is not ended: the client can tell.
+    let broken = talk(addr, "GET /broken HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(broken.ends_with("\r\n\r\n5\r\nfirst\r\n3\r\n000\r\n"), "{broken:?}");
+    eventually("all is given back", || handle.shared.answers.held() == 0);
+}
+
+#[test]
+fn answers_share_one_budget() {
+    let limits = Limits { in_flight_answer_bytes_max: 40 << 20, ..Limits::default() };
+    let (addr, handle) = start(limits, |request| match request.path() {
+        "/large" => Response::new(200, "text/plain", vec![b'x'; 30 << 20]),
+        "/json" => Response::serialized(200, &vec!["y".repeat(1 << 20); 30]).unwrap(),
+        "/parts" => in_parts(request),
+        _ => Response::new(200, "text/plain", vec![b'x'; 16 << 10]),
+    });
+    let get = |path: &str| {
+        let client = connect(addr);
+        send(&client, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client
+    };
+    let slow = get("/large");
+    eventually("the first is counted", || handle.shared.answers.held() == 30 << 20);
+    for path in ["/large", "/json"] {
+        let (status, head, _) = receive(&mut get(path));
+        assert_eq!(status, 503, "{path}");
+        assert!(head.contains("\r\nRetry-After: 1\r\n") && !head.contains("close"), "{head:?}");
+    }
+    // What is short, or made in parts, goes on.
+    assert_eq!(receive(&mut get("/short")).0, 200);
+    let mut parts = get("/parts");
+    receive_head(&mut parts);
+    assert_eq!(receive_chunks(&mut parts).concat(), "first000222333");
+    drop(slow);
+    eventually("it is given back", || handle.shared.answers.held() == 0);
+    let (status, _, body) = receive(&mut get("/json"));
+    assert_eq!((status, body.len()), (200, 30 * ((1 << 20) + 3) + 1));
+    eventually("it is given back", || handle.shared.answers.held() == 0);
 }
 
 #[test]
@@ -478,7 +857,7 @@ fn bodies_share_one_budget() {
     let mut holder = connect(addr);
     send(&holder, put("/hold", 99_000));
     assert_eq!(is_entered.recv_timeout(PATIENCE).unwrap(), 99_000);
-    assert_eq!(handle.shared.budget.held.load(SeqCst), 99_000);
+    assert_eq!(handle.shared.bodies.held(), 99_000);
     let mut other = connect(addr);
     send(&other, put("/", 2_000));
     let (status, head, _) = receive(&mut other);
@@ -490,7 +869,7 @@ fn bodies_share_one_budget() {
     assert_eq!(receive(&mut holder).2, "held");
     send(&other, put("/", 100_000));
     assert_eq!(receive(&mut other).2, "100000");
-    assert_eq!(handle.shared.budget.held.load(SeqCst), 0);
+    assert_eq!(handle.shared.bodies.held(), 0);
 }
 
 #[test]
