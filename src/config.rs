@@ -15,6 +15,7 @@ use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
+use crate::process::MemoryLimit;
 use crate::store::{StoreOptions, Synchronous};
 
 /// One setting.
@@ -130,6 +131,13 @@ pub const OPTIONS: [Opt; 78] = [
         "max-joint-values",
         "256",
         "Context values in an agent's covariance; further ones have independent effects",
+    ),
+    opt(
+        "MEMORY_MAX_MIB",
+        "memory-max-mib",
+        "",
+        "MiB of memory; at 60 % of it no new names are learned, at 95 % nothing is taken in. Unset: the \
+         limit of the container or machine",
     ),
     opt(
         "MAX_COVARIANCES_MIB",
@@ -436,6 +444,9 @@ impl Config {
             decisions_waiting_max: DECISIONS_PER_PLACE * queue_capacity,
             drift_threshold: positive(source.real("ALERT_DRIFT_THRESHOLD", 0.0, 1e6)?),
             missing_after: is_failure.then_some(decision_wait),
+            memory: Some(MemoryLimit::new(
+                source.optional_number("MEMORY_MAX_MIB", 64, 1 << 30)?.map(|mib: u64| mib << 20),
+            )),
             ..LearnerOptions::default()
         };
         let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;
@@ -576,6 +587,10 @@ impl Source<'_> {
     /// A number, or `None` when the variable is empty.
     fn optional_real(&self, env: &str, min: f64, max: f64) -> Result<Option<f64>> {
         if self.text(env).is_empty() { Ok(None) } else { self.real(env, min, max).map(Some) }
+    }
+
+    fn optional_number(&self, env: &str, min: u64, max: u64) -> Result<Option<u64>> {
+        if self.text(env).is_empty() { Ok(None) } else { self.number(env, min, max).map(Some) }
     }
 
     fn alerts(&self) -> Result<AlertOptions> {

@@ -31,6 +31,7 @@ use crate::outcome::{
     IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, format_time,
     named_tenant,
 };
+use crate::process::MemoryLimit;
 use crate::samples::Sample;
 use crate::store::{
     Append, Counters, Late, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position,
@@ -40,6 +41,7 @@ use crate::watch::{Forecast, Watch};
 
 mod control;
 mod inbox;
+mod memory;
 mod missing;
 mod recovery;
 mod saving;
@@ -422,6 +424,8 @@ pub struct LearnerOptions {
     pub drift_threshold: Option<f64>,
     /// After how long a decision without an outcome is learned as a failure; never when `None`.
     pub missing_after: Option<Duration>,
+    /// How much memory there is; as much as it takes when `None`.
+    pub memory: Option<MemoryLimit>,
 }
 
 impl Default for LearnerOptions {
@@ -436,6 +440,7 @@ impl Default for LearnerOptions {
             decisions_waiting_max: 16_384,
             drift_threshold: Some(25.0),
             missing_after: None,
+            memory: None,
         }
     }
 }
@@ -714,7 +719,8 @@ impl Learner {
     /// After a refused append there may be nothing to try again, and senders who see the trouble
     /// may stay away: a small write shows whether it has passed.
     fn look_for_the_end_of_trouble(&mut self, now: Now) -> Result<()> {
-        if self.retry_at.is_some() || self.shared.trouble().is_none() {
+        let lacks_memory = self.shared.trouble().is_some() && self.lacks_memory().is_some();
+        if self.retry_at.is_some() || self.shared.trouble().is_none() || lacks_memory {
             return Ok(());
         }
         let counters = self.current_counters(now);
@@ -842,6 +848,12 @@ impl Learner {
                 let _ = request.reply.send(Err(error.clone()));
             }
             return Ok(());
+        }
+        if !group.is_empty() {
+            self.heed_memory(now)?;
+            if let Some(error) = self.lacks_memory() {
+                return self.refuse(group, error);
+            }
         }
         let forgotten = match self.forgotten_decisions(&group) {
             Ok(forgotten) => forgotten,
@@ -1052,7 +1064,7 @@ impl Learner {
 
     /// Refuses an outcome of a tenant past the cap; `new` are those first seen in this group.
     fn admit(&self, tenant: &str, new: &BTreeSet<String>) -> std::result::Result<(), Refusal> {
-        let tenants_max = self.options.settings.caps.tenants;
+        let tenants_max = self.model.tenants_max();
         if self.tenants.contains(tenant)
             || new.contains(tenant)
             || self.tenants.len() + new.len() < tenants_max

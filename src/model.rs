@@ -45,13 +45,15 @@ mod propensity;
 mod score;
 mod selection;
 mod shares;
+mod small_map;
 mod state;
 mod values;
 
 use logistic::{Block, Logistic, MeanPrior, TaskEffects, Width};
 use names::{Placed, Waiting};
 use shares::Holding;
-use values::{Own, Values};
+use small_map::SmallMap;
+use values::{Growth, Own, Values};
 
 pub use caps::Used;
 pub use contest::{
@@ -394,7 +396,7 @@ struct Task {
     /// The tenant's outcomes when the last one was on it, that one included.
     seen: u64,
     /// By agent id.
-    cells: OrdMap<u32, Cell>,
+    cells: SmallMap<u32, Cell>,
     /// With the strategy `thompson`.
     effects: TaskEffects,
 }
@@ -557,6 +559,8 @@ pub struct AgentPerformanceModel {
     total: Tally,
     /// What all tenants take together of what is bounded.
     holding: Holding,
+    /// What they took when the room was closed for lack of memory.
+    closed_at: Option<Holding>,
     sequence: u64,
 }
 
@@ -569,6 +573,7 @@ impl AgentPerformanceModel {
             score: Arc::default(),
             total: Tally::default(),
             holding: Holding::default(),
+            closed_at: None,
             sequence: 0,
         }
     }
@@ -583,7 +588,8 @@ impl AgentPerformanceModel {
     pub fn foretell(&mut self, outcome: &Outcome) -> Option<f64> {
         self.sequence += 1;
         self.bound_values();
-        let Settings { caps, exponential_alpha, .. } = self.settings;
+        let exponential_alpha = self.settings.exponential_alpha;
+        let caps = self.caps_of(&outcome.tenant);
         let reward = outcome.reward();
         // What learns effects foretells the reward by the way.
         let foretold = match self.settings.strategy {
@@ -613,7 +619,10 @@ impl AgentPerformanceModel {
         self.take_from_those_who_hold_most(&outcome.tenant);
         self.bound_values();
         let room = self.room(&outcome.tenant);
-        let may_grow = self.value_bytes() < self.settings.caps.value_bytes();
+        let growth = Growth {
+            values: self.value_bytes() < self.holding_max().value_bytes,
+            contexts: !self.is_room_closed(),
+        };
         let tenant = Arc::make_mut(self.tenants.get_mut(&*outcome.tenant)?);
         let before = tenant.holding;
         let mut places = Places { taken: before.recent_values, max: room.recent_values };
@@ -624,7 +633,7 @@ impl AgentPerformanceModel {
         for (key, value) in &outcome.context {
             tenant.count_context(key, value, &caps);
         }
-        tenant.learn_values(outcome, may_grow);
+        tenant.learn_values(outcome, growth);
         let is_thompson = self.settings.strategy == Strategy::Thompson;
         let prior = self.settings.mean_prior();
         let learned = is_thompson.then(|| tenant.learn_effects(outcome, &caps, &room, prior));
@@ -638,7 +647,7 @@ impl AgentPerformanceModel {
 
     /// Where values take more memory than they may, the tenant that holds most gives some back.
     fn bound_values(&mut self) {
-        if self.value_bytes() <= self.settings.caps.value_bytes() {
+        if self.value_bytes() <= self.holding_max().value_bytes {
             return;
         }
         let givers = self.tenants.iter().filter(|(_, tenant)| values::has_spare(tenant));
@@ -704,12 +713,12 @@ impl AgentPerformanceModel {
     /// Learns only the effects of an outcome that is counted already.
     pub fn relearn(&mut self, outcome: &Outcome) {
         self.take_from_those_who_hold_most(&outcome.tenant);
-        let room = self.room(&outcome.tenant);
+        let (room, caps) = (self.room(&outcome.tenant), self.caps_of(&outcome.tenant));
         if let Some(tenant) = self.tenants.get_mut(&*outcome.tenant) {
             let tenant = Arc::make_mut(tenant);
             let before = tenant.holding;
             let prior = self.settings.mean_prior();
-            tenant.learn_effects(outcome, &self.settings.caps, &room, prior);
+            tenant.learn_effects(outcome, &caps, &room, prior);
             tenant.holding.change(&before, &mut self.holding);
         }
     }
@@ -967,7 +976,7 @@ impl Tenant {
             }
             None => {
                 self.holding.cells += 1;
-                task.cells.entry(agent_id).or_default()
+                task.cells.get_or_insert_with(agent_id, Cell::default)
             }
         };
         cell.tally.add(reward);
@@ -1001,10 +1010,10 @@ impl Tenant {
         }
     }
 
-    fn learn_values(&mut self, outcome: &Outcome, may_grow: bool) {
+    fn learn_values(&mut self, outcome: &Outcome, growth: Growth) {
         // One past the cap teaches nothing.
         if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
-            self.values.learn(outcome, &mut Arc::make_mut(agent).values, may_grow);
+            self.values.learn(outcome, &mut Arc::make_mut(agent).values, growth);
             self.holding.value_bytes = self.values.bytes();
         }
     }

@@ -312,8 +312,26 @@ pub(super) struct ServiceStatus {
     pub(super) model_version: u64,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(super) totals: Option<Totals>,
+    /// What is used of the memory. Not for a token of one tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory: Option<Memory>,
     /// What the names learned take of what they may.
     pub(super) caps: Caps,
+}
+
+/// Memory.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Memory {
+    /// The used share of what is nearest to its limit; none where that can't be read.
+    #[schemars(range(min = 0.0))]
+    pub(super) share: Option<f64>,
+    /// `closed` when it is short: new names count into "other".
+    #[schemars(schema_with = "rooms")]
+    pub(super) room: &'static str,
+}
+
+fn rooms(_: &mut SchemaGenerator) -> Schema {
+    one_of(["open", "closed"])
 }
 
 /// What all tenants do together: not for a token of one of them.

@@ -201,6 +201,16 @@ impl App {
             flag(stalled),
         );
         let (depth, capacity) = self.inbox.depth();
+        to.gauge(
+            "online_learning_memory_used_ratio",
+            "Used share of the memory, of what is nearest to its limit",
+            self.options.memory.and_then(|limit| limit.share()).unwrap_or(0.0),
+        );
+        to.gauge(
+            "online_learning_room_closed",
+            "1 while memory is short and new names are not learned",
+            flag(self.shared.model().is_room_closed()),
+        );
         to.gauge("online_learning_queue_depth", "Requests that wait for the learner", size(depth));
         to.gauge(
             "online_learning_queue_capacity",

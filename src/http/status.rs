@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::access::Caller;
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
-    Metrics, OverallPerformance, Partition, Probe, Queue, Readiness, ServiceStatus, StatusCounts,
-    Totals,
+    Memory, Metrics, OverallPerformance, Partition, Probe, Queue, Readiness, ServiceStatus,
+    StatusCounts, Totals,
 };
 use super::pareto::Compared;
 use super::plots::colours;
@@ -187,6 +187,10 @@ impl App {
                 alerts_firing: self.board.firing().iter().sum::<u64>(),
                 decisions_remembered: self.shared.decisions.len(),
                 decisions_unresolved: counters.decisions_unresolved,
+            }),
+            memory: of_all.then(|| Memory {
+                share: self.options.memory.and_then(|limit| limit.share()),
+                room: if model.is_room_closed() { "closed" } else { "open" },
             }),
             caps: caps(&model, caller.tenant()),
         };

@@ -15,6 +15,7 @@ use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, plan
 
 mod control;
 mod decisions;
+mod memory;
 mod missing;
 
 /// What is sent in a test: identity `number`, everything else made of it.

@@ -31,22 +31,24 @@ impl AgentPerformanceModel {
     /// off.
     pub fn used(&self) -> impl Iterator<Item = Used<'_>> {
         let caps = self.settings.caps;
+        let max = self.holding_max();
         let whole = |cap, used, max| Used { cap, tenant: None, key: None, used, max };
         // What is left of the covariances is no row, from when on none is given.
-        let covariances_max = caps.covariances_mib << 20;
+        let covariances_max = max.covariances * size_of::<Lanes>();
         let row = (caps.joint_values_per_agent + 1) * size_of::<Lanes>();
         let covariances = match self.covariance_bytes() {
             used if used + row > covariances_max => covariances_max,
             used => used,
         };
         let of_all = [
-            whole("tenants", self.tenants.len(), caps.tenants),
-            whole("cells", self.cells(), caps.cells),
-            whole("effects", self.effects(), caps.effects),
-            whole("covariances_mib", covariances >> 20, caps.covariances_mib),
-            whole("values_mib", self.value_bytes() >> 20, caps.covariances_mib),
+            whole("tenants", self.tenants.len(), self.tenants_max()),
+            whole("cells", self.cells(), max.cells),
+            whole("effects", self.effects(), max.effects),
+            whole("covariances_mib", covariances >> 20, covariances_max >> 20),
+            whole("values_mib", self.value_bytes() >> 20, max.value_bytes >> 20),
         ];
         let of_tenants = self.tenants().flat_map(move |(tenant, of)| {
+            let caps = self.caps_of(tenant);
             let own = |cap, used, max| Used { cap, tenant: Some(tenant), key: None, used, max };
             let (keys_max, values_max) =
                 (caps.context_keys_per_tenant, caps.context_values_per_key);

@@ -33,6 +33,10 @@ pub enum Control {
         /// The context of the question.
         context: Context,
     },
+    /// Memory is short: from here on nothing takes more of it than it does now.
+    CloseRoom,
+    /// Memory is no longer short.
+    OpenRoom,
 }
 
 impl Control {
@@ -41,13 +45,15 @@ impl Control {
         match self {
             Self::RemoveAgent { .. } => "remove_agent",
             Self::DecisionMissing { .. } => "decision_missing",
+            Self::CloseRoom => "close_room",
+            Self::OpenRoom => "open_room",
         }
     }
 
     /// The outcome that is learned by it, if one is.
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::RemoveAgent { .. } => None,
+            Self::RemoveAgent { .. } | Self::CloseRoom | Self::OpenRoom => None,
             Self::DecisionMissing { tenant, decision_id, agent, task_type, context } => {
                 Some(Outcome {
                     tenant: tenant.clone(),
@@ -70,8 +76,11 @@ impl AgentPerformanceModel {
             return self.foretell(&outcome);
         }
         self.sequence += 1;
-        if let Control::RemoveAgent { tenant, agent } = control {
-            self.remove_agent(tenant, agent);
+        match control {
+            Control::RemoveAgent { tenant, agent } => self.remove_agent(tenant, agent),
+            Control::CloseRoom => self.closed_at = Some(self.holding),
+            Control::OpenRoom => self.closed_at = None,
+            Control::DecisionMissing { .. } => {}
         }
         None
     }
@@ -89,6 +98,7 @@ impl AgentPerformanceModel {
                     self.relearn(&outcome);
                 }
             }
+            Control::CloseRoom | Control::OpenRoom => {}
         }
     }
 }

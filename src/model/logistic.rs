@@ -48,9 +48,10 @@
 
 use std::sync::Arc;
 
-use imbl::{OrdMap, Vector};
+use imbl::Vector;
 
 use super::shares::Holding;
+use super::small_map::SmallMap;
 use super::{Caps, CopyWeight};
 use crate::outcome::Context;
 
@@ -220,7 +221,7 @@ pub(super) struct Contribution {
 pub(super) struct TaskEffects {
     pub(super) shared: Option<Effect>,
     /// By agent id.
-    pub(super) own: OrdMap<u32, Effect>,
+    pub(super) own: SmallMap<u32, Effect>,
 }
 
 impl TaskEffects {
@@ -466,8 +467,8 @@ impl Logistic {
             shared_task =
                 Some(effects.shared.get_or_insert_with(|| Effect::new(&SHARED_TASK, now)));
             if may_own {
-                let effect = effects.own.entry(agent_id);
-                own_task = Some(effect.or_insert_with(|| Effect::new(&OWN_TASK, now)));
+                let unknown = || Effect::new(&OWN_TASK, now);
+                own_task = Some(effects.own.get_or_insert_with(agent_id, unknown));
             }
         }
 

@@ -8,11 +8,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::logistic::Lanes;
 use super::{AgentPerformanceModel, Caps, Tenant};
 
 /// What is taken of the caps over all tenants.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holding {
     /// (agent, task type) records and distinct context values.
     pub(super) cells: usize,
@@ -68,6 +70,15 @@ impl Holding {
         }
     }
 
+    /// As much of each as both have.
+    fn min(&self, other: &Self) -> Self {
+        let mut least = *self;
+        for held in Held::ALL {
+            *least.get_mut(held) = self.get(held).min(other.get(held));
+        }
+        least
+    }
+
     /// What all hold, after one of them went from `before` to `self`.
     pub(super) fn change(&self, before: &Self, all: &mut Self) {
         for held in Held::ALL {
@@ -95,9 +106,41 @@ impl Caps {
 }
 
 impl AgentPerformanceModel {
+    /// What all tenants together may hold: what they held when the room was closed, if it is.
+    pub(super) fn holding_max(&self) -> Holding {
+        let max = self.settings.caps.holding();
+        self.closed_at.map_or(max, |closed_at| max.min(&closed_at))
+    }
+
+    /// Whether nothing may take more memory than it did when [`Control::CloseRoom`](super::Control) came.
+    pub fn is_room_closed(&self) -> bool {
+        self.closed_at.is_some()
+    }
+
+    /// How many tenants there may be: while the room is closed no more than there are.
+    pub fn tenants_max(&self) -> usize {
+        let max = self.settings.caps.tenants;
+        if self.is_room_closed() { max.min(self.tenants.len()) } else { max }
+    }
+
+    /// The caps that hold for the names of a tenant: while the room is closed it has no more of them than it
+    /// has now, and a new one only gets the place of one that gives way.
+    pub(super) fn caps_of(&self, tenant: &str) -> Caps {
+        let caps = self.settings.caps;
+        let Some(tenant) = self.tenants.get(tenant).filter(|_| self.is_room_closed()) else {
+            return caps;
+        };
+        Caps {
+            agents_per_tenant: caps.agents_per_tenant.min(tenant.agents.len()),
+            task_types_per_tenant: caps.task_types_per_tenant.min(tenant.tasks.len()),
+            context_keys_per_tenant: caps.context_keys_per_tenant.min(tenant.context.len()),
+            ..caps
+        }
+    }
+
     /// An even share of what may be held, and what is kept free for those who have less.
     fn share(&self, held: Held) -> (usize, usize) {
-        let max = self.settings.caps.holding().get(held);
+        let max = self.holding_max().get(held);
         match self.tenants.len() {
             0 | 1 => (max, 0),
             // One outcome may take an agent's next row.
@@ -107,7 +150,7 @@ impl AgentPerformanceModel {
 
     /// How much a tenant may hold now.
     pub(super) fn room(&self, tenant: &str) -> Holding {
-        let max = self.settings.caps.holding();
+        let max = self.holding_max();
         let own = self.tenants.get(tenant).map(|tenant| tenant.holding).unwrap_or_default();
         let mut room = Holding::default();
         for held in Held::ALL {
@@ -125,7 +168,7 @@ impl AgentPerformanceModel {
 
     /// Makes room for a tenant with less than an even share of what is full.
     pub(super) fn take_from_those_who_hold_most(&mut self, tenant: &str) {
-        let max = self.settings.caps.holding();
+        let max = self.holding_max();
         for held in Held::ALL {
             let (share, kept_free) = self.share(held);
             while self.holding.get(held) + kept_free > max.get(held) {
@@ -177,7 +220,7 @@ impl Tenant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Settings;
+    use crate::model::{Control, Settings};
     use crate::outcome::{Feature, Outcome, Status};
 
     fn model(caps: Caps) -> AgentPerformanceModel {
@@ -261,6 +304,62 @@ mod tests {
         assert!(model.holding.covariances <= max.covariances);
         let sum = |held| model.tenants.values().map(|t| t.holding.get(held)).sum::<usize>();
         assert!(Held::ALL.iter().all(|held| sum(*held) == model.holding.get(*held)));
+    }
+
+    /// While the room is closed nothing grows, whatever comes, but the buffers that each agent may have.
+    #[test]
+    fn in_a_closed_room_those_who_are_known_are_learned_and_nobody_takes_more() {
+        let mut model = model(Caps::default());
+        let with_context = |tenant: &str, agent: u64, number: u64| Outcome {
+            latency_ms: Some(5.0),
+            context: vec![
+                (format!("k{}", number % 3), Feature::Text(format!("v{}", number % 11))),
+                ("n".to_owned(), Feature::Number(1.0)),
+            ],
+            ..outcome(tenant, agent, number % 4)
+        };
+        for number in 0..400 {
+            model.update(&with_context(&format!("t{}", number % 3), number % 7, number));
+        }
+        model.apply(&Control::CloseRoom);
+        let closed_at = model.holding;
+        let json = serde_json::to_vec(&model.state()).unwrap();
+        let mut again =
+            AgentPerformanceModel::from_state(&*json, model.sequence(), Settings::default())
+                .unwrap();
+        assert!(again.is_room_closed());
+        for number in 0..4_000_u64 {
+            let tenant = format!("t{}", number % 3);
+            let known = with_context(&tenant, number % 7, number);
+            let key = (format!("made up {number}"), Feature::Text(format!("made up {number}")));
+            let made_up = Outcome {
+                context: vec![key.clone()],
+                ..outcome(&tenant, 100 + number, 100 + number)
+            };
+            let partly = Outcome { context: vec![key, known.context[0].clone()], ..known.clone() };
+            for outcome in [&known, &made_up, &partly] {
+                model.update(outcome);
+                again.update(outcome);
+            }
+        }
+        assert_eq!(model.digest(), again.digest());
+        for held in [Held::Cells, Held::Covariances, Held::Effects] {
+            let (now, then) = (model.holding.get(held), closed_at.get(held));
+            assert!(now <= then, "{held:?}: {now}, and {then} when it was closed");
+        }
+        let buffers_max = closed_at.recent_values + 3 * 8 * 3 * super::super::RECENT_VALUES_MIN;
+        assert!(model.holding.recent_values <= buffers_max);
+        for (_, tenant) in model.tenants() {
+            assert_eq!((tenant.agents().len(), tenant.task_types().len()), (7, 4));
+            assert_eq!(tenant.context_keys().len(), 2);
+            assert!(tenant.other().agent.tally.executions > 1_300);
+            assert!(tenant.agents().all(|(_, agent)| agent.tally.executions > 350));
+        }
+        assert!(model.used().any(|used| used.cap == "agents_per_tenant" && used.used == used.max));
+        // Opened, it takes new names again.
+        model.apply(&Control::OpenRoom);
+        model.update(&outcome("t0", 9_999, 0));
+        assert!(model.tenant("t0").unwrap().agent("a9999").is_some());
     }
 
     /// A tenant below its share that needs nothing more takes nothing.

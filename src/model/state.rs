@@ -57,6 +57,7 @@ impl AgentPerformanceModel {
         let mut model = Self::new(settings);
         model.sequence = sequence;
         model.total = state.total;
+        model.closed_at = state.closed_at;
         model.score = Arc::new(Score { rewards: state.rewards.into() });
         let is_alone = state.tenants.len() == 1;
         for (name, mut tenant) in state.tenants {
@@ -84,6 +85,8 @@ impl AgentPerformanceModel {
 #[derive(Deserialize)]
 struct State {
     total: Tally,
+    /// Only while the room is closed.
+    closed_at: Option<Holding>,
     rewards: Vec<f64>,
     tenants: BTreeMap<String, Restored>,
 }
@@ -201,8 +204,11 @@ struct StateRef<'a>(&'a AgentPerformanceModel);
 
 impl Serialize for StateRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut state = serializer.serialize_struct("State", 3)?;
+        let mut state = serializer.serialize_struct("State", 4)?;
         state.serialize_field("total", &self.0.total)?;
+        if let Some(closed_at) = &self.0.closed_at {
+            state.serialize_field("closed_at", closed_at)?;
+        }
         state.serialize_field("rewards", &self.0.score.rewards)?;
         state.serialize_field("tenants", &TenantsRef(self.0))?;
         state.end()

@@ -1541,7 +1541,7 @@ fn a_control_entry_of_a_newer_program_is_refused_and_named() {
     }
     check(
         r#"{"version":1,"control":{"kind":"set_share","tenant":"t"}}"#,
-        "unknown variant `set_share`, expected `remove_agent` or `decision_missing`",
+        "unknown variant `set_share`, expected one of `remove_agent`",
     );
     check(
         r#"{"version":1,"control":{"kind":"remove_agent","tenant":"t","agent":"a","until":7}}"#,

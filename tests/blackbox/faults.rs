@@ -699,17 +699,10 @@ fn long_name(kind: &str, number: u32) -> String {
     format!("{kind}-{number:0>width$}", width = 199 - kind.len())
 }
 
-#[test]
-fn a_flood_of_a_million_made_up_names_leaves_the_service_under_700_mb() {
-    const EVENTS: u32 = 250_000;
+/// Four new names an event: agent, task type, context key, context value. The tenants fill their cap and go on
+/// to a quarter of the events.
+fn flood_with_names(service: &Service, events: u32) {
     const SENDERS: u32 = 2;
-    let directory = directory();
-    let setup = Setup::new(directory.path())
-        .with("MODEL_BATCH_SIZE", 1_000)
-        .with("SQLITE_SYNCHRONOUS", "normal");
-    let service = setup.start();
-    // Four new names an event: agent, task type, context key, context value. The tenants fill
-    // their cap and go on to a quarter of the events.
     let body = |first: u32| {
         let mut body = String::new();
         for number in first..first + 5_000 {
@@ -729,9 +722,9 @@ fn a_flood_of_a_million_made_up_names_leaves_the_service_under_700_mb() {
     };
     std::thread::scope(|scope| {
         for sender in 0..SENDERS {
-            let (service, body) = (&service, &body);
+            let body = &body;
             scope.spawn(move || {
-                let share = EVENTS / SENDERS;
+                let share = events / SENDERS;
                 for first in (sender * share..(sender + 1) * share).step_by(5_000) {
                     let body = body(first);
                     eventually("the flood is taken", || {
@@ -742,14 +735,70 @@ fn a_flood_of_a_million_made_up_names_leaves_the_service_under_700_mb() {
         }
     });
     service.learn("");
+}
+
+#[test]
+fn a_flood_of_a_million_made_up_names_leaves_the_service_under_600_mb() {
+    let directory = directory();
+    let setup = Setup::new(directory.path())
+        .with("MODEL_BATCH_SIZE", 1_000)
+        .with("SQLITE_SYNCHRONOUS", "normal");
+    let service = setup.start();
+    flood_with_names(&service, 250_000);
     check_predicts(&service);
     let digest = service.digest();
-    check_memory("after a flood of names", &service, 700);
+    check_memory("after a flood of names", &service, 600);
     service.kill();
 
     let service = setup.start();
     assert_eq!(service.digest(), digest);
-    check_memory("after a flood of names and a restart", &service, 700);
+    check_memory("after a flood of names and a restart", &service, 600);
+}
+
+#[test]
+fn with_little_memory_made_up_names_are_not_learned_and_all_else_goes_on() {
+    const MAX_MIB: u64 = 256;
+    let directory = directory();
+    let setup = Setup::new(directory.path())
+        .with("MODEL_BATCH_SIZE", 1_000)
+        .with("SQLITE_SYNCHRONOUS", "normal")
+        .with("MEMORY_MAX_MIB", MAX_MIB);
+    let service = setup.start();
+    let room = || service.get("/api/learning/status").json()["memory"]["room"].clone();
+    let executions = |service: &Service| {
+        let agents = service.get("/api/learning/agents/performance").json();
+        let agents = agents.as_array().expect("it is a list").clone();
+        agents
+            .iter()
+            .find(|row| row["agent_name"] == "real")
+            .map(|row| row["total_executions"].clone())
+    };
+    let real = |first: u32| {
+        let events = (first..first + 100).map(|number| {
+            json!({"event_id": format!("real{number}"), "agent_name": "real", "status": "success"}).to_string()
+        });
+        events.collect::<Vec<_>>().join("\n")
+    };
+    service.learn(&real(0));
+    assert_eq!(room(), "open");
+    flood_with_names(&service, 150_000);
+    assert_eq!(room(), "closed");
+    let metrics = service.get("/metrics").body;
+    assert!(metrics.contains("online_learning_room_closed 1"), "{metrics}");
+    service.learn(&real(100));
+    assert_eq!(executions(&service), Some(json!(200)));
+    check_predicts(&service);
+    check_memory(
+        "after a flood of names with little memory",
+        &service,
+        (MAX_MIB << 20) / 1_000_000,
+    );
+    let digest = service.digest();
+    service.kill();
+
+    let service = setup.start();
+    assert_eq!(service.digest(), digest);
+    assert_eq!(executions(&service), Some(json!(200)));
 }
 
 // The log.

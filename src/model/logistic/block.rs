@@ -1,7 +1,6 @@
 //! An agent's effects over its context, with one covariance.
 
-use imbl::OrdMap;
-
+use super::super::small_map::SmallMap;
 use super::effect::{Effect, Step, Sum, kept};
 use super::features::Active;
 use super::hierarchy::{BASE, Overall};
@@ -25,7 +24,7 @@ pub(in crate::model) struct Block {
     /// The lower triangle, row after row.
     pub(in crate::model) covariance: Vec<Lanes>,
     /// Features without a row.
-    pub(in crate::model) cells: OrdMap<u32, FeatureCell>,
+    pub(in crate::model) cells: SmallMap<u32, FeatureCell>,
     /// Outcomes the tenant had learned when this was last changed.
     pub(in crate::model) at: u64,
 }

@@ -9,10 +9,11 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::normal;
+use super::super::small_map::SmallMap;
+use super::Growth;
 use super::window::{ENTRY_BYTES, Entry, Window};
 use crate::outcome::Feature;
 
@@ -48,7 +49,7 @@ pub(in crate::model) struct Effect {
 }
 
 /// Effects by the id of their feature.
-pub(in crate::model) type Effects = OrdMap<u64, Effect>;
+pub(in crate::model) type Effects = SmallMap<u64, Effect>;
 
 /// What has been seen of one context key.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -122,8 +123,13 @@ fn value_id(key: u64, value: &Feature) -> Option<u64> {
     }
 }
 
+/// How many there may be of what has no more than `max`: where nothing may grow, as many as there are.
+fn places(taken: usize, max: usize, may_grow: bool) -> usize {
+    if may_grow { max } else { taken.clamp(1, max) }
+}
+
 /// Makes room: the eighth of a full map that was not used for longest gives way.
-fn give_way<V: Clone>(map: &mut OrdMap<u64, V>, max: usize, used: impl Fn(&V) -> u64) {
+fn give_way<V: Clone>(map: &mut SmallMap<u64, V>, max: usize, used: impl Fn(&V) -> u64) {
     if map.len() < max {
         return;
     }
@@ -160,14 +166,14 @@ impl Key {
 /// A tenant's context keys and the effects of what came under them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::model) struct Contexts {
-    pub(super) keys: OrdMap<u64, Arc<Key>>,
+    pub(super) keys: SmallMap<u64, Arc<Key>>,
     pub(super) effects: Effects,
     /// Held by the keys.
     numbers: usize,
 }
 
 impl Contexts {
-    pub(super) fn restore(keys: OrdMap<u64, Arc<Key>>, effects: Effects) -> Self {
+    pub(super) fn restore(keys: SmallMap<u64, Arc<Key>>, effects: Effects) -> Self {
         let numbers = keys.values().map(|key| key.numbers.len()).sum();
         Self { keys, effects, numbers }
     }
@@ -178,20 +184,20 @@ impl Contexts {
             + self.effects.len() * EFFECT_BYTES
     }
 
-    /// What is known of the context of an outcome, the `now`-th, and of its task type. An agent gets an
-    /// effect more only where it `may_grow`.
+    /// What is known of the context of an outcome, the `now`-th, and of its task type. One that is new
+    /// gets a place of its own only as [`Growth`] allows.
     pub(super) fn observe(
         &mut self,
         own: &Effects,
         context: &[(String, Feature)],
         task: Option<u64>,
         now: u64,
-        may_grow: bool,
+        growth: Growth,
     ) -> Learning {
         let mut slots = Vec::with_capacity(context.len() + 1);
         for (name, value) in context {
             let id = key_id(name);
-            let key = self.met(id, now);
+            let key = self.met(id, now, growth);
             let (x, more) = match value {
                 Feature::Number(number) => {
                     let entry = Entry { value: *number, offset: 0.0, tag: 0 };
@@ -205,14 +211,14 @@ impl Contexts {
             self.numbers += more;
             slot.tenant = self.effects.get(&active.id).copied().unwrap_or_default();
             slot.own = own.get(&active.id).copied();
-            if may_grow {
+            if growth.values {
                 slot.own.get_or_insert_default();
             }
             slots.push(slot);
         }
         if let Some(task) = task {
             let active = task_feature(task);
-            let mut slot = Slot::new(active, self.met(TASK_KEY, now));
+            let mut slot = Slot::new(active, self.met(TASK_KEY, now, growth));
             slot.tenant = self.effects.get(&active.id).copied().unwrap_or_default();
             slots.push(slot);
         }
@@ -220,13 +226,14 @@ impl Contexts {
     }
 
     /// Keeps what was learned from the `now`-th outcome.
-    pub(super) fn keep(&mut self, learned: Learning, own: &mut Effects, now: u64) {
+    pub(super) fn keep(&mut self, learned: Learning, own: &mut Effects, now: u64, growth: Growth) {
         for Slot { active, mut tenant, own: beside, usual, is_learned, .. } in learned.slots {
             if !is_learned {
                 continue;
             }
             tenant.used = now;
-            set(&mut self.effects, EFFECTS_MAX, active.id, tenant);
+            let max = places(self.effects.len(), EFFECTS_MAX, growth.contexts);
+            set(&mut self.effects, max, active.id, tenant);
             if let Some(mut beside) = beside {
                 beside.used = now;
                 set(own, OWN_EFFECTS_MAX, active.id, beside);
@@ -237,13 +244,14 @@ impl Contexts {
         }
     }
 
-    fn met(&mut self, id: u64, now: u64) -> &mut Key {
-        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&id) {
-            give_way(&mut self.keys, KEYS_MAX, |key| key.used);
+    fn met(&mut self, id: u64, now: u64, growth: Growth) -> &mut Key {
+        let max = places(self.keys.len(), KEYS_MAX, growth.contexts);
+        if self.keys.len() >= max && !self.keys.contains_key(&id) {
+            give_way(&mut self.keys, max, |key| key.used);
             self.numbers = self.keys.values().map(|key| key.numbers.len()).sum();
         }
         let key =
-            self.keys.entry(id).or_insert_with(|| Arc::new(Key { since: now, ..Key::default() }));
+            self.keys.get_or_insert_with(id, || Arc::new(Key { since: now, ..Key::default() }));
         let key = Arc::make_mut(key);
         key.used = now;
         key.count += 1;

@@ -29,7 +29,6 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 mod effects;
@@ -40,6 +39,7 @@ mod window;
 use self::effects::{Contexts, EFFECT_BYTES, Effects, agent_tag, tag, task_id};
 use self::window::{ENTRY_BYTES, Entry, WINDOW, WINDOW_MIN, Window};
 use super::Tenant;
+use super::small_map::SmallMap;
 use crate::outcome::{Outcome, Status};
 
 pub use self::predict::{Predicted, Value, best_first};
@@ -55,6 +55,15 @@ const NOISE_MEMORY: f64 = 2_000.0;
 const NOISE_WEIGHT: f64 = 4.0;
 /// Share of a tenant's cells that give way at once, so that looking for them costs little.
 const EVICTED_SHARE: usize = 8;
+
+/// What may take more memory than it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Growth {
+    /// Windows, and what the context adds to an agent.
+    pub(super) values: bool,
+    /// What is known of a tenant's context keys.
+    pub(super) contexts: bool,
+}
 
 /// What is predicted of an execution beside its success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,7 +195,7 @@ pub(super) struct Own {
     /// By [`Measure`], on all task types, by which the values are tagged.
     records: [Record; 3],
     /// By the id of the task type.
-    cells: OrdMap<u64, Arc<Cell>>,
+    cells: SmallMap<u64, Arc<Cell>>,
     /// Beside the tenant's.
     effects: Effects,
     /// Bytes of the cells.
@@ -272,9 +281,9 @@ impl Values {
         (self.cells, self.evicted)
     }
 
-    /// Learns what an outcome of an agent says of each measure. With `may_grow` false windows stay as
+    /// Learns what an outcome of an agent says of each measure. Where `growth` is not allowed, windows stay as
     /// long as they are, but for the shortest.
-    pub(super) fn learn(&mut self, outcome: &Outcome, own: &mut Option<Arc<Own>>, may_grow: bool) {
+    pub(super) fn learn(&mut self, outcome: &Outcome, own: &mut Option<Arc<Own>>, growth: Growth) {
         let observed = Measure::ALL.map(|measure| measure.observed(outcome));
         if observed.iter().all(Option::is_none) {
             return;
@@ -286,7 +295,7 @@ impl Values {
         self.own_bytes -= own.as_ref().map_or(0, |own| own.bytes());
         let own = Arc::make_mut(own.get_or_insert_default());
         let context = &outcome.context;
-        let mut learning = self.contexts.observe(&own.effects, context, task, now, may_grow);
+        let mut learning = self.contexts.observe(&own.effects, context, task, now, growth);
         let task_tag = task.map_or(0, tag);
         if let Some(task) = task
             && !own.cells.contains_key(&task)
@@ -334,12 +343,12 @@ impl Values {
             #[expect(clippy::cast_possible_truncation, reason = "effects are not that exact")]
             let entry = |offset: f64, tag| Entry { value, offset: offset as f32, tag };
             if let Some(part) = part {
-                own.cell_bytes += part.learn(entry(tenant + beside, 0), measure, may_grow);
+                own.cell_bytes += part.learn(entry(tenant + beside, 0), measure, growth.values);
             }
-            whole.learn(entry(tenant + beside + of_task, task_tag), measure, may_grow);
+            whole.learn(entry(tenant + beside + of_task, task_tag), measure, growth.values);
             pool.record.learn(entry(tenant + of_task, agent), measure, true);
         }
-        self.contexts.keep(learning, &mut own.effects, now);
+        self.contexts.keep(learning, &mut own.effects, now, growth);
         self.own_bytes += own.bytes();
     }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::super::small_map::SmallMap;
 use super::super::state::MapRef;
 use super::super::{Tenant, normal};
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};
@@ -43,7 +43,7 @@ impl RecordsState {
             let sound = effects.values().all(Effect::is_sound);
             if sound { Ok(effects.into_iter().collect::<Effects>()) } else { Err(wrong()) }
         };
-        let keys: OrdMap<u64, Arc<Key>> =
+        let keys: SmallMap<u64, Arc<Key>> =
             self.keys.into_iter().map(|(id, key)| (id, Arc::new(key))).collect();
         let mut values = Values {
             now: self.now,
@@ -54,7 +54,7 @@ impl RecordsState {
             cells: 0,
         };
         for (name, OwnState { records, cells, effects: beside }) in self.agents {
-            let cells: OrdMap<u64, Arc<Cell>> =
+            let cells: SmallMap<u64, Arc<Cell>> =
                 cells.into_iter().map(|(task, cell)| (task, Arc::new(cell))).collect();
             let cell_bytes = cells.values().map(|cell| cell.bytes()).sum();
             values.cells += cells.len();
@@ -185,7 +185,7 @@ impl SumsState {
                         let window = Window::from_entries(seen.iter().copied().map(entry));
                         let record = Record { count: group.samples, window, ..Record::default() };
                         values.now += 1;
-                        let cell = Arc::make_mut(own.cells.entry(task).or_default());
+                        let cell = Arc::make_mut(own.cells.get_or_insert_with(task, Arc::default));
                         cell.used = values.now;
                         cell.records[at] = Some(Box::new(record));
                     }
