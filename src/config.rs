@@ -41,7 +41,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 78] = [
+pub const OPTIONS: [Opt; 79] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
