@@ -350,13 +350,9 @@ fn run_learner(
     }
     let by = shared.end().unwrap_or_else(|| Instant::now() + LEARNER_STOP_TIMEOUT);
     let last = by.checked_sub(CLOSE_REST).unwrap_or(by);
-    let mut finishing = false;
-    while learner.is_saving() || !finishing {
-        if !learner.is_saving() {
-            learner.finish(Now::read())?;
-            finishing = true;
-            continue;
-        }
+    // A save that is under way may take long: first what was accepted is learned.
+    learner.finish(Now::read())?;
+    while learner.is_saving() {
         let Ok(saved) = saved_rx.recv_deadline(last) else { break };
         learner.on_saved(saved, Now::read())?;
     }

@@ -6,6 +6,7 @@ mod api;
 mod broker;
 mod browser;
 mod budgets;
+mod campaign;
 mod cli;
 mod crash;
 mod dashboard;
