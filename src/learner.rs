@@ -28,13 +28,13 @@ use crate::error::{Error, Result};
 use crate::instruments::Instruments;
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
-    IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, format_time,
-    named_tenant,
+    DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode,
+    format_time, named_tenant,
 };
 use crate::process::MemoryLimit;
 use crate::samples::Sample;
 use crate::store::{
-    Append, Counters, Late, LearningEvent, NewDeadLetter, PAYLOAD_BYTES_MAX, Position,
+    Append, Counters, Late, LearningEvent, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position,
     SourceCounters, Store,
 };
 use crate::watch::{Forecast, Watch};
@@ -46,7 +46,9 @@ mod missing;
 mod recovery;
 mod saving;
 
-pub use inbox::{Inbox, REJECTED_NAMED_MAX, SUBMIT_RECORDS_MAX};
+pub use inbox::{
+    Inbox, LETTERS_KEPT_MAX, LeftOut, REJECTED_NAMED_MAX, Room, SUBMIT_RECORDS_MAX, Sieve,
+};
 pub use recovery::load as load_model;
 pub use saving::{SaveJob, Saved, SavedVersion, Saver, parameters};
 
@@ -181,6 +183,10 @@ pub enum Event {
 pub struct AppendRequest {
     /// In the order in which they will be learned.
     pub records: Vec<Record>,
+    /// Refused ones of which nothing but the number is kept.
+    pub left_out: LeftOut,
+    /// Place for the dead letters of whoever sent them.
+    pub room: Room,
     /// How far the source has been read with them.
     pub positions: Vec<Position>,
     /// Dead letters that have found another way back in.
@@ -254,10 +260,29 @@ pub struct AppendReply {
     pub duplicates: u64,
     /// Refused.
     pub rejected_total: u64,
-    /// Those refused, by their place among the records.
+    /// Those refused, by their place among the records; at most [`REJECTED_NAMED_MAX`].
     pub rejected: Vec<(usize, Refusal)>,
     /// Optional fields of accepted ones that made no sense, by name.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Those refused of which nothing but the number is kept.
+    pub unkept: u64,
+}
+
+impl AppendReply {
+    /// Adds what became of a part, whose records stand at `places` of the whole.
+    pub fn add(&mut self, part: Self, places: &[usize]) {
+        self.accepted += part.accepted;
+        self.duplicates += part.duplicates;
+        self.rejected_total += part.rejected_total;
+        self.unkept += part.unkept;
+        for (field, count) in part.dropped {
+            *self.dropped.entry(field).or_default() += count;
+        }
+        let room = REJECTED_NAMED_MAX.saturating_sub(self.rejected.len());
+        let named = part.rejected.into_iter().take(room);
+        self.rejected
+            .extend(named.filter_map(|(index, refusal)| Some((*places.get(index)?, refusal))));
+    }
 }
 
 /// What other threads see of the learner.
@@ -973,6 +998,7 @@ impl Learner {
             let mut reply = AppendReply::default();
             sorted.positions.extend(request.positions);
             sorted.replayed.extend(request.replayed);
+            count_left_out(request.left_out, counters, &mut sources, &mut reply);
             for (index, record) in request.records.into_iter().enumerate() {
                 let Record { content, payload, identity, source, position, replay_of, tenant } =
                     record;
@@ -980,7 +1006,7 @@ impl Learner {
                 let admitted = match content {
                     Ok(outcome) => match self.admit(&outcome.tenant, &sorted.tenants) {
                         Ok(()) => Ok(outcome),
-                        Err(refusal) => Err((refusal, Some(outcome.tenant))),
+                        Err(refusal) => Err((refusal, tenant)),
                     },
                     Err(refusal) => Err((refusal, tenant)),
                 };
@@ -989,21 +1015,28 @@ impl Learner {
                         Counters::count(&mut counters.rejected, refusal.code.as_str());
                         Counters::count(&mut counted.rejected, refusal.code.as_str());
                         reply.rejected_total += 1;
-                        reply.rejected.push((index, refusal.clone()));
-                        // One that is fed back stays where it was.
-                        if replay_of.is_none() {
-                            let bytes = payload.bytes();
-                            sorted.dead_letters.push(NewDeadLetter {
-                                source,
-                                refusal,
-                                position,
-                                identity,
-                                payload: bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)].to_vec(),
-                                payload_bytes: bytes.len(),
-                                created_at: created_at.clone(),
-                                tenant: tenant.or_else(|| named_tenant(bytes)).unwrap_or_default(),
-                            });
+                        if reply.rejected.len() < REJECTED_NAMED_MAX {
+                            reply.rejected.push((index, refusal.clone()));
                         }
+                        // One that is fed back stays where it was.
+                        if replay_of.is_some() {
+                            continue;
+                        }
+                        if !request.room.take() {
+                            reply.unkept += 1;
+                            continue;
+                        }
+                        let bytes = payload.bytes();
+                        sorted.dead_letters.push(NewDeadLetter {
+                            source,
+                            position,
+                            identity,
+                            payload: bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)].to_vec(),
+                            payload_bytes: bytes.len(),
+                            created_at: created_at.clone(),
+                            owner: self.owner(source, &refusal, tenant, bytes),
+                            refusal,
+                        });
                     }
                     Ok(mut outcome) => {
                         sorted.replayed.extend(replay_of);
@@ -1054,12 +1087,32 @@ impl Learner {
                     }
                 }
             }
+            counters.dead_letters_unkept += reply.unkept;
             sorted.replies.push((request.reply, reply));
         }
         for (source, counted) in sources {
             counters.source(source).add(&counted);
         }
         sorted
+    }
+
+    /// Whose share of the dead letters a refused record takes. `tenant` is whom its sender may speak for.
+    fn owner(
+        &self,
+        source: &'static str,
+        refusal: &Refusal,
+        tenant: Option<String>,
+        record: &[u8],
+    ) -> Owner {
+        match tenant {
+            Some(tenant) => Owner::Tenant(tenant),
+            None => match named_tenant(record) {
+                Some(tenant) if self.tenants.contains(&tenant) => Owner::Tenant(tenant),
+                Some(tenant) => Owner::Named(tenant, source),
+                None if refusal.code.is_of_an_event() => Owner::Tenant(DEFAULT_TENANT.to_owned()),
+                None => Owner::Unknown(source),
+            },
+        }
     }
 
     /// Refuses an outcome of a tenant past the cap; `new` are those first seen in this group.
@@ -1249,6 +1302,21 @@ impl Learner {
         self.counted_until += Duration::from_millis(micros(run) / 1_000);
         self.counters.decisions_unrecorded = self.shared.decisions.unrecorded();
         self.counters.clone()
+    }
+}
+
+/// Counts refused records of which nothing but the number is kept.
+fn count_left_out(
+    left_out: LeftOut,
+    counters: &mut Counters,
+    sources: &mut Vec<(&'static str, SourceCounters)>,
+    reply: &mut AppendReply,
+) {
+    for ((source, code), count) in left_out {
+        Counters::add(&mut counters.rejected, code, count);
+        Counters::add(&mut counters_of(sources, source).rejected, code, count);
+        reply.rejected_total += count;
+        reply.unkept += count;
     }
 }
 

@@ -585,6 +585,19 @@ impl RefusalCode {
         Self::MalformedRow,
     ];
 
+    /// The record was read as an event, which lacks something.
+    pub fn is_of_an_event(self) -> bool {
+        matches!(
+            self,
+            Self::MissingAgentName
+                | Self::InvalidAgentName
+                | Self::MissingStatus
+                | Self::UnknownStatus
+                | Self::InvalidTenantId
+                | Self::TenantLimit
+        )
+    }
+
     /// The code in answers, counters and dead letters.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -46,6 +46,11 @@ impl Shares {
         self.tenant_to_held.get(tenant).copied().unwrap_or_default()
     }
 
+    /// How many hold something.
+    pub(crate) fn len(&self) -> usize {
+        self.tenant_to_held.len()
+    }
+
     /// More is held than may be.
     pub(crate) fn is_over(&self) -> bool {
         self.total.count > self.max.count || self.total.bytes > self.max.bytes

@@ -43,7 +43,7 @@ mod versions;
 
 pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
-pub use dead_letters::{DeadLetter, NewDeadLetter, PAYLOAD_BYTES_MAX};
+pub use dead_letters::{DeadLetter, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX};
 pub use decisions::{AgentReporting, JoinedOutcome, Late, MISSING, RecordedDecision};
 pub use examine::Sizes;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};

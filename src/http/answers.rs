@@ -76,6 +76,9 @@ pub(super) struct Metrics {
     pub(super) duplicates: u64,
     /// Events that became dead letters, by reason.
     pub(super) rejected: BTreeMap<String, u64>,
+    /// Rejected events that did not become dead letters, because their body, or import, had more than
+    /// 500 of them: only their number is kept.
+    pub(super) dead_letters_unkept: u64,
     /// Optional fields that made no sense, by name.
     pub(super) dropped_fields: BTreeMap<String, u64>,
     /// Versions saved.
@@ -694,6 +697,9 @@ pub(super) struct Received {
     /// Optional fields of accepted ones that made no sense, by name; there when there are any.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) dropped_fields: BTreeMap<&'static str, u64>,
+    /// Refused beyond the first 500, of which nothing but the number is kept; only when there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dead_letters_unkept: Option<u64>,
 }
 
 /// An event that was refused.

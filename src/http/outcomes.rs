@@ -184,6 +184,7 @@ fn received(reply: AppendReply) -> Received {
         rejected: rejected.collect(),
         rejected_total: reply.rejected_total,
         dropped_fields: reply.dropped,
+        dead_letters_unkept: (reply.unkept > 0).then_some(reply.unkept),
     }
 }
 

@@ -435,6 +435,11 @@ fn add_events(to: &mut Families, counters: &Counters) {
         reasons.collect::<Vec<_>>(),
     );
     to.counter(
+        "online_learning_dead_letters_unkept_total",
+        "Rejected records of which nothing but the number is kept: their body had too many",
+        number(counters.dead_letters_unkept),
+    );
+    to.counter(
         "online_learning_events_learned_total",
         "Outcomes with a reward that were learned",
         number(counters.samples_processed),

@@ -45,6 +45,7 @@ impl App {
             accepted: counters.accepted,
             duplicates: counters.duplicates,
             rejected: counters.rejected.clone(),
+            dead_letters_unkept: counters.dead_letters_unkept,
             dropped_fields: counters.dropped_fields.clone(),
             saves: counters.saves,
             failed_saves: counters.failed_saves,

@@ -31,7 +31,7 @@ use super::topic::{Topic, any_broker, describe};
 use super::view::{Connection, PartitionStatus, View};
 use super::{KafkaOptions, OffsetReset, REQUEST_TIMEOUT, log_line, unusable};
 use crate::error::{Error, Result};
-use crate::learner::{AppendReply, AppendRequest, Event, Inbox, Now, Record, TOPIC};
+use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room, TOPIC};
 use crate::outcome::{
     ANNOTATION_BYTES_MAX, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode,
 };
@@ -511,6 +511,9 @@ impl Consumer {
         let (reply_tx, reply) = bounded(1);
         let event = Event::Append(AppendRequest {
             records: records.collect(),
+            left_out: LeftOut::new(),
+            // The topic forgets them, at some time.
+            room: Room::unlimited(),
             positions: positions.clone(),
             replayed: Vec::new(),
             reply: reply_tx,

@@ -7,8 +7,8 @@ use super::producer::{Outgoing, Producer, unacknowledged};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::learner::{
-    Admission, AdmitRequest, AppendReply, AppendRequest, Event, Inbox, REJECTED_NAMED_MAX, Record,
-    SUBMIT_RECORDS_MAX, Shared,
+    Admission, AdmitRequest, AppendReply, AppendRequest, Event, Inbox, LeftOut, Record, Room,
+    SUBMIT_RECORDS_MAX, Shared, Sieve,
 };
 use crate::outcome::{ANNOTATION_BYTES_MAX, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
 use crate::store::Reader;
@@ -30,28 +30,37 @@ pub fn submit(
     shared: &Shared,
     reader: &Reader,
 ) -> Result<AppendReply> {
-    let mut records = records.peekable();
+    let mut sieve = Sieve::new(records);
     let mut total = AppendReply::default();
-    let mut first = 0;
-    while records.peek().is_some() {
-        let part: Vec<Record> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
-        let size = part.len();
-        submit_part(part, first, &mut total, producer, view, inbox, (shared, reader))?;
-        first += size;
+    loop {
+        let part: Vec<(usize, Record)> = sieve.by_ref().take(SUBMIT_RECORDS_MAX).collect();
+        let last = part.len() < SUBMIT_RECORDS_MAX;
+        let letters = Letters { left_out: sieve.take_left_out(), room: sieve.room.clone() };
+        submit_part(part, letters, &mut total, producer, view, inbox, (shared, reader))?;
+        if last {
+            break;
+        }
     }
+    sieve.name_left_out(&mut total);
     Ok(total)
 }
 
+/// What is to be known of a part's dead letters.
+struct Letters {
+    left_out: LeftOut,
+    room: Room,
+}
+
 fn submit_part(
-    part: Vec<Record>,
-    first: usize,
+    part: Vec<(usize, Record)>,
+    letters: Letters,
     total: &mut AppendReply,
     producer: &Producer,
     view: &View,
     inbox: &Inbox,
     (shared, reader): (&Shared, &Reader),
 ) -> Result<()> {
-    let outcomes = part.iter().filter_map(|record| record.content.as_ref().ok());
+    let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
     let outcomes: Vec<_> =
         outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity)).collect();
     let mut admissions = if outcomes.is_empty() {
@@ -65,7 +74,7 @@ fn submit_part(
     let mut written = Vec::new();
     let mut refused = Vec::new();
     let mut replayed = Vec::new();
-    for (index, mut record) in (first..).zip(part) {
+    for (index, mut record) in part {
         let admission = match &record.content {
             Ok(_) => admissions.next().unwrap_or(Admission::Known),
             Err(refusal) => Admission::Refused(refusal.clone()),
@@ -134,7 +143,7 @@ fn submit_part(
         replayed.extend(written.into_iter().flatten().filter_map(|(_, record)| record.replay_of));
     }
     refused.sort_by_key(|(index, ..)| *index);
-    keep_refused(refused, replayed, total, inbox)
+    keep_refused(refused, letters, replayed, total, inbox)
 }
 
 fn taken(total: &AppendReply) -> usize {
@@ -144,28 +153,28 @@ fn taken(total: &AppendReply) -> usize {
 /// Stores dead letters, and removes those that found another way back in.
 fn keep_refused(
     refused: Vec<(usize, Refusal, Record)>,
+    Letters { left_out, room }: Letters,
     replayed: Vec<String>,
     total: &mut AppendReply,
     inbox: &Inbox,
 ) -> Result<()> {
-    if refused.is_empty() && replayed.is_empty() {
+    if refused.is_empty() && replayed.is_empty() && left_out.is_empty() {
         return Ok(());
     }
-    let mut named = Vec::new();
+    let mut places = Vec::new();
     let records = refused.into_iter().map(|(index, refusal, record)| {
-        named.push((index, refusal.clone()));
+        places.push(index);
         Record { content: Err(refusal), ..record }
     });
+    let records = records.collect();
     let request = |reply| {
-        let records = records.collect();
-        Event::Append(AppendRequest { records, positions: Vec::new(), replayed, reply })
+        let positions = Vec::new();
+        Event::Append(AppendRequest { records, left_out, room, positions, replayed, reply })
     };
     let reply = inbox.ask(request).map_err(|error| match error {
         Error::Unavailable(text) if total.accepted > 0 => unacknowledged(&text, taken(total)),
         other => other,
     })?;
-    total.rejected_total += reply.rejected_total;
-    let room = REJECTED_NAMED_MAX.saturating_sub(total.rejected.len());
-    total.rejected.extend(named.into_iter().take(room));
+    total.add(reply, &places);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tempfile::TempDir;
@@ -89,6 +89,11 @@ struct Bench {
     now: Now,
 }
 
+fn request(records: Vec<Record>, room: Room, reply: Sender<Result<AppendReply>>) -> AppendRequest {
+    let (positions, replayed) = (Vec::new(), Vec::new());
+    AppendRequest { records, left_out: LeftOut::new(), room, positions, replayed, reply }
+}
+
 impl Bench {
     fn new(options: LearnerOptions) -> Self {
         let mut bench = Self {
@@ -151,7 +156,7 @@ impl Bench {
     fn stage(&mut self, records: Vec<Record>) -> Receiver<Result<AppendReply>> {
         let (reply, reply_rx) = bounded(1);
         let now = self.now;
-        let request = AppendRequest { records, positions: Vec::new(), replayed: Vec::new(), reply };
+        let request = request(records, Room::unlimited(), reply);
         self.learner().on_event(Event::Append(request), now).unwrap();
         reply_rx
     }
@@ -433,10 +438,8 @@ fn source_positions_are_stored_with_the_records_also_without_any() {
         let positions =
             vec![Position { topic: "t".into(), partition: 0, next_offset, ..Position::default() }];
         let request = AppendRequest {
-            records: Vec::new(),
             positions: positions.clone(),
-            replayed: Vec::new(),
-            reply,
+            ..request(Vec::new(), Room::unlimited(), reply)
         };
         bench.learner().on_event(Event::Append(request), now).unwrap();
         bench.settle();
@@ -521,7 +524,7 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
     // Staged, not yet durable.
     let (reply, _staged) = bounded(1);
     let records = vec![record(outcome(2))];
-    let request = AppendRequest { records, positions: Vec::new(), replayed: Vec::new(), reply };
+    let request = request(records, Room::unlimited(), reply);
     bench.learner().on_event(Event::Append(request), now).unwrap();
 
     let of = |tenant: &str, number: u64| (tenant.to_owned(), outcome(number).identity);
@@ -1355,4 +1358,57 @@ fn random_lives_agree_with_a_naive_reference() {
         let _named = Seed(seed);
         simulate(seed);
     }
+}
+
+#[test]
+fn of_one_body_so_many_refused_records_are_kept_and_the_others_counted() {
+    let mut bench = Bench::new(manual());
+    let now = bench.now;
+    let room = Room::of_body();
+    let mut replies = Vec::new();
+    for _ in 0..2 {
+        let (reply, reply_rx) = bounded(1);
+        let records = (0..300).map(|_| refused("x")).collect();
+        let left_out = LeftOut::from([((HTTP, "not_json"), 7)]);
+        let request = AppendRequest { left_out, ..request(records, room.clone(), reply) };
+        bench.learner().on_event(Event::Append(request), now).unwrap();
+        replies.push(reply_rx);
+    }
+    bench.settle();
+    let replies: Vec<_> = replies.iter().map(|reply| reply.try_recv().unwrap().unwrap()).collect();
+    let of = |reply: &AppendReply| (reply.rejected_total, reply.unkept, reply.rejected.len());
+    assert_eq!([of(&replies[0]), of(&replies[1])], [(307, 7, 300), (307, 107, 300)]);
+    bench.reopen();
+    let counters = bench.counters();
+    assert_eq!((counters.rejected["not_json"], counters.dead_letters_unkept), (614, 114));
+    assert_eq!(counters.sources[HTTP].rejected["not_json"], 614);
+    assert_eq!(bench.reader().dead_letter_ids().unwrap().len(), LETTERS_KEPT_MAX);
+    // What has a way to be asked for again is another matter.
+    let (reply, _reply_rx) = bounded(1);
+    let records = (0..600).map(|_| refused("x")).collect();
+    let event = Event::Append(request(records, Room::unlimited(), reply));
+    bench.learner().on_event(event, now).unwrap();
+    bench.settle();
+    assert_eq!(bench.reader().dead_letter_ids().unwrap().len(), LETTERS_KEPT_MAX + 600);
+}
+
+#[test]
+fn a_sieve_lets_pass_what_is_understood_and_names_what_it_left_out() {
+    let records = (0..3_000_u64).map(|number| match number % 3 {
+        0 => record(outcome(number)),
+        _ => refused("x"),
+    });
+    let mut sieve = Sieve::new(records);
+    let (places, passed): (Vec<_>, Vec<_>) = sieve.by_ref().unzip();
+    let understood = passed.iter().filter(|record| record.content.is_ok()).count();
+    assert_eq!((understood, passed.len()), (1_000, 1_000 + LETTERS_KEPT_MAX));
+    assert_eq!(places.last(), Some(&2_997), "in their places");
+    assert_eq!(sieve.take_left_out(), LeftOut::from([((HTTP, "not_json"), 1_500)]));
+    assert_eq!(sieve.take_left_out(), LeftOut::new());
+    let mut total = AppendReply::default();
+    total.rejected.push((2_999, Refusal::new(RefusalCode::NotJson, "")));
+    sieve.name_left_out(&mut total);
+    // 500 pairs of refused ones passed: the first left out is the 751st place.
+    assert_eq!((total.rejected[0].0, total.rejected.len()), (751, 1_501));
+    assert!(total.rejected.is_sorted_by_key(|(place, _)| *place));
 }

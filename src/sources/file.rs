@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::learner::{AppendReply, AppendRequest, Event, Inbox, Now, Record};
+use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room};
 use crate::outcome::{Payload, RECORD_BYTES_MAX, Refusal, hex};
 
 mod table;
@@ -40,6 +40,8 @@ pub struct Summary {
     pub duplicates: u64,
     /// Those refused, by reason code.
     pub rejected: BTreeMap<String, u64>,
+    /// Those refused that did not become dead letters: there were too many.
+    pub unkept: u64,
     /// Optional fields of accepted ones that made no sense, by name.
     pub dropped: BTreeMap<String, u64>,
     /// Why the first one that was refused was.
@@ -50,6 +52,7 @@ impl Summary {
     fn add(&mut self, reply: &AppendReply) {
         self.accepted += reply.accepted;
         self.duplicates += reply.duplicates;
+        self.unkept += reply.unkept;
         for (_, refusal) in &reply.rejected {
             self.refuse(refusal);
         }
@@ -84,6 +87,7 @@ impl Summary {
         let number = |name: &str| answer[name].as_u64().unwrap_or(0);
         self.accepted += number("accepted");
         self.duplicates += number("duplicates");
+        self.unkept += number("dead_letters_unkept");
         for rejected in answer["rejected"].as_array().into_iter().flatten() {
             let code = rejected["code"].as_str().unwrap_or("unknown").to_owned();
             *self.rejected.entry(code).or_default() += 1;
@@ -103,6 +107,9 @@ impl std::fmt::Display for Summary {
         write!(f, " rejected={rejected}")?;
         for (code, count) in &self.rejected {
             write!(f, " {code}={count}")?;
+        }
+        if self.unkept > 0 {
+            write!(f, " dead_letters_unkept={}", self.unkept)?;
         }
         if !self.dropped.is_empty() {
             write!(f, " dropped_fields={}", self.dropped.values().sum::<u64>())?;
@@ -129,6 +136,7 @@ pub fn into_inbox(inbox: &Inbox, file: &Path) -> Result<Summary> {
 pub(crate) fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
     let started = Instant::now();
     let mut summary = Summary::default();
+    let room = Room::of_body();
     let mut under_way: VecDeque<Receiver<Result<AppendReply>>> = VecDeque::new();
     let receive = |reply: Receiver<Result<AppendReply>>| {
         reply.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))
@@ -149,6 +157,8 @@ pub(crate) fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
         let (reply_tx, reply_rx) = bounded(1);
         inbox.send(Event::Append(AppendRequest {
             records: records.collect(),
+            left_out: LeftOut::new(),
+            room: room.clone(),
             positions: Vec::new(),
             replayed: Vec::new(),
             reply: reply_tx,

@@ -104,6 +104,16 @@ impl Rows {
         self.shares.remove(tenant, Held { count: 1, bytes });
     }
 
+    /// How many have something.
+    pub(super) fn shares(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// Whether this one has something.
+    pub(super) fn has_share(&self, tenant: &str) -> bool {
+        self.shares.of(tenant).count > 0
+    }
+
     /// There are none.
     pub(super) fn is_empty(&self) -> bool {
         self.shares.total().count == 0

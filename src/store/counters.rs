@@ -22,6 +22,8 @@ pub struct Counters {
     pub last_dead_letter: u64,
     /// Number of the newest dead letter that was sent on to the dead-letter topic.
     pub dead_letters_sent: u64,
+    /// Refused records of which nothing but the number was kept.
+    pub dead_letters_unkept: u64,
     /// Number of the newest learning event.
     pub last_learning_event: u64,
     /// Control entries of the journal.
@@ -152,10 +154,15 @@ impl Counters {
 
     /// Counts one more under `name`.
     pub fn count(map: &mut BTreeMap<String, u64>, name: &str) {
+        Self::add(map, name, 1);
+    }
+
+    /// Counts so many more under `name`.
+    pub fn add(map: &mut BTreeMap<String, u64>, name: &str, more: u64) {
         match map.get_mut(name) {
-            Some(count) => *count += 1,
+            Some(count) => *count += more,
             None => {
-                map.insert(name.to_owned(), 1);
+                map.insert(name.to_owned(), more);
             }
         }
     }

@@ -29,8 +29,35 @@ pub struct NewDeadLetter {
     pub payload_bytes: usize,
     /// When it came.
     pub created_at: String,
-    /// Whose it is, as far as that can be told; else empty.
-    pub tenant: String,
+    /// Whose share of the table it takes.
+    pub owner: Owner,
+}
+
+/// Whose share of the table a dead letter takes. Rubbish names nobody, or anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// Of a tenant that is known, or whom its sender speaks for.
+    Tenant(String),
+    /// It names a tenant of whom nothing is known, and came from this source.
+    Named(String, &'static str),
+    /// It does not tell, and came from this source.
+    Unknown(&'static str),
+}
+
+/// Shares beyond which names of which nothing is known get none of their own.
+const SHARES_MAX: usize = 256;
+
+impl Owner {
+    /// The share's name. That of a source is no tenant's, as far as tenants are honest.
+    fn share(&self, rows: &Rows) -> String {
+        match self {
+            Self::Tenant(tenant) => tenant.clone(),
+            Self::Named(tenant, _) if rows.has_share(tenant) || rows.shares() < SHARES_MAX => {
+                tenant.clone()
+            }
+            Self::Named(_, source) | Self::Unknown(source) => format!("\0{source}"),
+        }
+    }
 }
 
 /// A refused record.
@@ -68,6 +95,7 @@ pub(super) fn insert(
 ) -> Result<()> {
     for (number, letter) in (last_id + 1..).zip(letters) {
         let position = letter.position.as_ref();
+        let share = letter.owner.share(rows);
         execute(
             connection,
             "INSERT INTO dead_letters(id, source, code, detail, topic, partition, offset,
@@ -85,10 +113,10 @@ pub(super) fn insert(
                 letter.payload,
                 to_sql(letter.payload_bytes as u64),
                 letter.created_at,
-                letter.tenant
+                share
             ],
         )?;
-        rows.inserted(&letter.tenant, letter.payload.len() as u64);
+        rows.inserted(&share, letter.payload.len() as u64);
     }
     rows.prune(connection)
 }

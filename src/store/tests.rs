@@ -39,7 +39,7 @@ fn letter(payload: &str) -> NewDeadLetter {
         payload: payload.into(),
         payload_bytes: payload.len(),
         created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
-        tenant: "default".to_owned(),
+        owner: Owner::Tenant("default".to_owned()),
     }
 }
 
@@ -1385,7 +1385,8 @@ fn what_is_full_takes_from_the_tenant_that_holds_most() {
         let outcome = Outcome { tenant: tenant.to_owned(), decision, ..outcome(number) };
         kept.try_append(&[outcome], &[], &[], &[]).unwrap();
     };
-    let letter_of = |tenant: &str| NewDeadLetter { tenant: tenant.to_owned(), ..letter("x") };
+    let letter_of =
+        |tenant: &str| NewDeadLetter { owner: Owner::Tenant(tenant.to_owned()), ..letter("x") };
     let waiting = |kept: &mut Kept, tenant: &str| -> i64 {
         let sql = "SELECT count(*) FROM early_outcomes WHERE tenant = ?1";
         kept.store().connection.query_row(sql, [tenant], |row| row.get(0)).unwrap()
@@ -1581,4 +1582,30 @@ fn control_entries_do_not_take_the_place_of_identities() {
     kept.reopen();
     let known = (1..=last).filter(|number| kept.store().is_known(identity(*number)));
     assert_eq!(known.count(), 500);
+}
+
+#[test]
+fn rubbish_takes_from_rubbish_of_its_source_alone() {
+    let mut kept = Kept::new(StoreOptions { dead_letters_max: 600, ..quick() });
+    let letter_of = |owner: Owner| NewDeadLetter { owner, ..letter("x") };
+    let ours = letter_of(Owner::Tenant("ours".to_owned()));
+    let from_topic = letter_of(Owner::Unknown("kafka"));
+    let first: Vec<_> = [vec![ours; 3], vec![from_topic; 3]].concat();
+    kept.try_append(&[], &first, &[], &[]).unwrap();
+    for round in 0..4 {
+        let rubbish = vec![letter_of(Owner::Unknown("http")); 500];
+        kept.try_append(&[], &rubbish, &[], &[]).unwrap();
+        // Each a name of its own, of which nothing is known.
+        let names = (0..500).map(|number| format!("name{round}-{number}"));
+        let names: Vec<_> = names.map(|name| letter_of(Owner::Named(name, "http"))).collect();
+        kept.try_append(&[], &names, &[], &[]).unwrap();
+    }
+    let mut count = |sql: &str| -> i64 {
+        kept.store().connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let of = |share: &str| format!("SELECT count(*) FROM dead_letters WHERE tenant = '{share}'");
+    assert_eq!(count(&of("ours")), 3);
+    assert_eq!(count("SELECT count(*) FROM dead_letters WHERE tenant = char(0) || 'kafka'"), 3);
+    assert_eq!(count("SELECT count(*) FROM dead_letters"), 600);
+    assert!(count("SELECT count(DISTINCT tenant) FROM dead_letters") <= 258);
 }

@@ -26,6 +26,7 @@ mod objectives;
 mod openapi;
 mod pareto;
 mod readme;
+mod refusals;
 mod silent;
 mod spellings;
 mod values;

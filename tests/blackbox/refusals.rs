@@ -1,0 +1,65 @@
+//! Bodies of which nothing is understood: they hold up nobody, and push out nobody's dead letters.
+
+use crate::harness::Setup;
+
+const OUTCOMES: &str = "/api/learning/outcomes";
+const EVENT: &str = r#"{"agent_name": "a", "status": "success"}"#;
+
+#[test]
+fn a_body_of_rubbish_holds_up_nobody_and_pushes_nobody_out() {
+    const LINES: u64 = 200_000;
+    let home = tempfile::tempdir().expect("there is room for a directory");
+    let service = Setup::new(home.path()).with("MODEL_BATCH_TIMEOUT", 1).start();
+    // A tenant that is known, one that is not, and an event of no tenant.
+    let wrong = |tenant: &str| {
+        format!(
+            r#"{{"agent_name": "a", "status": "nonsense of {tenant}", "tenant_id": "{tenant}"}}"#
+        )
+    };
+    service.learn(r#"{"agent_name": "a", "status": "success", "tenant_id": "known"}"#);
+    let plain = r#"{"agent_name": "a", "status": "nonsense of default"}"#;
+    let body = [wrong("known"), wrong("stranger"), plain.to_owned()].join("\n");
+    assert_eq!(service.post(OUTCOMES, "application/x-ndjson", body).json()["rejected_total"], 3);
+    let rubbish = "x\n".repeat(usize::try_from(LINES).expect("it is small"));
+    let told = std::thread::scope(|scope| {
+        let sent = scope.spawn(|| service.post(OUTCOMES, "application/x-ndjson", &rubbish));
+        while !sent.is_finished() {
+            assert_eq!(service.post(OUTCOMES, "application/json", EVENT).status, 202);
+        }
+        sent.join().expect("it is answered")
+    });
+    let told = told.json();
+    assert_eq!(told["rejected_total"], LINES);
+    assert_eq!(told["dead_letters_unkept"], LINES - 500);
+    let named = told["rejected"].as_array().expect("it is a list");
+    assert_eq!(named.len(), 10_000);
+    assert!((0..10_000).all(|place| named[place]["index"] == place), "in their places");
+    // More than the table holds, of which all but a share is rubbish.
+    for _ in 0..24 {
+        let answer = service.post(OUTCOMES, "application/x-ndjson", "x\n".repeat(1_000));
+        assert_eq!(answer.json()["dead_letters_unkept"], 500);
+    }
+    let mut letters = String::new();
+    let mut before = String::new();
+    let mut count = 0;
+    loop {
+        let path = format!("/api/learning/dead-letters?limit=1000{before}");
+        let page = service.get(&path).json();
+        count += page["dead_letters"].as_array().expect("it is a list").len();
+        letters.push_str(&page["dead_letters"].to_string());
+        match page["next_before"].as_str() {
+            Some(id) => before = format!("&before={id}"),
+            None => break,
+        }
+    }
+    assert_eq!(count, 10_000);
+    for tenant in ["known", "stranger", "default"] {
+        assert!(letters.contains(&format!("nonsense of {tenant}")), "{tenant}");
+    }
+    let metrics = service.get("/api/learning/metrics").json();
+    assert_eq!(metrics["rejected"]["not_json"], LINES + 24_000);
+    assert_eq!(metrics["dead_letters_unkept"], LINES - 500 + 12_000);
+    let prometheus = service.get("/metrics").body;
+    let line = format!("online_learning_dead_letters_unkept_total {}", LINES - 500 + 12_000);
+    assert!(prometheus.contains(&line), "{line}");
+}
