@@ -1,23 +1,45 @@
 //! `backup` and `restore`: the whole state directory in one file, and back.
 
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::learner::restored;
-use crate::store::{Backup, Store, StoreOptions, restore_backup};
+use crate::learner::{Now, restored};
+use crate::store::{Backup, Store, StoreOptions, rename_new, restore_backup};
+
+/// Ends the name of the directory in which a backup is made or checked.
+const WORK_SUFFIX: &str = ".online-learning-partial";
+/// Locked by whoever works in such a directory.
+const WORK_LOCK: &str = "lock";
 
 /// Writes a backup of the configured directory, beside a running service or without one, and restores
-/// it once to see that it can be.
+/// it once to see that it can be. Only then it gets its name, which no other file may have.
 ///
 /// # Errors
-/// As [`Store::open_read_only`], [`Store::back_up`] and [`restore_backup`].
+/// As [`Store::open_read_only`], [`Store::write_backup`] and [`restore_backup`]; nothing is left
+/// behind then.
 pub fn back_up(config: &Config, file: &Path, out: &mut impl Write) -> Result<()> {
     let store = Store::open_read_only(&config.storage_path, config.store)?;
-    let Backup { bytes, sequence, files } = store.back_up(file)?;
+    let is_there =
+        || Error::Conflict(format!("{} is there already: name a new file", file.display()));
+    if file.symlink_metadata().is_ok() {
+        return Err(is_there());
+    }
+    let work = Work::beside(file).map_err(|error| unwritten(file, &error))?;
+    let written = work.path.join("backup");
+    let Backup { bytes, sequence, files } = store.write_backup(&written)?;
     drop(store);
-    check(config, file)?;
+    check(config, &written, &work)?;
+    rename_new(&written, file).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => is_there(),
+        _ => unwritten(file, &error),
+    })?;
+    let directory = directory_of(file);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| unwritten(file, &error))?;
     print(
         out,
         &format!(
@@ -27,13 +49,29 @@ pub fn back_up(config: &Config, file: &Path, out: &mut impl Write) -> Result<()>
     )
 }
 
+/// What `restore` is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Restore {
+    /// Say whether it could be restored, and restore nothing.
+    pub only_check: bool,
+    /// Move what the directory holds aside first.
+    pub start_empty: bool,
+}
+
 /// Restores a backup into the configured directory, which must be empty, or only checks it.
 ///
 /// # Errors
 /// As [`restore_backup`].
-pub fn restore(config: &Config, file: &Path, only_check: bool, out: &mut impl Write) -> Result<()> {
-    let Backup { bytes, sequence, files } = check(config, file)?;
-    if only_check {
+pub fn restore(config: &Config, file: &Path, how: Restore, out: &mut impl Write) -> Result<()> {
+    if let Err(error) = File::open(file) {
+        return Err(Error::NotFound(format!("can't read {}: {error}", file.display())));
+    }
+    // The backup may lie where nothing can be written.
+    let elsewhere = || std::env::temp_dir().join(file.file_name().unwrap_or_default());
+    let work = Work::beside(file).or_else(|_| Work::beside(&elsewhere()));
+    let work = work.map_err(|error| unwritten(&elsewhere(), &error))?;
+    let Backup { bytes, sequence, files } = check(config, file, &work)?;
+    if how.only_check {
         return print(
             out,
             &format!(
@@ -42,7 +80,8 @@ pub fn restore(config: &Config, file: &Path, only_check: bool, out: &mut impl Wr
             ),
         );
     }
-    restore_backup(file, &config.storage_path)?;
+    let start_empty = how.start_empty.then(|| Now::read().unix_ms);
+    restore_backup(file, &config.storage_path, start_empty)?;
     print(
         out,
         &format!(
@@ -52,15 +91,13 @@ pub fn restore(config: &Config, file: &Path, only_check: bool, out: &mut impl Wr
     )
 }
 
-/// Restores a backup into a directory of its own, beside the file, and the model from that: what
-/// comes up once comes up again.
-fn check(config: &Config, file: &Path) -> Result<Backup> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".check-{}", std::process::id()));
-    let directory = Temporary(PathBuf::from(name));
-    let backup = restore_backup(file, &directory.0)?;
+/// Restores a backup into a directory of its own, and the model from that: what comes up once comes
+/// up again.
+fn check(config: &Config, file: &Path, work: &Work) -> Result<Backup> {
+    let directory = work.path.join("check");
+    let backup = restore_backup(file, &directory, None)?;
     let options = StoreOptions { integrity_check: true, ..config.store };
-    let store = Store::open(&directory.0, options)?;
+    let store = Store::open(&directory, options)?;
     let counters = store.counters()?;
     let model = restored(&store, config.learner.settings)?;
     if model.sequence() != counters.learned_sequence {
@@ -74,17 +111,72 @@ fn check(config: &Config, file: &Path) -> Result<Backup> {
     Ok(backup)
 }
 
-/// A directory that goes with its owner.
-struct Temporary(PathBuf);
+/// A directory that goes with its owner; what one that was killed left behind goes with the next one
+/// beside it.
+struct Work {
+    path: PathBuf,
+    /// Held, never read.
+    _lock: File,
+}
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            log::warn!("directory={} delete=failed error=\"{error}\"", self.0.display());
+impl Work {
+    fn beside(file: &Path) -> io::Result<Self> {
+        remove_abandoned(directory_of(file));
+        let mut name = file.as_os_str().to_owned();
+        name.push(format!(".{}{WORK_SUFFIX}", std::process::id()));
+        let path = PathBuf::from(name);
+        fs::create_dir(&path)?;
+        let lock = File::create_new(path.join(WORK_LOCK)).and_then(|lock| {
+            lock.try_lock()?;
+            Ok(lock)
+        });
+        match lock {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(error) => {
+                remove(&path);
+                Err(error)
+            }
         }
     }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+fn remove(directory: &Path) {
+    if let Err(error) = fs::remove_dir_all(directory)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        log::warn!("directory={} delete=failed error=\"{error}\"", directory.display());
+    }
+}
+
+/// Removes what backups that were killed have left in a directory: a lock that nobody holds tells.
+fn remove_abandoned(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let is_work = entry.file_name().to_str().is_some_and(|name| name.ends_with(WORK_SUFFIX))
+            && entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_work {
+            continue;
+        }
+        let lock = File::open(entry.path().join(WORK_LOCK));
+        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            log::info!("backup=abandoned directory={} removed=yes", entry.path().display());
+            remove(&entry.path());
+        }
+    }
+}
+
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> Error {
+    Error::Unavailable(format!("can't write {}: {error}", path.display()))
 }
 
 fn print(out: &mut impl Write, text: &str) -> Result<()> {

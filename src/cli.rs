@@ -55,6 +55,9 @@ pub fn command() -> clap::Command {
                         .value_hint(ValueHint::FilePath)
                         .value_parser(value_parser!(PathBuf)),
                 )
+                .arg(start_empty(
+                    "Move a state that is refused aside, where it is kept, and start empty",
+                ))
                 .args(settings()),
         )
         .subcommand(
@@ -231,6 +234,10 @@ fn doctor_command() -> clap::Command {
         .args(OPTIONS.iter().map(setting))
 }
 
+fn start_empty(help: &'static str) -> Arg {
+    Arg::new("start-empty").long("start-empty").help(help).action(ArgAction::SetTrue)
+}
+
 fn file(help: &'static str) -> Arg {
     Arg::new("file")
         .value_name("FILE")
@@ -257,6 +264,7 @@ fn day_two_commands() -> [clap::Command; 6] {
                     .help("Only say whether it could be restored")
                     .action(ArgAction::SetTrue),
             )
+            .arg(start_empty("Move what the directory holds aside first, where it is kept"))
             .args(settings()),
         clap::Command::new("export")
             .about("Print the model of a saved version, as JSON with its digest")
@@ -476,8 +484,8 @@ fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 /// What the arguments ask for.
 #[derive(Debug)]
 pub enum Command {
-    /// Run the service, after feeding it recorded outcomes.
-    Serve(Settings, Option<PathBuf>),
+    /// Run the service.
+    Serve(Settings, service::Plan),
     /// Import into the storage.
     Import(Settings, PathBuf),
     /// Import through a service, with a file that holds its token.
@@ -512,7 +520,7 @@ pub enum Command {
     /// Write a backup.
     Backup(Settings, PathBuf),
     /// Restore a backup, or only check it.
-    Restore(Settings, PathBuf, bool),
+    Restore(Settings, PathBuf, backup::Restore),
     /// Print the model of a version.
     Export(Settings, String),
     /// Import a model into the storage.
@@ -640,7 +648,11 @@ impl Command {
             },
             Some(("backup", sub)) => Self::Backup(Settings::of(sub), path(sub)),
             Some(("restore", sub)) => {
-                Self::Restore(Settings::of(sub), path(sub), sub.get_flag("check"))
+                let how = backup::Restore {
+                    only_check: sub.get_flag("check"),
+                    start_empty: sub.get_flag("start-empty"),
+                };
+                Self::Restore(Settings::of(sub), path(sub), how)
             }
             Some(("export", sub)) => Self::Export(Settings::of(sub), string(sub, "version")),
             Some(("import-model", sub)) => match sub.get_one::<String>("url") {
@@ -652,8 +664,14 @@ impl Command {
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
-            Some((_, sub)) => Self::Serve(Settings::of(sub), sub.get_one("import").cloned()),
-            None => Self::Serve(Settings::of(matches), None),
+            Some((_, sub)) => {
+                let plan = service::Plan {
+                    import: sub.get_one("import").cloned(),
+                    start_empty: sub.get_flag("start-empty"),
+                };
+                Self::Serve(Settings::of(sub), plan)
+            }
+            None => Self::Serve(Settings::of(matches), service::Plan::default()),
         })
     }
 
@@ -682,7 +700,7 @@ impl Command {
     pub fn run(self, out: &mut impl Write) -> Result<u8> {
         let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
         match self {
-            Self::Serve(settings, file) => service::serve(&settings.config()?, file)?,
+            Self::Serve(settings, plan) => service::serve(&settings.config()?, plan)?,
             Self::Import(settings, file) => {
                 let summary = import::into_storage(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
@@ -725,8 +743,8 @@ impl Command {
                 print_settings(&settings, effective, json, out).map_err(gone)?;
             }
             Self::Backup(settings, file) => backup::back_up(&settings.config()?, &file, out)?,
-            Self::Restore(settings, file, only_check) => {
-                backup::restore(&settings.config()?, &file, only_check, out)?;
+            Self::Restore(settings, file, how) => {
+                backup::restore(&settings.config()?, &file, how, out)?;
             }
             Self::Export(settings, version) => {
                 transfer::export(&settings.config()?, &version, out)?;

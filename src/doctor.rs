@@ -24,7 +24,7 @@ use crate::learner::{Now, restored};
 use crate::logging::one_line;
 use crate::model::{AgentPerformanceModel, Tenant};
 use crate::outcome::Outcome;
-use crate::store::{Counters, Entry, Position, Store};
+use crate::store::{Counters, DATABASE_FILE, Entry, GO_ON, Position, Store};
 
 mod alike;
 
@@ -330,7 +330,6 @@ fn storage(config: &Config, is_running: bool, report: &mut Report) -> Option<Sto
             }
         }
     }
-    let damaged = "restore a backup, or move the directory away to start empty";
     let opened = Store::open_read_only(directory, config.store).and_then(Store::as_of_now);
     let store = match opened {
         Ok(store) => store,
@@ -347,8 +346,13 @@ fn storage(config: &Config, is_running: bool, report: &mut Report) -> Option<Sto
             );
             return None;
         }
+        // An older schema, which a start takes.
+        Err(Error::Conflict(why)) => {
+            report.add("database", State::Warn, why, "start the service once");
+            return None;
+        }
         Err(error) => {
-            report.add("database", State::Fail, error.to_string(), damaged);
+            report.add("database", State::Fail, error.to_string(), GO_ON);
             return None;
         }
     };
@@ -364,7 +368,7 @@ fn storage(config: &Config, is_running: bool, report: &mut Report) -> Option<Sto
         }
         Ok(Some(finding)) => {
             let finding = format!("the database is damaged: {finding}");
-            report.add("database", State::Fail, finding, damaged);
+            report.add("database", State::Fail, finding, GO_ON);
             None
         }
         Err(error) => {
@@ -385,8 +389,15 @@ fn writable(directory: &Path) -> std::result::Result<PathBuf, String> {
         return Err(format!("{} is no directory", there.display()));
     }
     match access(there, Permission::WRITE_OK | Permission::EXEC_OK) {
-        Ok(()) => Ok(there.to_owned()),
-        Err(error) => Err(format!("{} can't be written to: {error}", there.display())),
+        Ok(()) => {}
+        Err(error) => return Err(format!("{} can't be written to: {error}", there.display())),
+    }
+    let database = directory.join(DATABASE_FILE);
+    match access(&database, Permission::READ_OK | Permission::WRITE_OK) {
+        Err(error) if database.exists() => {
+            Err(format!("{} can't be written to: {error}", database.display()))
+        }
+        _ => Ok(there.to_owned()),
     }
 }
 
@@ -500,7 +511,7 @@ fn learning(config: &Config, store: &Store, service: Option<&Running>, report: &
                 "model",
                 State::Fail,
                 format!("it can't be restored: {error}"),
-                "restore a backup, or move the directory away to start empty",
+                GO_ON,
             );
         }
     };

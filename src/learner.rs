@@ -591,6 +591,11 @@ impl Learner {
         self.shared.clone()
     }
 
+    /// Something was accepted before.
+    pub fn has_journal(&self) -> bool {
+        self.counters.last_sequence > 0
+    }
+
     /// The model as learned and recorded.
     pub fn model(&self) -> &AgentPerformanceModel {
         &self.model
@@ -738,6 +743,9 @@ impl Learner {
     /// As [`Learner::settle`].
     pub fn on_deadline(&mut self, now: Now) -> Result<()> {
         self.settle(now)?;
+        if let Err(error) = self.store.check_place() {
+            self.shared.note(Some(&error));
+        }
         self.look_for_the_end_of_trouble(now)
     }
 

@@ -29,7 +29,7 @@ use crate::model::{Measure, Predicted, Question, Recommendation, best_first};
 use crate::monitor::{Channel, Monitor, Observed, Sampler};
 use crate::notify::{self, Webhook};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, Payload};
-use crate::store::{Counters, Reader, Store, StoreOptions};
+use crate::store::{Counters, Reader, Store, StoreOptions, set_aside};
 
 mod backlog;
 
@@ -115,7 +115,7 @@ impl RealTimeModelUpdater {
         store: StoreOptions,
         options: LearnerOptions,
     ) -> Result<Self> {
-        Self::start_with_queue(directory, store, options, Self::QUEUE_CAPACITY)
+        Self::start_with_queue(directory, store, options, Self::QUEUE_CAPACITY, false)
     }
 
     /// As [`RealTimeModelUpdater::start`], in the directory and with the limits of a configuration.
@@ -123,8 +123,17 @@ impl RealTimeModelUpdater {
     /// # Errors
     /// As [`RealTimeModelUpdater::start`].
     pub fn start_configured(config: &Config) -> Result<Self> {
+        Self::start_or_start_empty(config, false)
+    }
+
+    /// As [`RealTimeModelUpdater::start_configured`]; with `start_empty` what can't be trusted is
+    /// moved aside, and the start is an empty one then.
+    ///
+    /// # Errors
+    /// As [`RealTimeModelUpdater::start`].
+    pub fn start_or_start_empty(config: &Config, start_empty: bool) -> Result<Self> {
         let Config { storage_path, store, learner, queue_capacity, .. } = config;
-        Self::start_with_queue(storage_path, *store, *learner, *queue_capacity)
+        Self::start_with_queue(storage_path, *store, *learner, *queue_capacity, start_empty)
     }
 
     fn start_with_queue(
@@ -132,13 +141,30 @@ impl RealTimeModelUpdater {
         store: StoreOptions,
         options: LearnerOptions,
         capacity: usize,
+        start_empty: bool,
     ) -> Result<Self> {
         let (inbox_tx, inbox_rx) = bounded(capacity);
         let (jobs_tx, jobs_rx) = unbounded();
         let (saved_tx, saved_rx) = unbounded();
         let (ended_tx, ended_rx) = bounded::<()>(0);
-        let store = Store::open(directory, store)?;
-        let learner = Learner::open(store, options, jobs_tx, Now::read())?;
+        let open = || {
+            let store = Store::open(directory, store)?;
+            Learner::open(store, options, jobs_tx.clone(), Now::read())
+        };
+        let learner = match open() {
+            Err(Error::Corrupt(why)) if start_empty => {
+                let aside = set_aside(directory, Now::read().unix_ms)?;
+                log::warn!("start=empty set_aside={} reason=\"{why}\"", aside.display());
+                open()?
+            }
+            Ok(learner) if start_empty && learner.has_journal() => {
+                log::warn!("start_empty=ignored reason=\"nothing is wrong with what is there\"");
+                learner
+            }
+            opened => opened?,
+        };
+        // The saver ends when the learner lets go of its end.
+        drop(jobs_tx);
         let shared = learner.shared();
         let (saver_ended_tx, saver_ended_rx) = bounded::<()>(0);
         let saver = spawn("saver", move || {
@@ -359,12 +385,20 @@ fn run_learner(
     learner.close(Now::read())
 }
 
-/// Runs the service until a signal or a failure ends it. Recorded outcomes of the file `import` are
-/// fed to it as soon as it runs.
+/// What `serve` is asked for beside its settings.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Recorded outcomes that are fed to the service as soon as it runs.
+    pub import: Option<PathBuf>,
+    /// Move a state that can't be trusted aside, and start with an empty one.
+    pub start_empty: bool,
+}
+
+/// Runs the service until a signal or a failure ends it.
 ///
 /// # Errors
 /// Whatever kept it from starting, or ended it.
-pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
+pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     raise_descriptor_limit();
     let started = Instant::now();
     // Before anybody can see that the service runs and stop it.
@@ -375,7 +409,7 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
     // First, so that a port in use leaves the storage alone.
     let server = bind(config, &access)?;
     let address = server.local_addr();
-    let updater = RealTimeModelUpdater::start_configured(config)?;
+    let updater = RealTimeModelUpdater::start_or_start_empty(config, plan.start_empty)?;
     // Closed at the stop: wakes requests that wait.
     let (stop_tx, stop_rx) = bounded::<()>(0);
     let topic = config
@@ -416,7 +450,7 @@ pub fn serve(config: &Config, import: Option<PathBuf>) -> Result<()> {
         started.elapsed().as_millis()
     );
     notify(&[sd_notify::NotifyState::Ready]);
-    let importer = import.map(|file| {
+    let importer = plan.import.map(|file| {
         let inbox = updater.inbox();
         spawn("import", move || match crate::sources::file::into_inbox(&inbox, &file) {
             Ok(summary) => {

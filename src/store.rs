@@ -33,6 +33,7 @@ mod budgets;
 mod counters;
 mod dead_letters;
 mod decisions;
+mod evidence;
 mod examine;
 mod files;
 mod journal;
@@ -40,12 +41,16 @@ mod reader;
 mod samples;
 mod space;
 mod versions;
+mod wal;
 
 pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX};
 pub use decisions::{AgentReporting, JoinedOutcome, Late, MISSING, RecordedDecision};
+pub(crate) use evidence::GO_ON;
+pub use evidence::set_aside;
 pub use examine::Sizes;
+pub(crate) use files::rename_new;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
@@ -53,6 +58,7 @@ pub use space::Space;
 pub use versions::{ModelVersion, RestartPoint, VersionStatus};
 
 use bounded::Bounded;
+use evidence::{Evidence, Found, Place};
 use journal::IdentityWindow;
 
 /// Name of the database in the state directory.
@@ -187,6 +193,15 @@ pub enum Synchronous {
     Normal,
 }
 
+impl Synchronous {
+    fn as_sql(self) -> &'static str {
+        match self {
+            Self::Full => "FULL",
+            Self::Normal => "NORMAL",
+        }
+    }
+}
+
 /// What is kept, and how the database is opened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[expect(missing_docs, reason = "the names say what is bounded, units last")]
@@ -238,8 +253,9 @@ pub struct Store {
     early_outcomes: Bounded,
     dead_letters: Bounded,
     patience: Patience,
+    place: Place,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
-    _lock: Option<File>,
+    _lock: Option<[File; 2]>,
 }
 
 impl Store {
@@ -260,13 +276,14 @@ impl Store {
         fs::create_dir_all(directory)
             .map_err(|error| Error::Fatal(format!("can't make the directory {shown}: {error}")))?;
         let lock = lock(directory)?;
-        let database = directory.join(DATABASE_FILE);
-        let connection = open_database(&database, &options)?;
+        let connection = open_database(directory, &options)?;
         let mut store = Self {
             identities: IdentityWindow::load(&connection, options.identities_max)?,
             decisions: decisions_of(&options),
             early_outcomes: early_outcomes_of(&options),
             dead_letters: dead_letters_of(&options),
+            // The first look into a table has made the log.
+            place: Place::of(&directory.join(DATABASE_FILE)),
             connection,
             directory: directory.to_owned(),
             options,
@@ -290,6 +307,14 @@ impl Store {
         &self.directory
     }
 
+    /// Whether what is written is found by the next start.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database was removed or replaced.
+    pub fn check_place(&self) -> Result<()> {
+        self.place.check()
+    }
+
     /// How it was opened.
     pub fn options(&self) -> &StoreOptions {
         &self.options
@@ -303,7 +328,7 @@ impl Store {
         let transaction = write(&self.connection, &self.patience)?;
         reader::insert_events(&transaction, events, &self.options)?;
         counters.store(&transaction)?;
-        commit(transaction)
+        commit(transaction, &self.place)
     }
 
     /// The spending caps that were set, by tenant.
@@ -321,7 +346,7 @@ impl Store {
     pub fn set_budget(&mut self, tenant: &str, budget: Option<Budget>) -> Result<()> {
         let transaction = write(&self.connection, &self.patience)?;
         budgets::write(&transaction, tenant, budget)?;
-        commit(transaction)
+        commit(transaction, &self.place)
     }
 
     /// Records alerts as they are now. Changes are to be sent to `channels`, places in
@@ -332,7 +357,7 @@ impl Store {
     pub fn write_alerts(&mut self, alerts: &[Alert], channels: &[usize]) -> Result<()> {
         let transaction = write(&self.connection, &self.patience)?;
         alerts::write(&transaction, alerts, channels)?;
-        commit(transaction)
+        commit(transaction, &self.place)
     }
 
     /// Takes note that a change of an alert need not be sent to a channel any more.
@@ -342,7 +367,7 @@ impl Store {
     pub fn alert_sent(&mut self, alert: &Alert, channel: usize) -> Result<()> {
         let transaction = write(&self.connection, &self.patience)?;
         alerts::sent(&transaction, alert.id, alert.delivery(channel))?;
-        commit(transaction)
+        commit(transaction, &self.place)
     }
 
     /// Records a sample, for plots over time.
@@ -352,7 +377,7 @@ impl Store {
     pub fn write_sample(&mut self, sample: &Sample) -> Result<()> {
         let transaction = write(&self.connection, &self.patience)?;
         samples::write(&transaction, sample)?;
-        commit(transaction)
+        commit(transaction, &self.place)
     }
 
     /// From now on, what waits for another process gives up at that moment, once it is known.
@@ -397,7 +422,9 @@ fn dead_letters_of(options: &StoreOptions) -> Bounded {
     Bounded::new(dead_letters::TABLE, max)
 }
 
-fn lock(directory: &Path) -> Result<File> {
+/// Locks the directory, and a file in it, which programs before looked at alone. Without the
+/// directory's own lock somebody who deletes that file lets a second writer in.
+fn lock(directory: &Path) -> Result<[File; 2]> {
     let path = directory.join(LOCK_FILE);
     let shown = path.display();
     let file = File::options()
@@ -406,102 +433,81 @@ fn lock(directory: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(|error| Error::Fatal(format!("can't write to {shown}: {error}")))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(Error::Fatal(format!(
-            "the directory {} is in use by another online-learning process; stop it, or name \
-             another directory in MODEL_STORAGE_PATH",
-            directory.display()
-        ))),
-        Err(fs::TryLockError::Error(error)) => {
-            Err(Error::Fatal(format!("can't lock {shown}: {error}")))
+    let itself = File::open(directory)
+        .map_err(|error| Error::Fatal(format!("can't read {}: {error}", directory.display())))?;
+    for (locked, must) in [(&file, true), (&itself, false)] {
+        match locked.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::Fatal(format!(
+                    "the directory {} is in use by another online-learning process; stop it, or \
+                     name another directory in MODEL_STORAGE_PATH",
+                    directory.display()
+                )));
+            }
+            Err(fs::TryLockError::Error(error)) if must => {
+                return Err(Error::Fatal(format!("can't lock {shown}: {error}")));
+            }
+            // Some network file systems lock no directories.
+            Err(fs::TryLockError::Error(error)) => {
+                log::debug!("directory=unlocked error=\"{error}\"");
+            }
         }
     }
+    Ok([file, itself])
 }
 
-fn open_database(path: &Path, options: &StoreOptions) -> Result<Connection> {
-    let shown = path.display();
-    let at_start = |error: rusqlite::Error| match reaction(&error) {
-        Error::Fatal(text) if is_corruption(&error) => Error::Corrupt(format!(
-            "the database {shown} is damaged or no database: {text}; restore a backup, or move it \
-             away to start empty"
-        )),
-        Error::Fatal(text) | Error::Unavailable(text) => {
-            Error::Fatal(format!("can't open the database {shown}: {text}"))
-        }
-        other => other,
-    };
-    let fresh = fs::metadata(path).map_or(true, |meta| meta.len() == 0);
+/// Opens the database to write, once it is known to be ours and to agree with what lies beside it.
+fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection> {
+    let path = &directory.join(DATABASE_FILE);
+    let evidence = Evidence::of(directory, options)?;
+    let at_start = |error: rusqlite::Error| evidence.at_start(&error);
     // What a kill left in the log must stay there, should anything below or in the journal turn out
     // to be wrong: closing would move it into the database, which an orderly end does by itself.
     let has_log = fs::metadata(log_of(path)).is_ok_and(|meta| meta.len() > 0);
     let mut connection = Connection::open(path).map_err(at_start)?;
     connection.set_db_config(KEEP_LOG, has_log).map_err(at_start)?;
+    // What can't be opened to be written SQLite opens to be read, and says so at the first write.
+    if connection.is_readonly("main").map_err(at_start)? {
+        let shown = path.display();
+        return Err(Error::Fatal(format!(
+            "can't write to the database {shown}: it belongs to somebody else, or is read-only"
+        )));
+    }
     connection.busy_timeout(BUSY_TIMEOUT).map_err(at_start)?;
     connection.set_prepared_statement_cache_capacity(64);
-    let pragma = |connection: &Connection, name: &str| -> rusqlite::Result<i32> {
-        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
-    };
-
-    // Before anything is written: is this ours, and not of a newer program?
-    let version = pragma(&connection, "user_version").map_err(at_start)?;
-    let application = pragma(&connection, "application_id").map_err(at_start)?;
-    // A crash between the switch to a write-ahead log and the first tables left a bare header.
-    let fresh = fresh
-        || (application == 0 && version == 0 && is_bare(&connection, path).map_err(at_start)?);
-    if !fresh && application != APPLICATION_ID {
-        return Err(Error::Corrupt(format!(
-            "{shown} is an SQLite database of another program (application_id {application})"
-        )));
-    }
-    if version > SCHEMA_VERSION {
-        return Err(Error::Corrupt(format!(
-            "the database {shown} was written by a newer online-learning (schema {version}, this \
-             program knows {SCHEMA_VERSION}); use that program"
-        )));
-    }
-    if !fresh {
-        check_integrity(&connection, path, options).map_err(|error| match error {
-            Ok(found) => Error::Corrupt(format!(
-                "the database {shown} is damaged: {found}; restore a backup, or move it away to \
-                 start empty"
-            )),
-            Err(error) => at_start(error),
-        })?;
-    }
-    let synchronous = match options.synchronous {
-        Synchronous::Full => "FULL",
-        Synchronous::Normal => "NORMAL",
-    };
+    let found = evidence.examine(&connection, options)?;
     connection
         .execute_batch(&format!(
             "PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = {synchronous};
+             PRAGMA synchronous = {};
              PRAGMA foreign_keys = ON;
              PRAGMA journal_size_limit = {WAL_BYTES_KEPT};
-             PRAGMA cache_size = -{CACHE_KIB};"
+             PRAGMA cache_size = -{CACHE_KIB};",
+            options.synchronous.as_sql()
         ))
         .map_err(at_start)?;
-    if fresh {
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(at_start)?;
-        transaction
-            .execute_batch(&format!(
-                "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {}
-                 PRAGMA application_id = {APPLICATION_ID};
-                 PRAGMA user_version = {SCHEMA_VERSION};",
-                decisions::SCHEMA,
-                samples::SCHEMA,
-                budgets::SCHEMA,
-                bounded::SCHEMA,
-                decisions::REPORTING_SCHEMA,
-                alerts::UNSENT_SCHEMA
-            ))
-            .map_err(at_start)?;
-        transaction.commit().map_err(at_start)?;
-    } else {
-        migrate(&mut connection, version).map_err(at_start)?;
+    match found {
+        Found::Nothing => {
+            let transaction = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(at_start)?;
+            transaction
+                .execute_batch(&format!(
+                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {}
+                     PRAGMA application_id = {APPLICATION_ID};
+                     PRAGMA user_version = {SCHEMA_VERSION};",
+                    decisions::SCHEMA,
+                    samples::SCHEMA,
+                    budgets::SCHEMA,
+                    bounded::SCHEMA,
+                    decisions::REPORTING_SCHEMA,
+                    alerts::UNSENT_SCHEMA
+                ))
+                .map_err(at_start)?;
+            transaction.commit().map_err(at_start)?;
+        }
+        Found::Schema(schema) => migrate(&mut connection, schema).map_err(at_start)?,
     }
     Ok(connection)
 }
@@ -517,22 +523,12 @@ fn migrate(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A database with a header and nothing in it, or with nothing at all, after what a crash had begun
-/// to write was rolled back. (SQLite takes whatever is shorter than any page for an empty database,
-/// too.)
-fn is_bare(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let length = fs::metadata(path).map_or(0, |meta| meta.len());
-    Ok(tables == 0 && (length == 0 || length >= 512))
-}
-
-/// `Err(Ok(_))` is what the check found, `Err(Err(_))` that it could not be made.
+/// What SQLite's own check finds wrong with the database.
 fn check_integrity(
     connection: &Connection,
     path: &Path,
     options: &StoreOptions,
-) -> std::result::Result<(), std::result::Result<String, rusqlite::Error>> {
+) -> rusqlite::Result<Option<String>> {
     let size = fs::metadata(path).map_or(0, |meta| meta.len());
     let check = if options.integrity_check {
         "integrity_check"
@@ -541,16 +537,17 @@ fn check_integrity(
     } else {
         let limit = options.quick_check_bytes_max;
         log::info!("quick_check=skipped database_bytes={size} limit_bytes={limit}");
-        return Ok(());
+        return Ok(None);
     };
     let finding: String =
-        connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0)).map_err(Err)?;
-    if finding == "ok" { Ok(()) } else { Err(Ok(finding)) }
+        connection.query_row(&format!("PRAGMA {check}(1)"), [], |row| row.get(0))?;
+    Ok((finding != "ok").then_some(finding))
 }
 
-/// The write-ahead log that belongs to a database.
+/// The write-ahead log that belongs to a database. SQLite follows a link before it names it.
 fn log_of(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+    let database = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+    let mut path = database.into_os_string();
     path.push("-wal");
     path.into()
 }
@@ -600,9 +597,11 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
-fn commit(transaction: Transaction<'_>) -> Result<()> {
+/// Commits, unless the database is no longer where the next start looks for it.
+fn commit(transaction: Transaction<'_>, place: &Place) -> Result<()> {
     #[cfg(test)]
     planned_failure::step()?;
+    place.check()?;
     transaction.commit().map_err(|error| reaction(&error))
 }
 

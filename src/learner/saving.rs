@@ -167,6 +167,7 @@ impl Learner {
     pub fn on_saved(&mut self, saved: Saved, now: Now) -> Result<()> {
         match self.saving.in_flight.take() {
             Some(InFlight::Version { rows, reply, began }) => {
+                let is_written = saved.0.is_ok();
                 let finished =
                     saved.0.and_then(|digest| self.finish_save(rows, &digest, began, now));
                 if let Err(error) = &finished {
@@ -174,7 +175,7 @@ impl Learner {
                     if let Error::Fatal(_) = error {
                         return finished.map(drop);
                     }
-                    self.abandon_save()?;
+                    self.abandon_save(is_written)?;
                 }
                 if let Some(reply) = reply {
                     // Whoever asked may have gone.
@@ -246,6 +247,18 @@ impl Learner {
         if self.saving.learned_outcomes >= self.options.checkpoint_outcomes
             || self.saving.learning_time >= self.options.checkpoint_learning_time
         {
+            let counters = self.current_counters(now);
+            match self.store.begin_file(&counters) {
+                Ok(()) => self.counters = counters,
+                Err(error @ (Error::Fatal(_) | Error::Corrupt(_))) => return Err(error),
+                Err(error) => {
+                    // After as much again.
+                    self.saving.learned_outcomes = 0;
+                    self.saving.learning_time = Duration::ZERO;
+                    log::warn!("checkpoint=failed error=\"{error}\"");
+                    return Ok(());
+                }
+            }
             let sequence = self.model.sequence();
             let name = format!("checkpoint-{sequence:012}.json");
             let directory = self.store.directory().to_owned();
@@ -304,19 +317,38 @@ impl Learner {
         let counters = self.counters_of_activation(now);
         let number = counters.last_version_number;
         let name = format!("version-{number:06}.json");
+        // Announced, like a save: a crash leaves no file that nobody knows.
+        self.counters.last_version_number = number;
+        let rows = self.version_rows(number, &name, None, &model, now);
+        let announced = self.current_counters(now);
+        self.store.begin_version(&rows, &announced)?;
         // It has learned nothing of our journal.
-        let digest = write_model(self.store.directory(), &name, &model.at_sequence(0))?;
-        let settings = self.options.settings;
-        let sequence = counters.last_sequence;
-        let model = super::recovery::load(&self.store, &name, &digest, sequence, settings)?;
-        let activation = Activation {
-            version_id: ModelVersion::id_of(MODEL_TYPES[0], number),
-            model_file_path: name,
-            digest,
-        };
-        let made = self.go_on_from("import", &activation, None, model, counters, now)?;
-        log::info!("version={} imported=model samples={}", made.version_id, made.training_samples);
-        Ok(made)
+        let written = write_model(self.store.directory(), &name, &model.at_sequence(0));
+        let is_written = written.is_ok();
+        let made = written.and_then(|digest| {
+            let (settings, sequence) = (self.options.settings, counters.last_sequence);
+            let model = super::recovery::load(&self.store, &name, &digest, sequence, settings)?;
+            let activation = Activation {
+                version_id: ModelVersion::id_of(MODEL_TYPES[0], number),
+                model_file_path: name,
+                digest,
+            };
+            self.go_on_from("import", &activation, None, model, counters, now)
+        });
+        match &made {
+            Ok(made) => {
+                let (version, samples) = (&made.version_id, made.training_samples);
+                log::info!("version={version} imported=model samples={samples}");
+            }
+            Err(Error::Fatal(_)) => {}
+            Err(_) => {
+                let counters = self.current_counters(now);
+                if let Err(error) = self.store.abandon_version(number, is_written, &counters) {
+                    log::warn!("version={number} abandon=failed error=\"{error}\"");
+                }
+            }
+        }
+        made
     }
 
     /// The counters after an activation that happens now.
@@ -412,11 +444,11 @@ impl Learner {
     }
 
     /// Counts a failed save. Rows that can't be taken back now go at the next start.
-    fn abandon_save(&mut self) -> Result<()> {
+    fn abandon_save(&mut self, is_written: bool) -> Result<()> {
         self.counters.failed_saves += 1;
         let counters: Counters = self.counters.clone();
         self.shared.publish_counters(&counters);
-        match self.store.abandon_version(counters.last_version_number, &counters) {
+        match self.store.abandon_version(counters.last_version_number, is_written, &counters) {
             Err(Error::Fatal(text)) => Err(Error::Fatal(text)),
             _ => Ok(()),
         }

@@ -1412,3 +1412,19 @@ fn a_sieve_lets_pass_what_is_understood_and_names_what_it_left_out() {
     assert_eq!((total.rejected[0].0, total.rejected.len()), (751, 1_501));
     assert!(total.rejected.is_sorted_by_key(|(place, _)| *place));
 }
+
+#[test]
+fn a_save_whose_file_is_there_already_fails_and_leaves_it() {
+    let mut bench = Bench::new(manual());
+    bench.send(1..=10);
+    let theirs = bench.directory.path().join("version-000001.json");
+    std::fs::write(&theirs, b"of another instance").unwrap();
+    let failed = bench.save();
+    assert!(matches!(&failed, Err(Error::Unavailable(text)) if text.contains("version-000001")));
+    assert_eq!(std::fs::read(&theirs).unwrap(), b"of another instance");
+    assert_eq!(bench.counters().failed_saves, 1);
+    // The next one has the next number; nothing of the first is left but what was there.
+    assert_eq!(bench.save().unwrap().version_id, "agent_selection-2");
+    bench.reopen();
+    assert_eq!(std::fs::read(&theirs).unwrap(), b"of another instance");
+}

@@ -15,6 +15,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, params};
 use sha2::{Digest, Sha256};
 
+use super::evidence::{RESTORED_FILE, is_set_aside, set_aside_locked};
+use super::files::rename_new;
 use super::{
     APPLICATION_ID, DATABASE_FILE, LOCK_FILE, Store, is_corruption, lock, query, reaction,
     versions::ModelFileName,
@@ -54,32 +56,12 @@ pub struct Backup {
 }
 
 impl Store {
-    /// Writes a backup to `file`, which must not be there yet.
+    /// Writes a backup to `file`, which is only known to be whole once this returns: for somebody who
+    /// gives it its name afterwards.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when it is there, [`Error::Unavailable`] when it can't be written;
-    /// nothing is left behind then.
-    pub fn back_up(&self, file: &Path) -> Result<Backup> {
-        if file.exists() {
-            let text = format!("{} is there already: name a new file", file.display());
-            return Err(Error::Conflict(text));
-        }
-        let temporary = beside(file, "tmp");
-        let written = self.write_backup(&temporary).and_then(|backup| {
-            let failed = |error| unwritten(file, &error);
-            File::open(&temporary).and_then(|file| file.sync_all()).map_err(failed)?;
-            fs::rename(&temporary, file).map_err(failed)?;
-            sync_directory_of(file).map_err(failed)?;
-            Ok(Backup { bytes: fs::metadata(file).map_err(failed)?.len(), ..backup })
-        });
-        if written.is_err() {
-            // Best effort: the next try replaces it.
-            let _ = fs::remove_file(&temporary);
-        }
-        written
-    }
-
-    fn write_backup(&self, file: &Path) -> Result<Backup> {
+    /// [`Error::Unavailable`] when it can't be written.
+    pub fn write_backup(&self, file: &Path) -> Result<Backup> {
         let path = file
             .to_str()
             .ok_or_else(|| Error::Config(format!("{} is no name in UTF-8", file.display())))?;
@@ -133,8 +115,12 @@ impl Store {
             if missing {
                 continue;
             }
-            let counters = super::Counters::load(&connection)?;
-            return Ok(Backup { bytes: 0, sequence: counters.last_sequence, files: names.len() });
+            let sequence = super::Counters::load(&connection)?.last_sequence;
+            connection.close().map_err(|(_, error)| reaction(&error))?;
+            let failed = |error| unwritten(file, &error);
+            File::open(file).and_then(|file| file.sync_all()).map_err(failed)?;
+            let bytes = fs::metadata(file).map_err(failed)?.len();
+            return Ok(Backup { bytes, sequence, files: names.len() });
         }
         Err(Error::Corrupt(format!(
             "files that the database in {} names are not there: it can't be backed up as a whole",
@@ -159,23 +145,39 @@ impl Store {
     }
 }
 
-/// Fills an empty directory from a backup; every part of it is checked on the way.
+/// Fills an empty directory from a backup; every part of it is checked on the way. With
+/// the time now (Unix ms) as `start_empty`, what a state directory holds is moved aside first. A restore that was interrupted is
+/// begun again.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the directory is not empty, [`Error::Corrupt`] when the backup is
 /// damaged or none. What was written is removed then.
-pub fn restore_backup(backup: &Path, directory: &Path) -> Result<Backup> {
+pub fn restore_backup(backup: &Path, directory: &Path, start_empty: Option<i64>) -> Result<Backup> {
     let connection = open_backup(backup)?;
     fs::create_dir_all(directory).map_err(|error| unwritten(directory, &error))?;
     let _lock = lock(directory)?;
-    let entries = fs::read_dir(directory).map_err(|error| unwritten(directory, &error))?;
-    let foreign = entries
-        .flatten()
-        .map(|entry| entry.file_name())
-        .find(|name| name != LOCK_FILE && name != "lost+found");
-    if let Some(name) = foreign {
+    if let Some(now_ms) = start_empty
+        && find_other(directory)?.is_some()
+    {
+        let aside = set_aside_locked(directory, now_ms)?;
+        log::warn!("restore=start_empty set_aside={}", aside.display());
+    }
+    // Begun in an empty directory, and without a database no start has followed: all is its own.
+    if directory.join(RESTORED_FILE).exists() && !directory.join(DATABASE_FILE).exists() {
+        let entries = fs::read_dir(directory).map_err(|error| unwritten(directory, &error))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let (of_models, of_database): (Vec<_>, Vec<_>) = names
+            .filter(|name| name.starts_with(RESTORED_FILE) || ModelFileName::parse(name).is_some())
+            .partition(|name| !name.starts_with(RESTORED_FILE));
+        for name in of_models.iter().chain(&of_database) {
+            let path = directory.join(name);
+            fs::remove_file(&path).map_err(|error| unwritten(&path, &error))?;
+        }
+    }
+    if let Some(name) = find_other(directory)? {
         return Err(Error::Conflict(format!(
-            "{} is not empty ({}): name an empty directory in MODEL_STORAGE_PATH",
+            "{} is not empty ({}): name an empty directory in MODEL_STORAGE_PATH, or move what is \
+             there aside with --start-empty",
             directory.display(),
             name.display()
         )));
@@ -183,12 +185,22 @@ pub fn restore_backup(backup: &Path, directory: &Path) -> Result<Backup> {
     let mut written = Vec::new();
     let restored = unpack(&connection, backup, directory, &mut written);
     if restored.is_err() {
-        for path in &written {
+        // The mark of a restore goes last.
+        for path in written.iter().rev() {
             // Best effort; what stays is named by the next try.
             let _ = fs::remove_file(path);
         }
     }
     restored
+}
+
+/// Something in a directory that a restore does not find in an empty one.
+fn find_other(directory: &Path) -> Result<Option<std::ffi::OsString>> {
+    let entries = fs::read_dir(directory).map_err(|error| unwritten(directory, &error))?;
+    let names = entries.flatten().map(|entry| entry.file_name());
+    Ok(names
+        .into_iter()
+        .find(|name| name != LOCK_FILE && name != "lost+found" && !is_set_aside(name)))
 }
 
 /// Opens a backup to read from it, when it is one and sound.
@@ -284,6 +296,12 @@ fn unpack(
     written: &mut Vec<PathBuf>,
 ) -> Result<Backup> {
     let names = model_files(connection)?;
+    // It tells that the restore has begun, and becomes the database when all else is there.
+    let temporary = directory.join(RESTORED_FILE);
+    written.push(temporary.clone());
+    let failed = |error: std::io::Error| unwritten(&temporary, &error);
+    File::create_new(&temporary).and_then(|file| file.sync_all()).map_err(failed)?;
+    sync_directory_of(&temporary).map_err(failed)?;
     for name in &names {
         // A name becomes a path: only those that we write ourselves.
         if ModelFileName::parse(name).is_none() || name.contains(['/', '\\']) {
@@ -296,9 +314,6 @@ fn unpack(
         unpack_file(connection, name, &path)?;
     }
     // The database comes last and whole: without it there is nothing to start from.
-    let temporary = directory.join(format!("{DATABASE_FILE}.tmp"));
-    written.push(temporary.clone());
-    let failed = |error: std::io::Error| unwritten(&temporary, &error);
     fs::copy(backup, &temporary).map_err(failed)?;
     let restored = Connection::open(&temporary).map_err(|error| reaction(&error))?;
     restored
@@ -310,7 +325,7 @@ fn unpack(
     restored.close().map_err(|(_, error)| reaction(&error))?;
     File::open(&temporary).and_then(|file| file.sync_all()).map_err(failed)?;
     let database = directory.join(DATABASE_FILE);
-    fs::rename(&temporary, &database).map_err(failed)?;
+    rename_new(&temporary, &database).map_err(failed)?;
     sync_directory_of(&database).map_err(failed)?;
     let bytes = fs::metadata(backup).map_err(failed)?.len();
     Ok(Backup { bytes, sequence: counters.last_sequence, files: names.len() })
@@ -354,7 +369,7 @@ fn unpack_file(connection: &Connection, name: &str, path: &Path) -> Result<()> {
         .prepare("SELECT part, content FROM backup_files WHERE name = ?1 ORDER BY part")
         .map_err(|error| reaction(&error))?;
     let mut rows = statement.query([name]).map_err(|error| reaction(&error))?;
-    let mut file = File::create(path).map_err(failed)?;
+    let mut file = File::create_new(path).map_err(failed)?;
     let mut parts = 0_i64;
     while let Some(row) = rows.next().map_err(|error| reaction(&error))? {
         let content: Vec<u8> = row.get(1).map_err(|error| reaction(&error))?;
@@ -368,13 +383,6 @@ fn unpack_file(connection: &Connection, name: &str, path: &Path) -> Result<()> {
         return Err(Error::Corrupt(format!("the backup lacks {name}")));
     }
     file.sync_all().map_err(failed)
-}
-
-/// A file's name with something appended.
-fn beside(file: &Path, suffix: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{suffix}"));
-    name.into()
 }
 
 fn sync_directory_of(file: &Path) -> std::io::Result<()> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{
-    APPLICATION_ID, DATABASE_FILE, IdentityWindow, ModelVersion, SCHEMA_VERSION, Store,
+    DATABASE_FILE, Evidence, Found, IdentityWindow, ModelVersion, Place, SCHEMA_VERSION, Store,
     StoreOptions, dead_letters_of, decisions_of, early_outcomes_of, from_sql, is_corruption,
     log_of, open_read_only, query, reaction, versions,
 };
@@ -24,53 +24,33 @@ impl Store {
     /// written through it, and it knows no identities.
     ///
     /// # Errors
-    /// [`Error::NotFound`] without a database, [`Error::Corrupt`] when it is damaged, foreign or of
-    /// another schema.
+    /// [`Error::NotFound`] without a database, [`Error::Corrupt`] when a start would refuse it,
+    /// [`Error::Conflict`] when a start would bring it up to date first.
     pub fn open_read_only(directory: &Path, options: StoreOptions) -> Result<Self> {
         let database = directory.join(DATABASE_FILE);
-        let shown = database.display();
-        if fs::metadata(&database).map_or(true, |meta| meta.len() == 0) {
-            return Err(Error::NotFound(format!("there is no database {shown}")));
+        let nothing = || Error::NotFound(format!("there is no database {}", database.display()));
+        let evidence = Evidence::of(directory, &options)?;
+        if !evidence.has_database() {
+            return Err(nothing());
         }
         let connection = open_read_only(&database)?;
-        let pragma = |name: &str| -> Result<i32> {
-            connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).map_err(|error| {
-                if is_corruption(&error) {
-                    return Error::Corrupt(format!("the database {shown} is damaged: {error}"));
-                }
-                reaction(&error)
-            })
-        };
-        let (application, schema) = (pragma("application_id")?, pragma("user_version")?);
-        if application != APPLICATION_ID {
-            return Err(Error::Corrupt(format!(
-                "{shown} is an SQLite database of another program (application_id {application})"
-            )));
+        match evidence.examine(&connection, &options)? {
+            Found::Nothing => return Err(nothing()),
+            Found::Schema(SCHEMA_VERSION) => {}
+            Found::Schema(schema) => {
+                return Err(Error::Conflict(format!(
+                    "the database {} has schema {schema}, this program reads {SCHEMA_VERSION}: the \
+                     next start of the service brings it up to date",
+                    database.display()
+                )));
+            }
         }
-        if schema != SCHEMA_VERSION {
-            let why = if schema > SCHEMA_VERSION {
-                "a newer program wrote it"
-            } else {
-                "the next start of the service brings it up to date"
-            };
-            return Err(Error::Corrupt(format!(
-                "the database {shown} has schema {schema}, this program reads {SCHEMA_VERSION}: \
-                 {why}"
-            )));
-        }
-        // The first look into a table tells damage.
-        query(&connection, "SELECT sum(length(payload)) FROM dead_letters", [], |_| Ok(()))
-            .map_err(|error| match error {
-                Error::Fatal(why) => {
-                    Error::Corrupt(format!("the database {shown} is damaged: {why}"))
-                }
-                other => other,
-            })?;
         Ok(Self {
             identities: IdentityWindow::load(&connection, 0)?,
             decisions: decisions_of(&options),
             early_outcomes: early_outcomes_of(&options),
             dead_letters: dead_letters_of(&options),
+            place: Place::of(&database),
             connection,
             directory: directory.to_owned(),
             options,

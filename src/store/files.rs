@@ -47,17 +47,39 @@ const DIGEST_BYTES: u64 = 64;
 pub fn write_model(directory: &Path, name: &str, model: &AgentPerformanceModel) -> Result<String> {
     let path = directory.join(name);
     let temporary = directory.join(format!("{name}.tmp"));
+    // A leftover, or a link: what it leads to is none of ours.
+    let _ = fs::remove_file(&temporary);
     let written = write_synced(&temporary, model).and_then(|digest| {
-        fs::rename(&temporary, &path)?;
+        rename_new(&temporary, &path)?;
         // The rename is durable once the directory is.
-        File::open(directory)?.sync_all()?;
+        File::open(directory).and_then(|directory| directory.sync_all()).inspect_err(|_| {
+            // Best effort: it is named by nobody.
+            let _ = fs::remove_file(&path);
+        })?;
         Ok(digest)
     });
     written.map_err(|error| {
-        // Best effort: a leftover is overwritten by the next try.
+        // Best effort: a leftover is removed by the next try.
         let _ = fs::remove_file(&temporary);
         Error::Unavailable(format!("can't write {}: {error}", path.display()))
     })
+}
+
+/// Gives a file a name that no other one has. What has it already is kept: it was not written by
+/// whoever calls this.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some network file systems can't.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            if to.symlink_metadata().is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            fs::rename(from, to)
+        }
+        renamed => Ok(renamed?),
+    }
 }
 
 fn write_synced(path: &Path, model: &AgentPerformanceModel) -> io::Result<String> {
@@ -79,7 +101,7 @@ fn write_synced(path: &Path, model: &AgentPerformanceModel) -> io::Result<String
 
     let settings = serde_json::to_string(model.settings())?;
     let sequence = model.sequence();
-    let mut file = BufWriter::with_capacity(64 * 1024, File::create(path)?);
+    let mut file = BufWriter::with_capacity(64 * 1024, File::create_new(path)?);
     write!(
         file,
         "{{\"format\":{FORMAT},\"learned_sequence\":{sequence},\"settings\":{settings},\"state\":"

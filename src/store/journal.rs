@@ -258,7 +258,7 @@ impl Store {
             )?;
         }
         counters.store(&transaction)?;
-        commit(transaction)?;
+        commit(transaction, &self.place)?;
         for outcome in append.outcomes {
             self.identities.remember(outcome.identity);
         }
@@ -293,6 +293,7 @@ impl Store {
             payload,
         };
         row.insert(&transaction, now_ms)?;
+        super::versions::forget_announced(&transaction, versions)?;
         super::versions::insert(&transaction, versions)?;
         let before = super::versions::files(&transaction)?;
         super::versions::promote(&transaction, versions)?;
@@ -300,7 +301,7 @@ impl Store {
         let unused = super::versions::unused_files(&transaction, before)?;
         insert_events(&transaction, &[event], &options)?;
         counters.store(&transaction)?;
-        commit(transaction)?;
+        commit(transaction, &self.place)?;
         self.delete_files(&unused);
         Ok(())
     }
@@ -335,7 +336,7 @@ impl Store {
         super::decisions::give_up(&transaction, controls, first_sequence, now_ms)?;
         insert_events(&transaction, &[event], &options)?;
         counters.store(&transaction)?;
-        commit(transaction)
+        commit(transaction, &self.place)
     }
 
     /// Hands the journal entries after `sequence`, up to `last_sequence`, to `visit`, in order and
@@ -376,8 +377,9 @@ impl Store {
         }
         Err(Error::Corrupt(format!(
             "the journal in {} is damaged: entry {expected} of {last_sequence} is missing or \
-             fails its checksum; restore a backup, or move the directory away to start empty",
-            self.directory.display()
+             fails its checksum; {}",
+            self.directory.display(),
+            super::evidence::GO_ON
         )))
     }
 

@@ -1,9 +1,10 @@
 //! What is durable, what is refused to be opened, what is let go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tempfile::TempDir;
 
+use super::evidence::RESTORED_FILE;
 use super::journal::Row;
 use super::*;
 use crate::decisions::{Choice, Decision, Waiting};
@@ -17,6 +18,11 @@ const NOW_MS: i64 = 1_800_000_000_000;
 /// As the program opens it, but without waiting for the disk.
 fn quick() -> StoreOptions {
     StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() }
+}
+
+/// As the program opens it.
+fn full() -> StoreOptions {
+    StoreOptions::default()
 }
 
 fn identity(number: u64) -> IdentityKey {
@@ -334,7 +340,20 @@ fn a_database_that_is_not_ours_or_damaged_is_left_as_it_is() {
         |path| sql(path, &format!("PRAGMA user_version = {newer}")),
         &format!("a newer online-learning (schema {newer}"),
     );
-    check_refused(|path| sql(path, "PRAGMA application_id = 7"), another);
+    check_refused(
+        |path| sql(path, "PRAGMA application_id = 7"),
+        "has our tables, but application_id 7",
+    );
+    for schema in [0, -1] {
+        check_refused(
+            |path| sql(path, &format!("PRAGMA user_version = {schema}")),
+            &format!("has schema {schema} (its user_version), which no online-learning writes"),
+        );
+        check_refused(
+            |path| sql(path, &format!("PRAGMA application_id = 0; PRAGMA user_version = {schema}")),
+            "has our tables, but application_id 0",
+        );
+    }
     check_refused(
         |path| {
             fs::remove_file(path).unwrap();
@@ -870,7 +889,7 @@ fn a_version_is_training_then_active_then_deprecated_then_archived() {
     assert_eq!(kept.versions(), [(1, Training)]);
     assert_eq!(kept.store().active_version("agent_selection").unwrap(), None);
     assert_eq!(kept.store().restart_points().unwrap(), [], "its file is not there yet");
-    kept.store().abandon_version(1, &counters).unwrap();
+    kept.store().abandon_version(1, true, &counters).unwrap();
     assert_eq!(kept.versions(), []);
     assert!(kept.files().is_empty(), "a file without a row stays for ever");
 
@@ -1088,6 +1107,7 @@ fn a_model_file_of_the_format_before_is_read_and_goes_on() {
         Outcome { latency_ms: Some(700.0), ..Outcome::new("ReActAgent", Status::Success) };
     model.update(&outcome);
     assert!(predicted(&model).iter().all(|one| one.value.is_some()));
+    fs::remove_file(directory.path().join("m.json")).unwrap();
     let digest = write_model(directory.path(), "m.json", &model).unwrap();
     let written: serde_json::Value =
         serde_json::from_slice(&fs::read(directory.path().join("m.json")).unwrap()).unwrap();
@@ -1130,6 +1150,7 @@ fn a_model_file_of_format_3_believes_the_same_of_known_agents() {
         let context = vec![("size".to_owned(), Feature::Number(f64::from(number)))];
         model.update(&Outcome { context, ..Outcome::new("bee", status).on_task("write") });
     }
+    fs::remove_file(directory.path().join("m.json")).unwrap();
     let digest = write_model(directory.path(), "m.json", &model).unwrap();
     let sequence = model.sequence();
     let again = read_model(directory.path(), "m.json", &digest, sequence, settings).unwrap();
@@ -1187,6 +1208,7 @@ fn values_of_the_format_before_begin_where_its_sums_ended() {
     }
     let now = predicted(&model, Measure::Latency, "t2")[slow].clone();
     assert_eq!((now.evidence, now.quantiles[0]), (620, 100.0));
+    fs::remove_file(directory.path().join("m.json")).unwrap();
     let digest = write_model(directory.path(), "m.json", &model).unwrap();
     assert_eq!(read(&digest).digest(), model.digest());
 }
@@ -1582,6 +1604,339 @@ fn control_entries_do_not_take_the_place_of_identities() {
     kept.reopen();
     let known = (1..=last).filter(|number| kept.store().is_known(identity(*number)));
     assert_eq!(known.count(), 500);
+}
+
+/// A state directory with a version, a checkpoint and 60 outcomes after them, all in the database.
+fn with_files() -> Kept {
+    let mut kept = Kept::new(quick());
+    for part in 0..6 {
+        kept.append(10 * part + 1..=10 * part + 10);
+        if part == 2 {
+            kept.learn_all();
+            kept.save(1);
+            let name = "checkpoint-000000000030.json";
+            fs::write(kept.file(name), b"{}").unwrap();
+            let (model_file_path, digest) = (name.to_owned(), "d".to_owned());
+            let point = RestartPoint { learned_sequence: 30, model_file_path, digest };
+            kept.store().add_checkpoint(&point, "2026-11-02T09:00:00.000+00:00").unwrap();
+        }
+    }
+    kept.store.take().unwrap().close();
+    kept
+}
+
+fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+    files
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .filter(|(name, _)| !name.ends_with("-shm") && name != LOCK_FILE)
+        .collect()
+}
+
+/// Whoever opens what `tamper` left refuses it and says each of `says`; nothing is changed by that.
+#[track_caller]
+fn check_contradiction(tamper: impl FnOnce(&Path), says: &[&str]) {
+    let kept = with_files();
+    let directory = kept.directory.path();
+    tamper(directory);
+    let before = contents(directory);
+    let written = Store::open(directory, quick()).err();
+    let read = Store::open_read_only(directory, quick()).err();
+    assert_eq!(written, read, "who writes and who reads agree");
+    let Some(Error::Corrupt(text)) = written else { panic!("opened, or another error: {read:?}") };
+    for says in says {
+        assert!(text.contains(says), "{says:?} is not in {text}");
+    }
+    let mut after = contents(directory);
+    // A look at a database in this mode makes an empty log.
+    after.retain(|name, bytes| before.contains_key(name) || !bytes.is_empty());
+    assert!(before == after, "{:?} {:?}", before.keys(), after.keys());
+}
+
+#[test]
+fn a_state_that_contradicts_itself_is_refused_by_whoever_opens_it() {
+    let database = |directory: &Path| directory.join(DATABASE_FILE);
+    let sql = |directory: &Path, sql: &str| {
+        Connection::open(database(directory)).unwrap().execute_batch(sql).unwrap();
+    };
+    let remove = |directory: &Path, name: &str| fs::remove_file(directory.join(name)).unwrap();
+    let gone = |directory: &Path| remove(directory, DATABASE_FILE);
+    check_contradiction(gone, &["is missing", DATABASE_FILE, "version-1.json", "--start-empty"]);
+    check_contradiction(
+        |directory| {
+            gone(directory);
+            remove(directory, "version-1.json");
+        },
+        &["is missing", "checkpoint-000000000030.json"],
+    );
+    check_contradiction(
+        |directory| {
+            gone(directory);
+            remove(directory, "version-1.json");
+            remove(directory, "checkpoint-000000000030.json");
+            fs::write(directory.join(format!("{DATABASE_FILE}-wal")), b"entries").unwrap();
+        },
+        &["is missing", "online-learning.db-wal"],
+    );
+    check_contradiction(
+        |directory| fs::write(database(directory), b"").unwrap(),
+        &["is empty", "version-1.json"],
+    );
+    // A new database in the place of the old one: with a bare header, and with tables.
+    check_contradiction(
+        |directory| {
+            gone(directory);
+            sql(directory, "PRAGMA journal_mode = WAL");
+        },
+        &["holds no table", "version-1.json"],
+    );
+    check_contradiction(
+        |directory| {
+            let elsewhere = tempfile::tempdir().unwrap();
+            Store::open(elsewhere.path(), quick()).unwrap().close();
+            fs::copy(database(elsewhere.path()), database(directory)).unwrap();
+        },
+        &["ends at entry 0", "checkpoint-000000000030.json", "is behind"],
+    );
+    // Files that come from elsewhere, or from later.
+    for (name, is) in [
+        ("version-000007.json", "is version 7"),
+        ("version-000007.json.tmp", "is version 7"),
+        ("checkpoint-000000000061.json", "holds 61 journal entries"),
+    ] {
+        check_contradiction(
+            |directory| fs::write(directory.join(name), b"{}").unwrap(),
+            &[name, is, "is behind"],
+        );
+    }
+    check_contradiction(
+        |directory| {
+            let model = AgentPerformanceModel::new(Settings::default()).at_sequence(61);
+            remove(directory, "version-1.json");
+            write_model(directory, "version-1.json", &model).unwrap();
+        },
+        &["version-1.json", "holds 61 journal entries", "ends at entry 60"],
+    );
+    // A database that contradicts itself.
+    check_contradiction(|directory| sql(directory, "DELETE FROM counters"), &["counters end at 0"]);
+    check_contradiction(
+        |directory| sql(directory, "DELETE FROM journal"),
+        &["ends at entry 0", "counters say 60"],
+    );
+    check_contradiction(
+        |directory| sql(directory, "UPDATE model_versions SET learned_sequence = 61"),
+        &["a version of entry 61"],
+    );
+    // Half a restore.
+    check_contradiction(
+        |directory| fs::rename(database(directory), directory.join(RESTORED_FILE)).unwrap(),
+        &["half a restore", "restore FILE"],
+    );
+}
+
+#[test]
+fn a_database_that_is_a_link_to_nowhere_is_not_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("disk/away.db");
+    std::os::unix::fs::symlink(&target, directory.path().join(DATABASE_FILE)).unwrap();
+    fs::create_dir(directory.path().join("disk")).unwrap();
+    let Err(Error::Fatal(text)) = Store::open(directory.path(), quick()) else {
+        panic!("opened");
+    };
+    assert!(text.contains("away.db") && !target.exists(), "{text}");
+    // One to somewhere is followed, also to its log.
+    let elsewhere = Kept::new(quick());
+    elsewhere.store.unwrap().close();
+    fs::copy(elsewhere.directory.path().join(DATABASE_FILE), &target).unwrap();
+    let mut store = Store::open(directory.path(), quick()).unwrap();
+    store.learned(&[], &Counters::default()).unwrap();
+    fs::remove_file(directory.path().join("disk/away.db-wal")).unwrap();
+    assert!(matches!(store.learned(&[], &Counters::default()), Err(Error::Unavailable(_))));
+}
+
+#[test]
+fn what_is_moved_aside_is_kept_and_makes_room_for_a_start() {
+    let kept = with_files();
+    let directory = kept.directory.path();
+    fs::write(directory.join("version-000007.json"), b"{}").unwrap();
+    fs::write(directory.join("theirs.txt"), b"not ours").unwrap();
+    let before = contents(directory);
+    assert!(Store::open(directory, quick()).is_err());
+    let aside = set_aside(directory, NOW_MS).unwrap();
+    let mut moved = contents(&aside);
+    moved.insert("theirs.txt".to_owned(), b"not ours".to_vec());
+    moved.retain(|name, bytes| before.contains_key(name) || !bytes.is_empty());
+    assert!(moved == before, "{:?} {:?}", moved.keys(), before.keys());
+    let store = Store::open(directory, quick()).unwrap();
+    assert_eq!(store.counters().unwrap().last_sequence, 0);
+    assert!(set_aside(directory, NOW_MS).is_err(), "it is in use");
+}
+
+#[test]
+fn what_is_written_to_a_database_that_is_gone_is_not_acknowledged() {
+    for name in [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")] {
+        for replaced in [false, true] {
+            let mut kept = Kept::new(quick());
+            kept.append(1..=5);
+            let (file, away) = (kept.file(&name), kept.file("away"));
+            let before = kept.counters.clone();
+            fs::rename(&file, &away).unwrap();
+            if replaced {
+                fs::copy(&away, &file).unwrap();
+            }
+            let text = match kept.try_append(&[outcome(6)], &[], &[], &[]) {
+                Err(Error::Unavailable(text)) => text,
+                other => panic!("{name}: {other:?}"),
+            };
+            let what = if replaced { "was replaced" } else { "was removed" };
+            assert!(text.contains(&name) && text.contains(what), "{text}");
+            assert!(kept.store().check_place().is_err());
+            // It was put back: nothing has changed, and it goes on.
+            fs::rename(&away, &file).unwrap();
+            assert_eq!(kept.store().counters().unwrap(), before);
+            kept.counters = before;
+            kept.append(6..=6);
+            kept.reopen();
+            assert_eq!(kept.replayed(0).unwrap().len(), 6);
+        }
+    }
+}
+
+#[test]
+fn a_model_file_never_takes_the_place_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = AgentPerformanceModel::new(Settings::default());
+    let theirs = directory.path().join("version-000001.json");
+    fs::write(&theirs, b"of another instance").unwrap();
+    let Err(Error::Unavailable(text)) =
+        write_model(directory.path(), "version-000001.json", &model)
+    else {
+        panic!("written over");
+    };
+    assert!(text.contains("version-000001.json") && text.contains("exists"), "{text}");
+    assert_eq!(fs::read(&theirs).unwrap(), b"of another instance");
+    // Nor does a link where it is written first.
+    let linked = directory.path().join("theirs");
+    fs::write(&linked, b"theirs").unwrap();
+    let temporary = directory.path().join("version-000002.json.tmp");
+    std::os::unix::fs::symlink(&linked, &temporary).unwrap();
+    write_model(directory.path(), "version-000002.json", &model).unwrap();
+    assert_eq!(fs::read(&linked).unwrap(), b"theirs");
+    let mut names: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["theirs", "version-000001.json", "version-000002.json"]);
+}
+
+/// The image of a process that was killed with everything since its start in the log.
+fn killed(transactions: u64, options: StoreOptions) -> tempfile::TempDir {
+    let mut kept = Kept::new(options);
+    for number in 1..=transactions {
+        kept.append(number..=number);
+    }
+    let image = tempfile::tempdir().unwrap();
+    for name in [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")] {
+        fs::copy(kept.file(&name), image.path().join(name)).unwrap();
+    }
+    image
+}
+
+#[test]
+fn a_log_that_is_damaged_before_its_end_is_refused() {
+    const HEADER: usize = 32;
+    const FRAME: usize = 24 + 4096;
+    let damage = |change: &dyn Fn(&mut Vec<u8>), options: StoreOptions| {
+        let image = killed(20, options);
+        let log = image.path().join(format!("{DATABASE_FILE}-wal"));
+        let mut bytes = fs::read(&log).unwrap();
+        assert!((bytes.len() - HEADER).is_multiple_of(FRAME), "{}", bytes.len());
+        change(&mut bytes);
+        fs::write(&log, &bytes).unwrap();
+        let opened = Store::open(image.path(), options);
+        let read = Store::open_read_only(image.path(), options);
+        assert_eq!(opened.is_ok(), read.is_ok());
+        match opened {
+            Ok(store) => Ok(store.counters().unwrap().last_sequence),
+            Err(Error::Corrupt(text)) => {
+                assert!(text.contains("-wal is damaged"), "{text}");
+                assert!(fs::read(&log).unwrap() == bytes, "it was changed");
+                Err(text)
+            }
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let flip = |at: usize| move |bytes: &mut Vec<u8>| bytes[at] ^= 1;
+    let normal = StoreOptions { synchronous: Synchronous::Normal, ..full() };
+    assert_eq!(damage(&|_| {}, full()), Ok(20), "a sound one is read");
+    for at in [0, 8, 17, 25, HEADER, HEADER + 9, HEADER + 17, HEADER + 2_000, HEADER + 9 * FRAME] {
+        assert!(damage(&flip(at), full()).is_err(), "byte {at}");
+    }
+    // What a power loss does to the end is none: the last transaction was not acknowledged.
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 100);
+    assert_eq!(damage(&cut, full()), Ok(19));
+    let torn = |bytes: &mut Vec<u8>| {
+        let at = bytes.len() - 100;
+        bytes[at..].fill(0);
+    };
+    assert_eq!(damage(&torn, full()), Ok(19));
+    // Where commits are not synced it may do that to more of them.
+    assert!(damage(&flip(HEADER + 40 * FRAME), normal).is_ok());
+}
+
+#[test]
+fn a_log_that_was_begun_again_is_sound() {
+    let mut kept = Kept::new(quick());
+    for number in 1..=30 {
+        kept.append(number..=number);
+    }
+    // All of it is moved into the database; the next entries go over its beginning.
+    kept.store().connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    kept.append(31..=31);
+    let image = tempfile::tempdir().unwrap();
+    for name in [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")] {
+        fs::copy(kept.file(&name), image.path().join(name)).unwrap();
+    }
+    let store = Store::open(image.path(), quick()).unwrap();
+    assert_eq!(store.counters().unwrap().last_sequence, 31);
+}
+
+#[test]
+fn half_a_restore_is_begun_again_and_ends_whole() {
+    let mut kept = Kept::new(quick());
+    kept.append(1..=10);
+    kept.learn_all();
+    kept.save(1);
+    let backup = kept.file("backup");
+    kept.store().write_backup(&backup).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let at = |name: &str| target.path().join(name);
+    // As a kill leaves it: begun, one file cut, SQLite at work on the tables.
+    fs::write(at(RESTORED_FILE), b"SQLite").unwrap();
+    fs::write(at(&format!("{RESTORED_FILE}-journal")), b"x").unwrap();
+    fs::write(at("version-1.json"), b"{").unwrap();
+    fs::write(at("version-000009.json"), b"of another backup").unwrap();
+    assert!(matches!(Store::open(target.path(), quick()), Err(Error::Corrupt(_))));
+    restore_backup(&backup, target.path(), None).unwrap();
+    assert_eq!(
+        contents(target.path()).into_keys().collect::<Vec<_>>(),
+        [DATABASE_FILE, "version-1.json"]
+    );
+    let store = Store::open(target.path(), quick()).unwrap();
+    assert_eq!(store.counters().unwrap().last_sequence, 10);
+    drop(store);
+    // What is there is only replaced when that is said, and is kept then.
+    let before = contents(target.path());
+    assert!(matches!(restore_backup(&backup, target.path(), None), Err(Error::Conflict(_))));
+    assert!(contents(target.path()) == before);
+    restore_backup(&backup, target.path(), Some(NOW_MS)).unwrap();
+    Store::open(target.path(), quick()).unwrap().close();
+    let aside = fs::read_dir(target.path()).unwrap().map(|entry| entry.unwrap());
+    let aside: Vec<_> = aside.filter(|entry| entry.file_type().unwrap().is_dir()).collect();
+    assert_eq!(aside.len(), 1);
+    assert!(contents(&aside[0].path()) == before);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Counters, Store, commit, execute, from_sql, query, reaction,
+    Counters, Store, Synchronous, commit, execute, from_sql, query, reaction,
     reader::{LearningEvent, insert_events},
     to_sql, write,
 };
@@ -151,15 +151,42 @@ impl Store {
         by_id(&self.connection, id)
     }
 
-    /// Announces a save: its rows, as `training`.
+    /// Announces a save: its rows, as `training`. They are on the disk before its file is, so that
+    /// no power loss leaves a file that the database does not know.
     ///
     /// # Errors
     /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn begin_version(&mut self, versions: &[ModelVersion], counters: &Counters) -> Result<()> {
-        let transaction = write(&self.connection, &self.patience)?;
-        insert(&transaction, versions)?;
-        counters.store(&transaction)?;
-        commit(transaction)
+        self.synced(|store| {
+            let transaction = write(&store.connection, &store.patience)?;
+            insert(&transaction, versions)?;
+            counters.store(&transaction)?;
+            commit(transaction, &store.place)
+        })
+    }
+
+    /// Puts all that was committed, and these counters, on the disk: before a file that holds it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
+    pub fn begin_file(&mut self, counters: &Counters) -> Result<()> {
+        self.synced(|store| store.learned(&[], counters))
+    }
+
+    /// Commits with a sync of the log, which takes along all that was committed before.
+    fn synced(&mut self, commit: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let usual = self.options.synchronous;
+        if usual == Synchronous::Full {
+            return commit(self);
+        }
+        let set = |store: &Self, synchronous: Synchronous| {
+            let pragma = format!("PRAGMA synchronous = {}", synchronous.as_sql());
+            store.connection.execute_batch(&pragma).map_err(|error| reaction(&error))
+        };
+        set(self, Synchronous::Full)?;
+        let committed = commit(self);
+        set(self, usual)?;
+        committed
     }
 
     /// Makes the save whose file is written the active one, and lets go of versions beyond the
@@ -181,7 +208,7 @@ impl Store {
         insert_events(&transaction, &[event], &options)?;
         let unused = unused_files(&transaction, before)?;
         counters.store(&transaction)?;
-        commit(transaction)?;
+        commit(transaction, &self.place)?;
         self.delete_files(&unused);
         Ok(())
     }
@@ -189,20 +216,32 @@ impl Store {
     /// Takes back the rows of a save that failed, and its file, if that was written.
     ///
     /// # Errors
-    /// [`crate::Error::Unavailable`] when it can be tried again, and nothing has changed.
-    pub fn abandon_version(&mut self, version_number: u64, counters: &Counters) -> Result<()> {
+    /// [`crate::Error::Unavailable`] when it can be tried again, and the rows have not changed.
+    pub fn abandon_version(
+        &mut self,
+        version_number: u64,
+        is_written: bool,
+        counters: &Counters,
+    ) -> Result<()> {
+        // First: without its row nobody would know the file. One that was there already is not ours.
+        if is_written {
+            let written = query(
+                &self.connection,
+                "SELECT model_file_path FROM model_versions
+                 WHERE version_number = ?1 AND status = 'training'",
+                [to_sql(version_number)],
+                |row| row.get(0),
+            )?;
+            self.delete_files(&written);
+        }
         let transaction = write(&self.connection, &self.patience)?;
-        let before = files(&transaction)?;
         execute(
             &transaction,
             "DELETE FROM model_versions WHERE version_number = ?1 AND status = 'training'",
             [to_sql(version_number)],
         )?;
-        let unused = unused_files(&transaction, before)?;
         counters.store(&transaction)?;
-        commit(transaction)?;
-        self.delete_files(&unused);
-        Ok(())
+        commit(transaction, &self.place)
     }
 
     /// Records a checkpoint whose file is written, and lets go of the oldest.
@@ -233,7 +272,7 @@ impl Store {
             [to_sql(CHECKPOINTS_KEPT)],
         )?;
         let unused = unused_files(&transaction, before)?;
-        commit(transaction)?;
+        commit(transaction, &self.place)?;
         self.delete_files(&unused);
         Ok(())
     }
@@ -249,49 +288,73 @@ impl Store {
         }
     }
 
-    /// A save that a crash cut short left its rows behind, or a file that no row names: rows never
-    /// become a version, and files go. Files that this database can't have made stay.
+    /// A save that a crash cut short left its rows behind, or a file that is not deleted yet: rows
+    /// never become a version, and files go. What no row tells to be ours stays, checkpoints aside,
+    /// which have no row before their file is written.
     pub(super) fn forget_unfinished_saves(&mut self) -> Result<()> {
-        execute(&self.connection, "DELETE FROM model_versions WHERE status = 'training'", [])?;
-        let (in_use, counters) = (files(&self.connection)?, self.counters()?);
+        let ours: Vec<String> = query(
+            &self.connection,
+            "SELECT model_file_path FROM model_versions WHERE status IN ('training', 'archived')",
+            [],
+            |row| row.get(0),
+        )?;
+        let in_use = restart_files(&self.connection)?;
         let is_leftover = |name: &String| {
             let Some(file) = ModelFileName::parse(name) else { return false };
-            let ours = match file.kind {
-                ModelFileKind::Version => file.number <= counters.last_version_number,
-                ModelFileKind::Checkpoint => file.number <= counters.last_sequence,
-            };
-            ours && !in_use.contains(name)
+            let is_ours = file.is_temporary
+                || ours.contains(name)
+                || matches!(file.kind, ModelFileKind::Checkpoint);
+            is_ours && !in_use.contains(name)
         };
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return Ok(()) };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let leftovers: Vec<String> = names.filter(is_leftover).collect();
-        self.delete_files(&leftovers);
+        if let Ok(entries) = std::fs::read_dir(&self.directory) {
+            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            let leftovers: Vec<String> = names.filter(is_leftover).collect();
+            self.delete_files(&leftovers);
+        }
+        // Last: without its row nobody would know the file.
+        execute(&self.connection, "DELETE FROM model_versions WHERE status = 'training'", [])?;
         Ok(())
     }
 }
 
-enum ModelFileKind {
+pub(super) enum ModelFileKind {
     Version,
     Checkpoint,
 }
 
 /// The name of a model's file, also of one that is not yet written whole.
 pub(super) struct ModelFileName {
-    kind: ModelFileKind,
+    pub(super) kind: ModelFileKind,
     /// Of the version, or the journal entry up to which a checkpoint holds.
-    number: u64,
+    pub(super) number: u64,
+    /// It is being written.
+    pub(super) is_temporary: bool,
 }
 
 impl ModelFileName {
     pub(super) fn parse(name: &str) -> Option<Self> {
-        let name = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(".json")?;
+        let whole = name.strip_suffix(".tmp");
+        let is_temporary = whole.is_some();
+        let name = whole.unwrap_or(name).strip_suffix(".json")?;
         let (kind, number) = match name.split_once('-')? {
             ("version", number) => (ModelFileKind::Version, number),
             ("checkpoint", number) => (ModelFileKind::Checkpoint, number),
             _ => return None,
         };
-        Some(Self { kind, number: number.parse().ok()? })
+        Some(Self { kind, number: number.parse().ok()?, is_temporary })
     }
+}
+
+/// What was announced of these versions gives way to them.
+pub(super) fn forget_announced(connection: &Connection, versions: &[ModelVersion]) -> Result<()> {
+    for version in versions {
+        execute(
+            connection,
+            "DELETE FROM model_versions WHERE id = ?1 AND status = 'training'",
+            [&version.id],
+        )?;
+    }
+    Ok(())
 }
 
 pub(super) fn insert(connection: &Connection, versions: &[ModelVersion]) -> Result<()> {
@@ -366,6 +429,11 @@ pub(super) fn files(connection: &Connection) -> Result<Vec<String>> {
         [],
         |row| row.get(0),
     )
+}
+
+/// The files of restart points.
+fn restart_files(connection: &Connection) -> Result<Vec<String>> {
+    query(connection, RESTART_POINTS, [], |row| row.get(1))
 }
 
 pub(super) fn unused_files(connection: &Connection, before: Vec<String>) -> Result<Vec<String>> {

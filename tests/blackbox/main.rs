@@ -29,4 +29,5 @@ mod readme;
 mod refusals;
 mod silent;
 mod spellings;
+mod state;
 mod values;
