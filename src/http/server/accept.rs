@@ -124,7 +124,7 @@ impl Acceptor {
                     self.starve(&error);
                     let open = self.shared.ordinary();
                     // The place of an idle connection will do.
-                    if self.shared.make_room(false) {
+                    if self.shared.make_room(false, open) {
                         self.shared.wait_for_end(ACCEPT_BACKOFF, |now| now < open);
                     } else {
                         thread::sleep(ACCEPT_BACKOFF);
@@ -182,10 +182,11 @@ impl Acceptor {
     fn find_room(&mut self) -> bool {
         let max = self.shared.limits.connections_max;
         let open = self.shared.ordinary();
-        if open < max - max / 10 {
+        let most = max - max / 10;
+        if open < most {
             return true;
         }
-        let made = self.shared.make_room(false);
+        let made = self.shared.make_room(false, most);
         if made {
             self.crowded.see(&format_args!("open {open}, allowed {max}"));
         }
@@ -200,7 +201,8 @@ impl Acceptor {
     fn find_spare_room(&self) -> bool {
         let is_free = || self.shared.spare.load(SeqCst) < SPARE_MAX;
         is_free()
-            || (self.shared.make_room(true) && self.shared.wait_for_end(ROOM_WAIT, |_| is_free()))
+            || (self.shared.make_room(true, SPARE_MAX)
+                && self.shared.wait_for_end(ROOM_WAIT, |_| is_free()))
     }
 
     /// Answers 503 without ever blocking. The socket stays open for a moment, because closing it

@@ -50,24 +50,37 @@ impl Shared {
         self.connections().len().saturating_sub(self.spare.load(SeqCst))
     }
 
-    /// Closes the oldest idle connection of the address that has most connections, of those within
-    /// the cap or of those beyond it. An address that has many idle ones, as a proxy has, loses
-    /// those that waited longest; whoever has few is left alone. Returns whether there was one.
-    pub(super) fn make_room(&self, spare: bool) -> bool {
+    /// Closes the oldest idle connections of the address that has most connections, of those within
+    /// the cap or of those beyond it, so that fewer than `most` stay. An address that has many idle
+    /// ones, as a proxy has, loses those that waited longest; whoever has few is left alone. Some
+    /// more are closed at once where there are hundreds, because looking for them takes a moment.
+    /// Returns whether any is about to end.
+    pub(super) fn make_room(&self, spare: bool, most: usize) -> bool {
         let connections = self.connections();
         let mut origin_to_count: HashMap<IpAddr, usize> = HashMap::new();
         let mut idle = Vec::new();
+        let (mut staying, mut leaving) = (0, 0);
         for socket in connections.values().filter(|socket| socket.spare == spare) {
+            let state = socket.state.load(SeqCst);
+            if state == LEAVING {
+                leaving += 1;
+                continue;
+            }
+            staying += 1;
             let origin = origin(socket.peer);
             *origin_to_count.entry(origin).or_default() += 1;
-            if socket.state.load(SeqCst) == IDLE {
+            if state == IDLE {
                 idle.push((origin, socket));
             }
         }
-        idle.sort_by_key(|(origin, socket)| {
-            (Reverse(origin_to_count[origin]), socket.idle_since())
-        });
-        idle.iter().any(|(_, socket)| socket.leave())
+        if staying >= most {
+            let count = staying + 1 - most + most / 100;
+            idle.sort_by_cached_key(|(origin, socket)| {
+                (Reverse(origin_to_count[origin]), socket.idle_since())
+            });
+            leaving += idle.iter().filter(|(_, socket)| socket.leave()).take(count).count();
+        }
+        leaving > 0
     }
 
     /// Waits until `enough` holds, as connections end.
