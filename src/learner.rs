@@ -1063,8 +1063,7 @@ impl Learner {
                             Counters::count(&mut counters.dropped_fields, field);
                             *reply.dropped.entry(*field).or_default() += 1;
                         }
-                        let is_dated = !outcome.dropped.contains(&"timestamp");
-                        if let Some(cost) = outcome.observed_cost().filter(|_| is_dated) {
+                        if let Some(cost) = outcome.observed_cost().filter(|_| !outcome.undated) {
                             let spending = &mut counters.spending;
                             let of = spending.entry(outcome.tenant.clone()).or_default();
                             of.add(cost, outcome.time_ms, now.unix_ms);

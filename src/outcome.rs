@@ -25,7 +25,7 @@ mod spelling;
 use raw::{Raw, Scalar};
 
 pub use annotate::{annotated, named_tenant, with_tenant};
-pub use raw::non_finite_as_null;
+pub use raw::{is_placeholder, non_finite_as_null};
 pub use spelling::tidy;
 pub(crate) use spelling::{is_blank, nearest};
 
@@ -142,6 +142,9 @@ pub struct Outcome {
     /// It came from the monitor that writes 0 for what it does not know.
     #[serde(skip)]
     pub zero_is_unknown: bool,
+    /// It says when it took place, and that can't be read: it is of no budget's period.
+    #[serde(skip)]
+    pub undated: bool,
     /// Optional fields that made no sense, by name.
     #[serde(skip)]
     pub dropped: Vec<&'static str>,
@@ -182,6 +185,7 @@ impl Outcome {
             decision: None,
             resolved: false,
             zero_is_unknown: false,
+            undated: false,
             dropped: Vec::new(),
         }
     }
@@ -283,8 +287,8 @@ impl Outcome {
         now_ms: i64,
         unidentified: impl FnOnce() -> String,
     ) -> Result<(Self, String), Refusal> {
-        let (raw, envelope) = open_envelope(raw);
-        let mut dropped = raw.context.dropped;
+        let (mut raw, envelope) = open_envelope(raw);
+        let mut dropped = std::mem::take(&mut raw.context.dropped);
         let metadata = raw.metadata.unwrap_or_default();
         let resolved = raw.resolved.unwrap_or_default();
 
@@ -302,9 +306,9 @@ impl Outcome {
             .latency_ms
             .amount(AMOUNT_MAX, "latency_ms", &mut dropped)
             .or_else(|| raw.duration_ms.amount(AMOUNT_MAX, "duration_ms", &mut dropped));
-        let zero_is_unknown = raw.memory_seen
-            && raw.cpu_seen
-            && (resolved.zero_is_unknown || raw.event_id.identifier().is_none());
+        let event_id = raw.event_id.identifier("event_id", &mut dropped);
+        let zero_is_unknown =
+            raw.memory_seen && raw.cpu_seen && (resolved.zero_is_unknown || event_id.is_none());
         let cost = raw
             .cost_estimate
             .amount(AMOUNT_MAX, "cost_estimate", &mut dropped)
@@ -314,33 +318,23 @@ impl Outcome {
             .quality_score
             .amount(1.0, "quality_score", &mut dropped)
             .or_else(|| metadata.quality_score.amount(1.0, "quality_score", &mut dropped));
-        let time_ms = match raw.timestamp {
-            Scalar::Null => None,
-            Scalar::Text(text) => parse_time_ms(&text).or_else(|| {
-                dropped.push("timestamp");
-                None
-            }),
-            _ => {
-                dropped.push("timestamp");
-                None
-            }
-        };
+        let (time_ms, undated) = time_of([&raw.timestamp, &envelope.time], &mut dropped);
 
         let explicit = [raw.decision_id, metadata.decision_id]
             .iter()
             .find_map(|value| decision_id(value, &mut dropped));
-        let identity = if let Some(event_id) = raw.event_id.identifier() {
+        let identity = if let Some(event_id) = event_id {
             event_id
-        } else if let Some((source, id)) = envelope {
-            format!("cloudevent:{}", json_array(&[&source, &id]))
+        } else if let Some((source, id)) = envelope.identity(&mut dropped) {
+            format!("cloudevent:{}", json_array(&[source, &id]))
         } else if let Some(decision) = &explicit {
             format!("decision:{}", json_array(&[decision, &agent, status.as_str()]))
-        } else if let Some(run_id) = raw.run_id.identifier() {
+        } else if let Some(run_id) = raw.run_id.identifier("run_id", &mut dropped) {
             // Without the timestamp, so that a re-send is the same event.
             let duration = latency_ms.map(|ms| ms.to_string()).unwrap_or_default();
-            let agent_type = raw.agent_type.identifier().unwrap_or_default();
+            let agent_type = &*raw.agent_type.text();
             let task = own_task.as_deref().unwrap_or_default();
-            let parts = [&run_id, &agent, &agent_type, status.as_str(), &duration, task];
+            let parts = [&run_id, &agent, agent_type, status.as_str(), &duration, task];
             format!("run:{}", hex(&Sha256::digest(json_array(&parts))))
         } else {
             unidentified()
@@ -375,21 +369,59 @@ impl Outcome {
             decision,
             resolved: resolved.task_seen,
             zero_is_unknown,
+            undated,
             dropped,
         };
         Ok((outcome, identity))
     }
 }
 
-/// The event itself, and source and id of the CloudEvents envelope it came in.
-fn open_envelope(mut raw: Raw<'_>) -> (Raw<'_>, Option<(String, String)>) {
-    match raw.event.take() {
-        Some(event) => {
-            let source = raw.source.non_empty().map(str::to_owned);
-            (*event, source.zip(raw.id.identifier()))
+/// What a CloudEvents envelope says of the event in it.
+#[derive(Default)]
+struct Envelope<'a> {
+    source: Scalar<'a>,
+    id: Scalar<'a>,
+    time: Scalar<'a>,
+}
+
+impl Envelope<'_> {
+    /// Source and id, where it has both.
+    fn identity(&self, dropped: &mut Vec<&'static str>) -> Option<(&str, String)> {
+        match &self.source {
+            Scalar::Text(source) if !source.is_empty() => {
+                Some((source, self.id.identifier("id", dropped)?))
+            }
+            _ => None,
         }
-        None => (raw, None),
     }
+}
+
+/// The event itself, and the CloudEvents envelope it came in.
+fn open_envelope(mut raw: Raw<'_>) -> (Raw<'_>, Envelope<'_>) {
+    match raw.event.take() {
+        Some(event) => (*event, Envelope { source: raw.source, id: raw.id, time: raw.time }),
+        None => (raw, Envelope::default()),
+    }
+}
+
+/// The first time that can be read, Unix ms; and whether some are given of which none can.
+fn time_of(times: [&Scalar<'_>; 2], dropped: &mut Vec<&'static str>) -> (Option<i64>, bool) {
+    let mut undated = false;
+    for (time, field) in times.into_iter().zip(["timestamp", "time"]) {
+        let read = match time {
+            Scalar::Null => continue,
+            Scalar::Number(number) => epoch_ms(*number),
+            Scalar::Text(text) if text.trim().is_empty() => continue,
+            Scalar::Text(text) => parse_time_ms(text),
+            Scalar::Bool(_) | Scalar::Digits(_) | Scalar::Composite => None,
+        };
+        if read.is_some() {
+            return (read, false);
+        }
+        undated = true;
+        dropped.push(field);
+    }
+    (None, undated)
 }
 
 fn agent_name(value: Scalar<'_>) -> Result<String, Refusal> {
@@ -400,7 +432,9 @@ fn agent_name(value: Scalar<'_>) -> Result<String, Refusal> {
         )),
         Scalar::Text(name) => checked_name("agent_name", RefusalCode::InvalidAgentName, &name),
         // Some number their agents.
-        Scalar::Integer(number) => Ok(number.to_string()),
+        Scalar::Digits(number) if !number.contains(['.', 'e', 'E']) => {
+            checked_name("agent_name", RefusalCode::InvalidAgentName, number)
+        }
         other => Err(Refusal::new(
             RefusalCode::InvalidAgentName,
             format!("agent_name is {other}, allowed is a string or a whole number"),
@@ -476,14 +510,47 @@ pub fn read_context(object: &serde_json::Value) -> (Context, Vec<&'static str>) 
     (sorted(found), dropped)
 }
 
-/// Unix milliseconds of an ISO 8601 time, with or without zone (then UTC).
+/// Unix milliseconds of a time: ISO 8601 with or without zone (then UTC), its parts also set apart by
+/// blanks; RFC 2822; or the text of an epoch time.
 pub fn parse_time_ms(text: &str) -> Option<i64> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Some(time.as_millisecond());
-    }
-    let civil = text.parse::<jiff::civil::DateTime>().ok()?;
-    let time = jiff::tz::Offset::UTC.to_timestamp(civil).ok()?;
-    Some(time.as_millisecond())
+    let text = text.trim();
+    let iso = |text: &str| Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond());
+    let civil = || {
+        let time = text.parse::<jiff::civil::DateTime>().ok()?;
+        Some(jiff::tz::Offset::UTC.to_timestamp(time).ok()?.as_millisecond())
+    };
+    // As Go, Ruby and people write it: a blank before the offset, the zone by its name.
+    let blank = || {
+        let (moment, zone) = text.rsplit_once(' ')?;
+        let offset = match zone {
+            "UTC" | "GMT" | "Z" => "Z",
+            _ => zone.starts_with(['+', '-']).then_some(zone)?,
+        };
+        iso(&format!("{}{offset}", moment.trim_end()))
+    };
+    let mail = || {
+        let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+        let renamed = text.strip_suffix("UTC").map(|text| format!("{text}GMT"));
+        let text = renamed.as_deref().unwrap_or(text);
+        Some(parser.parse_timestamp(text).ok()?.as_millisecond())
+    };
+    let epoch = || epoch_ms(text.parse().ok()?);
+    iso(text).or_else(civil).or_else(epoch).or_else(blank).or_else(mail)
+}
+
+/// Unix milliseconds of an epoch time, whose unit shows in its size: seconds up to the year 5138, or
+/// milli-, micro- or nanoseconds of a time after 1973. 0 is none.
+fn epoch_ms(epoch: f64) -> Option<i64> {
+    let ms = match epoch.abs() {
+        size if size < 1e11 => epoch * 1e3,
+        size if size < 1e14 => epoch,
+        size if size < 1e17 => epoch / 1e3,
+        size if size < 1e20 => epoch / 1e6,
+        _ => return None,
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "below 1e14")]
+    let ms = ms.round() as i64;
+    (epoch != 0.0).then_some(ms)
 }
 
 /// RFC 3339 with offset, such as `2026-11-23T10:00:00.123+00:00`.
@@ -540,7 +607,7 @@ fn first_name<const N: usize>(
 }
 
 fn decision_id(value: &Scalar<'_>, dropped: &mut Vec<&'static str>) -> Option<String> {
-    match value.identifier() {
+    match value.identifier("decision_id", dropped) {
         Some(id) if id.len() <= NAME_BYTES_MAX => Some(id),
         Some(_) => {
             dropped.push("decision_id");

@@ -24,7 +24,7 @@ use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Strategy, Terms,
 };
-use crate::outcome::{Context, DEFAULT_TENANT, format_time, read_context};
+use crate::outcome::{Context, DEFAULT_TENANT, format_time, is_placeholder, read_context};
 
 const TOP_K_MAX: u64 = 1_000;
 const TOP_K_DEFAULT: usize = 3;
@@ -150,6 +150,11 @@ impl Prediction {
         for field in left_out {
             *dropped.entry(field).or_default() += 1;
         }
+        let decision_id = request.decision_id.map(|Id(id)| id);
+        if let Some(id) = decision_id.as_deref().filter(|id| is_placeholder(id)) {
+            let detail = format!("is {id:?}, which identifies nothing; without one it is made up");
+            return Err(Error::invalid("/decision_id", detail).into());
+        }
         let top_k = request.top_k.map(|Whole(top_k)| top_k);
         Ok(Self {
             tenant_id,
@@ -168,7 +173,7 @@ impl Prediction {
             constraints: request.constraints.map(ConstraintFields::check).transpose()?,
             on_infeasible: request.on_infeasible.unwrap_or_default(),
             on_unknown: request.on_unknown.unwrap_or_default(),
-            decision_id: request.decision_id.map(|Id(id)| id),
+            decision_id,
         })
     }
 

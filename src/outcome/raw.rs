@@ -5,12 +5,44 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess,
+    Visitor,
 };
-
 use serde_json::value::RawValue;
 
 use super::{FEATURES_MAX, Feature, NAME_BYTES_MAX, Refusal, RefusalCode, kept_name, tidy};
+
+/// What programs write in place of an id that they don't have, in lower case.
+const PLACEHOLDERS: [&str; 15] = [
+    "",
+    "-",
+    "00000000-0000-0000-0000-000000000000",
+    "none",
+    "null",
+    "(null)",
+    "nil",
+    "<nil>",
+    "undefined",
+    "nan",
+    "nat",
+    "<na>",
+    "n/a",
+    "[object object]",
+    "[object undefined]",
+];
+
+/// This is no id: blank, zero, or one of [`PLACEHOLDERS`], if in the braces or with the prefix of a UUID.
+pub fn is_placeholder(id: &str) -> bool {
+    let id = id.trim();
+    let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);
+    let bare = bare.strip_prefix('{').and_then(|id| id.strip_suffix('}')).unwrap_or(bare);
+    // A nil trace id, a number that is 0, a float that is.
+    let amount = bare.strip_prefix('-').unwrap_or(bare);
+    let (whole, part) = amount.split_once('.').unwrap_or((amount, ""));
+    let mut digits = whole.bytes().chain(part.bytes());
+    let is_zero = !whole.is_empty() && digits.all(|digit| digit == b'0');
+    is_zero || PLACEHOLDERS.iter().any(|placeholder| bare.eq_ignore_ascii_case(placeholder))
+}
 
 /// A value where one number or string is expected.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -18,33 +50,43 @@ pub(super) enum Scalar<'a> {
     #[default]
     Null,
     Bool(bool),
-    /// Apart from other numbers, because an identifier may have more digits than a float.
-    Integer(i128),
     Number(f64),
+    /// A number as it was written, because an identifier may have more digits than a float.
+    Digits(&'a str),
     Text(Cow<'a, str>),
     /// An array or an object.
     Composite,
 }
 
 impl Scalar<'_> {
-    pub(super) fn non_empty(&self) -> Option<&str> {
+    /// A string or a number that identifies something. One that is set, but identifies nothing, is
+    /// dropped.
+    pub(super) fn identifier(
+        &self,
+        field: &'static str,
+        dropped: &mut Vec<&'static str>,
+    ) -> Option<String> {
         match self {
-            Self::Text(text) if !text.is_empty() => Some(text),
-            _ => None,
+            Self::Null => return None,
+            Self::Digits(id) if !is_placeholder(id) => return Some((*id).to_owned()),
+            Self::Text(id) if !is_placeholder(id) => return Some(id.clone().into_owned()),
+            Self::Text(id) if id.trim().is_empty() => return None,
+            _ => dropped.push(field),
         }
+        None
     }
 
-    /// A string or a number that identifies something.
-    pub(super) fn identifier(&self) -> Option<String> {
+    /// A string or a number as text; empty for anything else.
+    pub(super) fn text(&self) -> Cow<'_, str> {
         match self {
-            Self::Integer(number) => Some(number.to_string()),
-            Self::Number(number) => Some(number.to_string()),
-            _ => self.non_empty().map(str::to_owned),
+            Self::Number(number) => number.to_string().into(),
+            Self::Digits(text) => (*text).into(),
+            Self::Text(text) => (&**text).into(),
+            Self::Null | Self::Bool(_) | Self::Composite => Cow::default(),
         }
     }
 
     /// A number, also one written as a string, in `0..=max`; anything else but `null` is dropped.
-    #[expect(clippy::cast_precision_loss, reason = "amounts have no use for more than 53 bits")]
     pub(super) fn amount(
         &self,
         max: f64,
@@ -53,8 +95,8 @@ impl Scalar<'_> {
     ) -> Option<f64> {
         let number = match self {
             Self::Null => return None,
-            Self::Integer(number) => Some(*number as f64),
             Self::Number(number) => Some(*number),
+            Self::Digits(text) => text.parse().ok(),
             Self::Text(text) => text.trim().parse().ok(),
             Self::Bool(_) | Self::Composite => None,
         };
@@ -72,8 +114,8 @@ impl fmt::Display for Scalar<'_> {
         match self {
             Self::Null => f.write_str("null"),
             Self::Bool(value) => write!(f, "{value}"),
-            Self::Integer(value) => write!(f, "{value}"),
             Self::Number(value) => write!(f, "{value}"),
+            Self::Digits(value) => f.write_str(value),
             Self::Text(text) if text.chars().count() > 64 => {
                 write!(f, "{:?}...", text.chars().take(64).collect::<String>())
             }
@@ -103,11 +145,13 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
         Ok(Scalar::Bool(value))
     }
+    #[expect(clippy::cast_precision_loss, reason = "amounts have no use for more than 53 bits")]
     fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Integer(value.into()))
+        Ok(Scalar::Number(value as f64))
     }
+    #[expect(clippy::cast_precision_loss, reason = "amounts have no use for more than 53 bits")]
     fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Integer(value.into()))
+        Ok(Scalar::Number(value as f64))
     }
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
         Ok(Scalar::Number(value))
@@ -159,6 +203,7 @@ pub(super) struct Raw<'a> {
     pub(super) specversion: Scalar<'a>,
     pub(super) source: Scalar<'a>,
     pub(super) id: Scalar<'a>,
+    pub(super) time: Scalar<'a>,
     data: Option<&'a RawValue>,
     /// The event in `data`, where the rest is its envelope.
     pub(super) event: Option<Box<Raw<'a>>>,
@@ -310,12 +355,29 @@ fn scalar<'de, A: MapAccess<'de>>(slot: &mut Scalar<'de>, map: &mut A) -> Result
     Ok(())
 }
 
+/// As [`scalar`], for what may identify something: a number keeps its digits.
+fn exact<'de, A: MapAccess<'de>>(slot: &mut Scalar<'de>, map: &mut A) -> Result<(), A::Error> {
+    let text = map.next_value::<&RawValue>()?.get();
+    match text.as_bytes() {
+        [b'n', ..] => {}
+        [b'-' | b'0'..=b'9', ..] => *slot = Scalar::Digits(text),
+        [b'"', inside @ .., b'"'] if !inside.contains(&b'\\') => {
+            *slot = Scalar::Text(Cow::Borrowed(&text[1..text.len() - 1]));
+        }
+        _ => *slot = serde_json::from_str(text).map_err(A::Error::custom)?,
+    }
+    Ok(())
+}
+
 impl<'de> Fields<'de> for Raw<'de> {
     fn read<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         let slot = match key {
-            "event_id" => &mut self.event_id,
-            "run_id" => &mut self.run_id,
-            "agent_name" => &mut self.agent_name,
+            "event_id" => return exact(&mut self.event_id, map),
+            "run_id" => return exact(&mut self.run_id, map),
+            "decision_id" => return exact(&mut self.decision_id, map),
+            "correlation_id" => return exact(&mut self.correlation_id, map),
+            "id" => return exact(&mut self.id, map),
+            "agent_name" => return exact(&mut self.agent_name, map),
             "agent_type" => &mut self.agent_type,
             "action_type" => &mut self.action_type,
             "task_type" => &mut self.task_type,
@@ -327,11 +389,9 @@ impl<'de> Fields<'de> for Raw<'de> {
             "cost_estimate" => &mut self.cost_estimate,
             "cost" => &mut self.cost,
             "quality_score" => &mut self.quality_score,
-            "decision_id" => &mut self.decision_id,
-            "correlation_id" => &mut self.correlation_id,
             "specversion" => &mut self.specversion,
             "source" => &mut self.source,
-            "id" => &mut self.id,
+            "time" => &mut self.time,
             "context" => {
                 self.context = map.next_value()?;
                 return Ok(());
@@ -371,7 +431,7 @@ impl<'de> Fields<'de> for Metadata<'de> {
         let slot = match key {
             "task_type" => &mut self.task_type,
             "tenant_id" => &mut self.tenant_id,
-            "decision_id" => &mut self.decision_id,
+            "decision_id" => return exact(&mut self.decision_id, map),
             "quality_score" => &mut self.quality_score,
             _ => return map.next_value::<IgnoredAny>().map(drop),
         };

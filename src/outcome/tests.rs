@@ -181,6 +181,107 @@ fn numbers_identify_events_to_the_last_digit() {
 }
 
 #[test]
+fn an_id_is_the_digits_as_they_came() {
+    #[track_caller]
+    fn check(digits: &str) {
+        for field in ["event_id", "decision_id", "run_id", "correlation_id"] {
+            let read = |id: &str| {
+                let record = format!(r#"{{"agent_name":"a","status":"success","{field}":{id}}}"#);
+                parse(record).unwrap()
+            };
+            let outcome = read(digits);
+            assert_eq!(outcome, read(&format!("\"{digits}\"")), "{field}: {digits}");
+            if let Some(decision) = outcome.decision {
+                assert_eq!(decision.id(), digits);
+            }
+        }
+        let nested = format!(
+            r#"{{"specversion":"1.0","source":"s","id":{digits},
+                 "data":{{"agent_name":"a","status":"success"}}}}"#
+        );
+        let identity = format!(r#"cloudevent:["s","{digits}"]"#);
+        assert_eq!(parse(nested).unwrap().identity, identity_key("default", &identity));
+        let metadata = format!(
+            r#"{{"agent_name":"a","status":"success","metadata":{{"decision_id":{digits}}}}}"#
+        );
+        let expected = Some(DecisionRef::Explicit(digits.to_owned()));
+        assert_eq!(parse(metadata).unwrap().decision, expected);
+    }
+    check("7");
+    check("18446744073709551615");
+    check("18446744073709551616");
+    check("20261129063000120000");
+    check("20261129063000120001");
+    check("-170141183460469231731687303715884105729");
+    check(&"9".repeat(200));
+    check("1e30");
+    check("1E400");
+    check("1.50");
+    // Only a text can have these.
+    let identity = |id: &str| outcome(&json!({"event_id": id})).identity;
+    assert_ne!(identity("007"), identity("7"));
+    assert_eq!(identity("007"), identity_key("default", "007"));
+    let escaped = parse(r#"{"agent_name":"a","status":"success","event_id":"\u0037\n"}"#).unwrap();
+    assert_eq!(escaped.identity, identity_key("default", "7\n"));
+    let broken = parse(r#"{"agent_name":"a","status":"success","event_id":"\ud800"}"#);
+    assert_eq!(broken.map_err(|refusal| refusal.code), Err(RefusalCode::NotJson));
+}
+
+#[test]
+fn what_programs_write_for_nothing_is_no_id() {
+    #[track_caller]
+    fn check(id: &str, is_told: bool) {
+        for field in ["event_id", "run_id", "decision_id", "correlation_id"] {
+            let record = format!(r#"{{"agent_name":"a","status":"success","{field}":{id}}}"#);
+            let outcome = parse(record).unwrap();
+            assert_eq!(outcome.identity, identity_key("default", "made-up"), "{field}: {id}");
+            assert_eq!(outcome.decision, None, "{field}: {id}");
+            // A correlation may be anything.
+            let dropped: &[&str] =
+                if is_told && field != "correlation_id" { &[field] } else { &[] };
+            assert_eq!(outcome.dropped, dropped, "{field}: {id}");
+        }
+        let nested = format!(
+            r#"{{"specversion":"1.0","source":"s","id":{id},
+                 "data":{{"agent_name":"a","status":"success","run_id":"r"}}}}"#
+        );
+        let run = outcome(&json!({"run_id": "r"}));
+        assert_eq!(parse(nested).unwrap().identity, run.identity, "{id}");
+    }
+    for id in ["null", r#""""#, r#"" \t""#] {
+        check(id, false);
+    }
+    for id in
+        ["None", "null", "NULL", "nil", "<nil>", "undefined", "NaN", "nan", "NaT", "<NA>", "N/A"]
+    {
+        check(&format!("\"{id}\""), true);
+        check(&format!("\" {} \"", id.to_uppercase()), true);
+    }
+    for id in ["0", "0.0", "-0", "[]", "{}", "true", r#""0""#, r#""-""#, r#""[object Object]""#] {
+        check(id, true);
+    }
+    check(r#""00000000-0000-0000-0000-000000000000""#, true);
+    check(r#""{00000000-0000-0000-0000-000000000000}""#, true);
+    check(r#""urn:uuid:00000000-0000-0000-0000-000000000000""#, true);
+    check(r#""00000000000000000000000000000000""#, true);
+    for id in [
+        "none of them",
+        "nullable",
+        "00000000-0000-0000-0000-000000000001",
+        "10",
+        "0-0",
+        "0.0.0",
+        "nanny",
+        "o",
+    ] {
+        assert_eq!(outcome(&json!({"event_id": id})).identity, identity_key("default", id));
+    }
+    // The next source of an identity is taken.
+    let decided = outcome(&json!({"event_id": "None", "decision_id": "d"}));
+    assert_eq!(decided.identity, outcome(&json!({"decision_id": "d"})).identity);
+}
+
+#[test]
 fn an_identity_is_made_up_only_when_it_is_needed() {
     for fields in [json!({"event_id": "e"}), json!({"decision_id": "d"}), json!({"run_id": "r"})] {
         Outcome::parse(event(&fields).as_bytes(), NOW_MS, || unreachable!("{fields}")).unwrap();
@@ -612,11 +713,96 @@ fn times_are_read_with_and_without_zone() {
     check(&json!("2026-11-02 09:00:00.123456789"), NINE + 123, &[]);
     check(&json!("1969-12-31T23:59:59.5"), -500, &[]);
     check(&json!(null), NOW_MS, &[]);
-    check(&json!("yesterday"), NOW_MS, &["timestamp"]);
-    check(&json!("2026-13-02T09:00:00"), NOW_MS, &["timestamp"]);
-    check(&json!(1_793_610_000), NOW_MS, &["timestamp"]);
+    for same in [
+        "2026-11-02T09:00Z",
+        "2026-11-02t09:00:00z",
+        " 2026-11-02 09:00:00 ",
+        "2026-11-02 09:00:00Z",
+        "2026-11-02 09:00:00 UTC",
+        "2026-11-02 09:00:00 GMT",
+        "2026-11-02 09:00:00 Z",
+        "2026-11-02 10:00:00 +0100",
+        "2026-11-02 10:00:00 +01:00",
+        "2026-11-02T10:00:00+0100",
+        "2026-11-02T10:00:00+01",
+        "2026-11-02T10:00:00+01:00[Europe/Berlin]",
+        "2026-11-02T09:00:00.000000+0000",
+        "20261102T090000Z",
+        "Mon, 02 Nov 2026 09:00:00 +0000",
+        "Mon, 2 Nov 2026 10:00:00 +0100",
+        "Mon, 02 Nov 2026 09:00:00 GMT",
+        "Mon, 02 Nov 2026 09:00:00 UTC",
+        "Tue, 02 Nov 2026 09:00:00 GMT",
+        "2 Nov 2026 09:00:00 GMT",
+        "1793610000",
+        " 1793610000 ",
+        "1793610000.0",
+        "1793610000000",
+        "1793610000000000",
+        "1793610000000000000",
+    ] {
+        check(&json!(same), NINE, &[]);
+    }
+    check(&json!("2026-11-02 09:00:00,123"), NINE + 123, &[]);
+    check(&json!("2026-11-02"), NINE - 9 * 3_600_000, &[]);
+    check(&json!(1_793_610_000), NINE, &[]);
+    check(&json!(1_793_610_000.25), NINE + 250, &[]);
+    check(&json!(NINE + 7), NINE + 7, &[]);
+    check(&json!(1_793_610_000_007_900_u64), NINE + 8, &[]);
+    check(&json!(1_793_610_000_007_000_000_u64), NINE + 7, &[]);
+    check(&json!(-1.5), -1_500, &[]);
+    check(&json!(99_999_999_999_u64), 99_999_999_999_000, &[]);
+    check(&json!(100_000_000_000_u64), 100_000_000_000, &[]);
+    check(&json!(" "), NOW_MS, &[]);
     assert_eq!(format_time(NINE + 7), "2026-11-02T09:00:00.007+00:00");
     assert_eq!(parse_time_ms(&format_time(-1)), Some(-1));
+}
+
+#[test]
+fn an_unreadable_time_is_dropped_and_belongs_to_no_period() {
+    for timestamp in [
+        json!("yesterday"),
+        json!("2026-13-02T09:00:00"),
+        json!("05/01/2026 10:00"),
+        json!("nan"),
+        json!("inf"),
+        json!("1e40"),
+        json!(1e40),
+        json!(0),
+        json!("0"),
+        json!(true),
+        json!([1_793_610_000]),
+        json!("\u{0}"),
+        json!("é".repeat(10_000)),
+    ] {
+        let outcome = outcome(&json!({"timestamp": timestamp}));
+        assert_eq!((outcome.time_ms, outcome.undated), (NOW_MS, true), "{timestamp}");
+        assert_eq!(outcome.dropped, ["timestamp"], "{timestamp}");
+    }
+    assert!(!outcome(&json!({})).undated, "one that says nothing is of its arrival");
+}
+
+#[test]
+fn the_time_of_an_envelope_stands_in_for_that_of_its_event() {
+    const NINE: i64 = 1_793_610_000_000;
+    #[track_caller]
+    fn check(time: &Value, timestamp: &Value, expected: (i64, bool), dropped: &[&str]) {
+        let record = json!({
+            "specversion": "1.0", "id": "1", "source": "/s", "time": time,
+            "data": {"agent_name": "a", "status": "success", "timestamp": timestamp}
+        });
+        let outcome = parse(record.to_string()).unwrap();
+        assert_eq!((outcome.time_ms, outcome.undated), expected, "{record}");
+        assert_eq!(outcome.dropped, dropped, "{record}");
+    }
+    let (time, timestamp) = (json!("2026-11-02T09:00:00Z"), json!("2026-11-02T09:00:01Z"));
+    check(&time, &json!(null), (NINE, false), &[]);
+    check(&time, &timestamp, (NINE + 1_000, false), &[]);
+    check(&time, &json!("soon"), (NINE, false), &["timestamp"]);
+    check(&json!("soon"), &json!(null), (NOW_MS, true), &["time"]);
+    check(&json!(null), &json!(null), (NOW_MS, false), &[]);
+    // Without an envelope it is no field of an event.
+    assert_eq!(outcome(&json!({"time": "2026-11-02T09:00:00Z"})).time_ms, NOW_MS);
 }
 
 #[test]
