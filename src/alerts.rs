@@ -31,6 +31,10 @@ const UPDATES_MIN: u64 = 20;
 const UPDATE_TIMES_MIN: u64 = 10;
 /// Records without which no share of them says anything.
 const RECORDS_MIN: u64 = 100;
+/// Events that conflict with an earlier one of their identity, below which they may be a mishap; and
+/// the share of all records from which on outcomes are being lost.
+const CONFLICTS_MIN: u64 = 3;
+const CONFLICTS_MAX: f64 = 0.01;
 /// Predictions without which silence is nothing strange.
 const PREDICTIONS_MIN: u64 = 30;
 /// Values of an agent without which their mean or quantile says nothing.
@@ -61,6 +65,7 @@ pub enum Rule {
     Stalled,
     NoEvents,
     DeadLetters,
+    Conflicting,
     SavesFailed,
     DiskFull,
     CapReached,
@@ -74,7 +79,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::FailedUpdates,
         Self::Improvement,
         Self::UpdateTime,
@@ -82,6 +87,7 @@ impl Rule {
         Self::Stalled,
         Self::NoEvents,
         Self::DeadLetters,
+        Self::Conflicting,
         Self::SavesFailed,
         Self::DiskFull,
         Self::CapReached,
@@ -103,6 +109,7 @@ impl Rule {
             Self::Stalled => "stalled",
             Self::NoEvents => "no_events",
             Self::DeadLetters => "dead_letters",
+            Self::Conflicting => "conflicting",
             Self::SavesFailed => "saves_failed",
             Self::DiskFull => "disk_full",
             Self::CapReached => "cap_reached",
@@ -187,6 +194,7 @@ pub struct Totals {
     pub failed_updates: u64,
     pub update_time_us: u64,
     pub received: u64,
+    pub conflicting: u64,
     pub rejected: u64,
     pub predictions: u64,
     pub saves: u64,
@@ -600,9 +608,10 @@ impl Evaluator {
         let update_ms = share(time_us, learned) / 1_000.0;
         let received = grown(|totals| totals.received);
         let rejected = grown(|totals| totals.rejected);
+        let conflicting = grown(|totals| totals.conflicting);
         let AlertOptions { failed_updates_max, update_time_max_ms, dead_letters_max, .. } =
             self.options;
-        let rates: [(Rule, bool, f64, f64, String); 3] = [
+        let rates: [(Rule, bool, f64, f64, String); 4] = [
             (
                 Rule::FailedUpdates,
                 updates >= UPDATES_MIN || (is_whole && failed == 0),
@@ -623,6 +632,17 @@ impl Evaluator {
                 share(rejected, received),
                 dead_letters_max,
                 format!("{rejected} of {received} records became dead letters within {window} s"),
+            ),
+            (
+                Rule::Conflicting,
+                conflicting >= CONFLICTS_MIN || (is_whole && conflicting == 0),
+                share(conflicting, received),
+                CONFLICTS_MAX,
+                format!(
+                    "{conflicting} of {received} records within {window} s have the identity of an \
+                     earlier one and another agent or status, and were not learned: does every \
+                     execution have an id of its own?"
+                ),
             ),
         ];
         for (rule, _, value, threshold, text) in rates.into_iter().filter(|rate| rate.1) {

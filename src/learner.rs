@@ -14,7 +14,7 @@
 //!
 //! A failure at any step leaves everything before it as it was, and the step is tried again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, hash_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ use crate::error::{Error, Result};
 use crate::instruments::Instruments;
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
-    DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode,
-    format_time, named_tenant,
+    ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode,
+    format_time, is_conflict, named_tenant,
 };
 use crate::process::MemoryLimit;
 use crate::samples::Sample;
@@ -197,8 +197,8 @@ pub struct AppendRequest {
 
 /// Outcomes that are to be produced to a topic.
 pub struct AdmitRequest {
-    /// Tenant and identity of each.
-    pub outcomes: Vec<(String, IdentityKey)>,
+    /// Tenant, identity and content of each.
+    pub outcomes: Vec<(String, IdentityKey, ContentKey)>,
     /// They are only looked at: known ones are not counted.
     pub dry_run: bool,
     /// Answered with one admission each.
@@ -211,7 +211,10 @@ pub enum Admission {
     /// It may.
     New,
     /// It is in the journal, or earlier in the same request.
-    Known,
+    Known {
+        /// With another agent or status.
+        conflicting: bool,
+    },
     /// Nobody would learn it.
     Refused(Refusal),
 }
@@ -258,6 +261,8 @@ pub struct AppendReply {
     pub accepted: u64,
     /// Known already.
     pub duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status.
+    pub conflicting: u64,
     /// Refused.
     pub rejected_total: u64,
     /// Those refused, by their place among the records; at most [`REJECTED_NAMED_MAX`].
@@ -273,6 +278,7 @@ impl AppendReply {
     pub fn add(&mut self, part: Self, places: &[usize]) {
         self.accepted += part.accepted;
         self.duplicates += part.duplicates;
+        self.conflicting += part.conflicting;
         self.rejected_total += part.rejected_total;
         self.unkept += part.unkept;
         for (field, count) in part.dropped {
@@ -474,8 +480,8 @@ impl Default for LearnerOptions {
 #[derive(Default)]
 struct Sorted {
     outcomes: Vec<Outcome>,
-    /// Those of the outcomes.
-    identities: HashSet<IdentityKey>,
+    /// Those of the outcomes, each with its content.
+    identities: HashMap<IdentityKey, ContentKey>,
     /// Tenants that the outcomes bring.
     tenants: BTreeSet<String>,
     dead_letters: Vec<NewDeadLetter>,
@@ -615,10 +621,13 @@ impl Learner {
                 // What is staged may hold the same events.
                 self.append_group(now)?;
                 let admissions = self.admissions(&request.outcomes);
-                let known = admissions.iter().filter(|seen| **seen == Admission::Known).count();
-                if !request.dry_run {
-                    self.counters.duplicates += known as u64;
-                    self.counters.source(HTTP).duplicates += known as u64;
+                for admission in admissions.iter().filter(|_| !request.dry_run) {
+                    let Admission::Known { conflicting } = admission else { continue };
+                    self.counters.duplicates += 1;
+                    self.counters.conflicting += u64::from(*conflicting);
+                    let source = self.counters.source(HTTP);
+                    source.duplicates += 1;
+                    source.conflicting += u64::from(*conflicting);
                 }
                 // Whoever asked may have gone.
                 let _ = request.reply.send(Ok(admissions));
@@ -1048,12 +1057,15 @@ impl Learner {
                     }
                     Ok(mut outcome) => {
                         sorted.replayed.extend(replay_of);
-                        if self.store.is_known(outcome.identity)
-                            || !sorted.identities.insert(outcome.identity)
-                        {
+                        let key = (outcome.identity, outcome.content);
+                        if let Some(first) = self.first_content(key, &mut sorted.identities) {
+                            let conflicting = u64::from(is_conflict(first, outcome.content));
                             reply.duplicates += 1;
                             counters.duplicates += 1;
                             counted.duplicates += 1;
+                            reply.conflicting += conflicting;
+                            counters.conflicting += conflicting;
+                            counted.conflicting += conflicting;
                             continue;
                         }
                         reply.accepted += 1;
@@ -1140,15 +1152,30 @@ impl Learner {
         ))
     }
 
-    fn admissions(&self, outcomes: &[(String, IdentityKey)]) -> Vec<Admission> {
+    /// The content of the first outcome with this identity; a new one becomes one of the `earlier`.
+    fn first_content(
+        &self,
+        (identity, content): (IdentityKey, ContentKey),
+        earlier: &mut HashMap<IdentityKey, ContentKey>,
+    ) -> Option<ContentKey> {
+        self.store.known_content(identity).or_else(|| match earlier.entry(identity) {
+            hash_map::Entry::Occupied(first) => Some(*first.get()),
+            hash_map::Entry::Vacant(place) => {
+                place.insert(content);
+                None
+            }
+        })
+    }
+
+    fn admissions(&self, outcomes: &[(String, IdentityKey, ContentKey)]) -> Vec<Admission> {
         let mut tenants = BTreeSet::new();
-        let mut earlier = HashSet::new();
-        let admission = |(tenant, identity): &(String, IdentityKey)| {
+        let mut earlier = HashMap::new();
+        let admission = |(tenant, identity, content): &(String, IdentityKey, ContentKey)| {
             if let Err(refusal) = self.admit(tenant, &tenants) {
                 return Admission::Refused(refusal);
             }
-            if self.store.is_known(*identity) || !earlier.insert(*identity) {
-                return Admission::Known;
+            if let Some(first) = self.first_content((*identity, *content), &mut earlier) {
+                return Admission::Known { conflicting: is_conflict(first, *content) };
             }
             if !self.tenants.contains(tenant) {
                 tenants.insert(tenant.clone());

@@ -223,6 +223,7 @@ impl Monitor {
                 failed_updates: counters.failed_updates,
                 update_time_us: counters.update_time_us,
                 received: counters.received(),
+                conflicting: counters.conflicting,
                 rejected: counters.rejected_total(),
                 predictions: shared.instruments.prediction_seconds.get_sample_count(),
                 saves: counters.saves,

@@ -110,12 +110,19 @@ pub type Context = Vec<(String, Feature)>;
 /// What a record is remembered by: the first 128 bits of the SHA-256 of its tenant and identity.
 pub type IdentityKey = [u8; 16];
 
+/// What events of one identity have in common: the first 16 bits of the SHA-256 of agent and status.
+/// 0 where it is not known.
+pub type ContentKey = [u8; 2];
+
 /// One agent execution, as it is journaled and learned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Key for deduplication. The journal keeps keys in a column of their own.
     #[serde(skip)]
     pub identity: IdentityKey,
+    /// Of agent and status as they came. It stands beside the identity.
+    #[serde(skip)]
+    pub content: ContentKey,
     /// Whose agents these are.
     pub tenant: String,
     /// Who executed.
@@ -171,10 +178,12 @@ impl DecisionRef {
 impl Outcome {
     /// The smallest outcome: of the default tenant, with neither task type nor context.
     pub fn new(agent: impl Into<String>, status: Status) -> Self {
+        let agent = agent.into();
         Self {
             identity: IdentityKey::default(),
+            content: content_key(&agent, status),
             tenant: DEFAULT_TENANT.to_owned(),
-            agent: agent.into(),
+            agent,
             task_type: None,
             context: Vec::new(),
             status,
@@ -357,6 +366,7 @@ impl Outcome {
         };
         let outcome = Self {
             identity: identity_key(&tenant, &identity),
+            content: content_key(&agent, status),
             tenant,
             agent,
             task_type,
@@ -486,6 +496,19 @@ pub fn identity_key(tenant: &str, identity: &str) -> IdentityKey {
     let mut key = IdentityKey::default();
     key.copy_from_slice(&digest[..16]);
     key
+}
+
+fn content_key(agent: &str, status: Status) -> ContentKey {
+    let digest = Sha256::new().chain_update(status.as_str()).chain_update(agent).finalize();
+    match [digest[0], digest[1]] {
+        [0, 0] => [0, 1],
+        key => key,
+    }
+}
+
+/// Whether two events of one identity are known to differ in agent or status.
+pub fn is_conflict(one: ContentKey, other: ContentKey) -> bool {
+    one != other && ![one, other].contains(&ContentKey::default())
 }
 
 /// Bytes as lower-case hexadecimal digits.

@@ -161,6 +161,15 @@ fn every_rule_of_the_service_fires_once_and_passes_away_from_its_threshold() {
         |seen| seen.totals.received += 1_000,
     );
     check(
+        Rule::Conflicting,
+        |seen| {
+            seen.totals.received += 100;
+            seen.totals.conflicting += 3;
+        },
+        |seen| seen.totals.received += 210,
+        |seen| seen.totals.received += 1_000,
+    );
+    check(
         Rule::SavesFailed,
         |seen| seen.totals.failed_saves += 3,
         |seen| seen.totals.failed_saves += 1,

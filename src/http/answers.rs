@@ -74,6 +74,8 @@ pub(super) struct Metrics {
     pub(super) accepted: u64,
     /// Events that were known already.
     pub(super) duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status.
+    pub(super) conflicting: u64,
     /// Events that became dead letters, by reason.
     pub(super) rejected: BTreeMap<String, u64>,
     /// Rejected events that did not become dead letters, because their body, or import, had more than
@@ -690,6 +692,10 @@ pub(super) struct Received {
     pub(super) accepted: u64,
     /// Known already.
     pub(super) duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status, and are not
+    /// learned; there when there are any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) conflicting: u64,
     /// Refused, at most 10,000 of them.
     pub(super) rejected: Vec<RejectedEvent>,
     /// Refused, all of them.
@@ -714,6 +720,11 @@ pub(super) struct RejectedEvent {
     pub(super) detail: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// What became of dead letters that were fed back.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Replayed {
@@ -721,6 +732,10 @@ pub(super) struct Replayed {
     pub(super) accepted: u64,
     /// Known already.
     pub(super) duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status; there when
+    /// there are any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) conflicting: u64,
     /// Refused once more.
     pub(super) rejected: Vec<RejectedLetter>,
     /// Not fed back.

@@ -1,6 +1,6 @@
 //! `POST /api/learning/outcomes?dry_run=true`: what would become of these events? Nothing is written.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use super::{Answer, App, json_response};
 use crate::learner::{
     Admission, AdmitRequest, Event, REJECTED_NAMED_MAX, Record, SUBMIT_RECORDS_MAX,
 };
-use crate::outcome::{Outcome, Refusal, format_time};
+use crate::outcome::{Outcome, Refusal, format_time, is_conflict};
 
 /// Events that are shown as they would be learned.
 const SHOWN_MAX: usize = 1_000;
@@ -90,12 +90,13 @@ impl App {
         let mut records = records.enumerate().peekable();
         let mut received = Received::default();
         let mut shown = Vec::new();
-        let mut earlier = HashSet::new();
+        let mut earlier = HashMap::new();
         while records.peek().is_some() {
             let part: Vec<_> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
             let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
             let outcomes =
-                outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity)).collect();
+                outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity, outcome.content));
+            let outcomes = outcomes.collect();
             let admissions = self
                 .inbox
                 .ask(|reply| Event::Admit(AdmitRequest { outcomes, dry_run: true, reply }))?;
@@ -121,8 +122,22 @@ impl App {
                         continue;
                     }
                     // The same may stand in an earlier part.
-                    Some(Admission::New) => earlier.insert(outcome.identity),
-                    Some(Admission::Known) | None => false,
+                    Some(Admission::New) => match earlier.entry(outcome.identity) {
+                        Entry::Vacant(place) => {
+                            place.insert(outcome.content);
+                            true
+                        }
+                        Entry::Occupied(first) => {
+                            let conflicting = is_conflict(*first.get(), outcome.content);
+                            received.conflicting += u64::from(conflicting);
+                            false
+                        }
+                    },
+                    Some(Admission::Known { conflicting }) => {
+                        received.conflicting += u64::from(conflicting);
+                        false
+                    }
+                    None => false,
                 };
                 received.accepted += u64::from(is_new);
                 received.duplicates += u64::from(!is_new);

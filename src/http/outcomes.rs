@@ -157,6 +157,7 @@ impl App {
             let reply = self.submit(records.into_iter())?;
             total.accepted += reply.accepted;
             total.duplicates += reply.duplicates;
+            total.conflicting += reply.conflicting;
             for (field, count) in reply.dropped {
                 *total.dropped.entry(field).or_default() += count;
             }
@@ -166,8 +167,9 @@ impl App {
                 detail: refusal.detail,
             }));
         }
-        let AppendReply { accepted, duplicates, dropped: dropped_fields, .. } = total;
-        let body = Replayed { accepted, duplicates, rejected, skipped, dropped_fields };
+        let AppendReply { accepted, duplicates, conflicting, dropped: dropped_fields, .. } = total;
+        let body =
+            Replayed { accepted, duplicates, conflicting, rejected, skipped, dropped_fields };
         Ok(json_response(200, &body))
     }
 }
@@ -181,6 +183,7 @@ fn received(reply: AppendReply) -> Received {
     Received {
         accepted: reply.accepted,
         duplicates: reply.duplicates,
+        conflicting: reply.conflicting,
         rejected: rejected.collect(),
         rejected_total: reply.rejected_total,
         dropped_fields: reply.dropped,

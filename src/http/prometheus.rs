@@ -423,6 +423,11 @@ fn add_events(to: &mut Families, counters: &Counters) {
         "Records that were known already, by source",
         of_each(|source| source.duplicates),
     );
+    to.counters(
+        "online_learning_events_conflicting_total",
+        "Duplicates that differ from the first of their identity in agent or status, by source",
+        of_each(|source| source.conflicting),
+    );
     let reasons = SOURCES.iter().flat_map(|name| {
         RefusalCode::ALL.iter().map(move |code| {
             let count = source(name).rejected.get(code.as_str()).copied().unwrap_or(0);

@@ -44,6 +44,7 @@ impl App {
             improvement_rate: score.improvement_rate(),
             accepted: counters.accepted,
             duplicates: counters.duplicates,
+            conflicting: counters.conflicting,
             rejected: counters.rejected.clone(),
             dead_letters_unkept: counters.dead_letters_unkept,
             dropped_fields: counters.dropped_fields.clone(),

@@ -61,8 +61,9 @@ fn submit_part(
     (shared, reader): (&Shared, &Reader),
 ) -> Result<()> {
     let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
-    let outcomes: Vec<_> =
-        outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity)).collect();
+    let outcomes: Vec<_> = outcomes
+        .map(|outcome| (outcome.tenant.clone(), outcome.identity, outcome.content))
+        .collect();
     let mut admissions = if outcomes.is_empty() {
         Vec::new()
     } else {
@@ -76,7 +77,7 @@ fn submit_part(
     let mut replayed = Vec::new();
     for (index, mut record) in part {
         let admission = match &record.content {
-            Ok(_) => admissions.next().unwrap_or(Admission::Known),
+            Ok(_) => admissions.next().unwrap_or(Admission::Known { conflicting: false }),
             Err(refusal) => Admission::Refused(refusal.clone()),
         };
         let admission = match (admission, &mut record.content) {
@@ -108,8 +109,10 @@ fn submit_part(
         };
         match admission {
             Admission::Refused(refusal) => refused.push((index, refusal, record)),
-            Admission::New | Admission::Known => {
+            Admission::New => total.duplicates += 1,
+            Admission::Known { conflicting } => {
                 total.duplicates += 1;
+                total.conflicting += u64::from(conflicting);
                 replayed.extend(record.replay_of);
             }
         }

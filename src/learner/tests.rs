@@ -1,6 +1,6 @@
 //! The learner driven step by step: no thread, no clock, failures where a test plans them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use proptest::prelude::{any, prop, prop_assert_eq, proptest};
@@ -527,7 +527,11 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
     let request = request(records, Room::unlimited(), reply);
     bench.learner().on_event(Event::Append(request), now).unwrap();
 
-    let of = |tenant: &str, number: u64| (tenant.to_owned(), outcome(number).identity);
+    let of = |tenant: &str, number: u64| {
+        let Outcome { identity, content, .. } = outcome(number);
+        (tenant.to_owned(), identity, content)
+    };
+    let other = |number| ("default".to_owned(), outcome(number).identity, [7, 7]);
     let outcomes = vec![
         of("default", 1),
         of("default", 2),
@@ -535,20 +539,52 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
         of("default", 3),
         of("new", 4),
         of("one too many", 5),
+        other(1),
+        other(2),
+        other(3),
     ];
     let (reply, reply_rx) = bounded(1);
     let request = AdmitRequest { outcomes, dry_run: false, reply };
     bench.learner().on_event(Event::Admit(request), now).unwrap();
     let admissions = reply_rx.try_recv().unwrap().unwrap();
-    let expected = [Admission::Known, Admission::Known, Admission::New, Admission::Known];
+    let known = Admission::Known { conflicting: false };
+    let expected = [known.clone(), known.clone(), Admission::New, known];
     assert_eq!((&admissions[..4], &admissions[4]), (&expected[..], &Admission::New));
+    let conflicts = [const { Admission::Known { conflicting: true } }; 3];
+    assert_eq!(admissions[6..], conflicts);
     let Admission::Refused(refusal) = &admissions[5] else { panic!("{admissions:?}") };
     assert_eq!(refusal.code, RefusalCode::TenantLimit);
     // Counted with the next transaction; nothing was stored.
     bench.settle();
     bench.send(6..=6);
-    assert_eq!(bench.counters().duplicates, before + 3);
-    assert_eq!(bench.counters().accepted, 3);
+    assert_eq!(bench.counters().duplicates, before + 6);
+    assert_eq!((bench.counters().accepted, bench.counters().conflicting), (3, 3));
+}
+
+/// One id that comes again with another agent or status is counted, whether the first is in the same
+/// request, the same transaction, the journal, or the journal of the run before.
+#[test]
+fn an_id_given_to_two_executions_is_counted_as_conflicting() {
+    let mut bench = Bench::new(manual());
+    let sent = |agent: &str, status| Outcome { identity: [9; 16], ..Outcome::new(agent, status) };
+    let (first, again) = (sent("a", Status::Success), sent("a", Status::Success));
+    let (failed, other) = (sent("a", Status::Failure), sent("b", Status::Success));
+    let mut expected =
+        AppendReply { accepted: 1, duplicates: 3, conflicting: 2, ..AppendReply::default() };
+    for round in 1..=3 {
+        let group = [first.clone(), again.clone(), failed.clone(), other.clone()];
+        let reply = bench.append(group.into_iter().map(record).collect()).unwrap();
+        assert_eq!(reply, expected, "round {round}");
+        (expected.accepted, expected.duplicates) = (0, 4);
+        bench.reopen();
+        assert_eq!(bench.counters().conflicting, 2 * round);
+        assert_eq!(bench.counters().sources["http"].conflicting, 2 * round);
+    }
+    // What an older program journaled has no content to compare with.
+    let unknown = Outcome { identity: [8; 16], content: ContentKey::default(), ..first };
+    bench.append(vec![record(unknown)]).unwrap();
+    let reply = bench.append(vec![record(Outcome { identity: [8; 16], ..failed })]).unwrap();
+    assert_eq!((reply.duplicates, reply.conflicting), (1, 0));
 }
 
 #[test]

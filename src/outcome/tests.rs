@@ -934,6 +934,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
             let (latency_ms, quality, cost, time_ms) = amounts;
             let base = Outcome::new(agent, status);
             Outcome {
+                content: ContentKey::default(),
                 tenant,
                 task_type,
                 context,

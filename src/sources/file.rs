@@ -38,6 +38,8 @@ pub struct Summary {
     pub accepted: u64,
     /// Those known already.
     pub duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status.
+    pub conflicting: u64,
     /// Those refused, by reason code.
     pub rejected: BTreeMap<String, u64>,
     /// Those refused that did not become dead letters: there were too many.
@@ -53,6 +55,7 @@ impl Summary {
         self.accepted += reply.accepted;
         self.duplicates += reply.duplicates;
         self.unkept += reply.unkept;
+        self.conflicting += reply.conflicting;
         for (_, refusal) in &reply.rejected {
             self.refuse(refusal);
         }
@@ -88,6 +91,7 @@ impl Summary {
         self.accepted += number("accepted");
         self.duplicates += number("duplicates");
         self.unkept += number("dead_letters_unkept");
+        self.conflicting += number("conflicting");
         for rejected in answer["rejected"].as_array().into_iter().flatten() {
             let code = rejected["code"].as_str().unwrap_or("unknown").to_owned();
             *self.rejected.entry(code).or_default() += 1;
@@ -104,6 +108,9 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rejected: u64 = self.rejected.values().sum();
         write!(f, "accepted={} duplicates={}", self.accepted, self.duplicates)?;
+        if self.conflicting > 0 {
+            write!(f, " conflicting={}", self.conflicting)?;
+        }
         write!(f, " rejected={rejected}")?;
         for (code, count) in &self.rejected {
             write!(f, " {code}={count}")?;

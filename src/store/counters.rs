@@ -37,6 +37,8 @@ pub struct Counters {
     pub accepted: u64,
     /// Records that were already known.
     pub duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status.
+    pub conflicting: u64,
     /// Records refused, by reason code.
     pub rejected: BTreeMap<String, u64>,
     /// Optional fields that made no sense, by name.
@@ -93,6 +95,8 @@ pub struct SourceCounters {
     pub accepted: u64,
     /// Records that were already known.
     pub duplicates: u64,
+    /// Those of them that differ from the first of their identity in agent or status.
+    pub conflicting: u64,
     /// Records refused, by reason code.
     pub rejected: BTreeMap<String, u64>,
 }
@@ -107,6 +111,7 @@ impl SourceCounters {
     pub fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
         self.duplicates += other.duplicates;
+        self.conflicting += other.conflicting;
         for (reason, count) in &other.rejected {
             *self.rejected.entry(reason.clone()).or_default() += count;
         }

@@ -2,10 +2,12 @@
 //! record that comes again is known.
 //!
 //! One row holds all outcomes of one transaction, packed and checksummed; a row each would cost
-//! twenty times as much. Their identities stand in a column before the payload, so that the window
-//! of known identities is rebuilt at start without reading the outcomes.
+//! twenty times as much. Their identities, and what tells whether an event that comes again has the
+//! same content, stand in a column before the payload, so that the window of known identities is
+//! rebuilt at start without reading the outcomes.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
@@ -20,7 +22,7 @@ use super::{
 use crate::decisions::Waiting;
 use crate::error::{Error, Result};
 use crate::model::Control;
-use crate::outcome::{IdentityKey, Outcome};
+use crate::outcome::{ContentKey, IdentityKey, Outcome};
 
 const KIND_OUTCOMES: i64 = 1;
 const KIND_ACTIVATION: i64 = 2;
@@ -127,53 +129,81 @@ pub struct Activation {
     pub digest: String,
 }
 
+/// Before version 10 of the schema the column of identities held nothing else.
+pub(super) const CONTENTS_SCHEMA: &str = "";
+
+/// The column of identities: those of all outcomes of a row, then what tells their contents.
+fn pack_identities(outcomes: &[Outcome]) -> Vec<u8> {
+    let identities = outcomes.iter().flat_map(|outcome| outcome.identity);
+    identities.chain(outcomes.iter().flat_map(|outcome| outcome.content)).collect()
+}
+
+/// The identities of a row of `count` entries with their contents, which old rows don't have.
+fn unpack_identities(
+    column: &[u8],
+    count: usize,
+) -> impl DoubleEndedIterator<Item = (IdentityKey, ContentKey)> {
+    let (identities, contents) = column.split_at(column.len().min(16 * count));
+    let contents = contents.as_chunks::<2>().0;
+    let identities = identities.as_chunks::<16>().0.iter().enumerate();
+    identities
+        .map(|(place, identity)| (*identity, contents.get(place).copied().unwrap_or_default()))
+}
+
+/// An identity in the window. Without alignment it shares its place with the content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key(IdentityKey);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_le_bytes(self.0));
+    }
+}
+
 /// The identities of the last outcomes, a fixed number of them.
 pub(super) struct IdentityWindow {
-    known: HashSet<u128>,
-    order: VecDeque<u128>,
+    known: HashMap<Key, ContentKey>,
+    order: VecDeque<Key>,
     capacity: usize,
 }
 
 impl IdentityWindow {
     pub(super) fn load(connection: &Connection, capacity: usize) -> Result<Self> {
-        let mut window = Self { known: HashSet::new(), order: VecDeque::new(), capacity };
+        let mut window = Self { known: HashMap::new(), order: VecDeque::new(), capacity };
         // Newest first until the window is full, then in order.
-        let mut wanted = capacity;
-        let mut newest_first: Vec<Vec<u8>> = Vec::new();
+        let mut newest_first: Vec<(IdentityKey, ContentKey)> = Vec::new();
         let mut statement = connection
-            .prepare("SELECT identities FROM journal ORDER BY first_sequence DESC")
+            .prepare(
+                "SELECT identities, last_sequence - first_sequence + 1 FROM journal
+                 ORDER BY first_sequence DESC",
+            )
             .map_err(|error| super::reaction(&error))?;
         let mut rows = statement.query([]).map_err(|error| super::reaction(&error))?;
-        while wanted > 0 {
+        while newest_first.len() < capacity {
             let Some(row) = rows.next().map_err(|error| super::reaction(&error))? else { break };
-            let mut identities: Vec<u8> = row.get(0).map_err(|error| super::reaction(&error))?;
-            let count = identities.len() / 16;
-            identities.drain(..16 * count.saturating_sub(wanted));
-            wanted -= count.min(wanted);
-            newest_first.push(identities);
+            let column: Vec<u8> = row.get(0).map_err(|error| super::reaction(&error))?;
+            let count: i64 = row.get(1).map_err(|error| super::reaction(&error))?;
+            let count = usize::try_from(from_sql(count)).unwrap_or(0);
+            let wanted = capacity - newest_first.len();
+            newest_first.extend(unpack_identities(&column, count).rev().take(wanted));
         }
-        window.known.reserve(capacity - wanted);
-        window.order.reserve(capacity - wanted);
-        for identities in newest_first.iter().rev() {
-            for key in identities.as_chunks::<16>().0 {
-                window.remember(*key);
-            }
+        window.known.reserve(newest_first.len());
+        window.order.reserve(newest_first.len());
+        for (identity, content) in newest_first.into_iter().rev() {
+            window.remember(identity, content);
         }
         Ok(window)
     }
 
-    fn contains(&self, key: IdentityKey) -> bool {
-        self.known.contains(&u128::from_le_bytes(key))
-    }
-
-    fn remember(&mut self, key: IdentityKey) {
-        let key = u128::from_le_bytes(key);
-        if self.capacity > 0 && self.known.insert(key) {
+    fn remember(&mut self, identity: IdentityKey, content: ContentKey) {
+        let key = Key(identity);
+        if self.capacity > 0 && !self.known.contains_key(&key) {
             if self.order.len() == self.capacity
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.known.remove(&oldest);
             }
+            self.known.insert(key, content);
             self.order.push_back(key);
         }
     }
@@ -182,7 +212,12 @@ impl IdentityWindow {
 impl Store {
     /// Whether this identity is among those remembered.
     pub fn is_known(&self, identity: IdentityKey) -> bool {
-        self.identities.contains(identity)
+        self.known_content(identity).is_some()
+    }
+
+    /// The content with which this identity is remembered, if it is.
+    pub fn known_content(&self, identity: IdentityKey) -> Option<ContentKey> {
+        self.identities.known.get(&Key(identity)).copied()
     }
 
     /// Makes a group of records durable in one transaction, with `counters` as they are after it.
@@ -210,8 +245,7 @@ impl Store {
         )?;
         counters.decisions_with_outcome += joined;
         if !append.outcomes.is_empty() {
-            let identities: Vec<u8> =
-                append.outcomes.iter().flat_map(|outcome| outcome.identity).collect();
+            let identities = pack_identities(append.outcomes);
             let payload = postcard::to_stdvec(append.outcomes)
                 .map_err(|error| Error::Fatal(format!("outcomes can't be packed: {error}")))?;
             let row = Row {
@@ -260,7 +294,7 @@ impl Store {
         counters.store(&transaction)?;
         commit(transaction, &self.place)?;
         for outcome in append.outcomes {
-            self.identities.remember(outcome.identity);
+            self.identities.remember(outcome.identity, outcome.content);
         }
         self.decisions.keep(decisions);
         self.early_outcomes.keep(early_outcomes);
@@ -494,8 +528,9 @@ impl Row {
             KIND_OUTCOMES => {
                 let mut outcomes: Vec<Outcome> =
                     postcard::from_bytes(&self.payload).map_err(|error| unreadable(&error))?;
-                for (outcome, key) in outcomes.iter_mut().zip(self.identities.as_chunks::<16>().0) {
-                    outcome.identity = *key;
+                let keys = unpack_identities(&self.identities, outcomes.len());
+                for (outcome, (identity, content)) in outcomes.iter_mut().zip(keys) {
+                    (outcome.identity, outcome.content) = (identity, content);
                 }
                 Ok(outcomes.into_iter().map(Entry::Outcome).collect())
             }

@@ -10,7 +10,8 @@ use super::*;
 use crate::decisions::{Choice, Decision, Waiting};
 use crate::model::{AgentPerformanceModel, Control, Measure, Question, Settings};
 use crate::outcome::{
-    FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, Refusal, RefusalCode, Status,
+    ContentKey, FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, Refusal, RefusalCode,
+    Status,
 };
 
 const NOW_MS: i64 = 1_800_000_000_000;
@@ -753,6 +754,53 @@ fn exactly_the_newest_identities_are_known_also_after_a_start() {
     kept.append(1..=1);
     kept.reopen();
     assert!(kept.store().is_known(identity(1)) && !kept.store().is_known(identity(31)));
+}
+
+/// Rows of schema 8 and older hold identities alone; those are known, whatever they stood for.
+#[test]
+fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
+    let mut kept = Kept::new(StoreOptions { identities_max: 5, ..quick() });
+    kept.append(1..=3);
+    let column = |kept: &mut Kept| -> Vec<u8> {
+        let select = "SELECT identities FROM journal WHERE first_sequence = 1";
+        kept.store().connection.query_row(select, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(column(&mut kept).len(), 3 * (16 + 2));
+    let payload = kept.store().connection.query_row(
+        "SELECT payload FROM journal WHERE first_sequence = 1",
+        [],
+        |row| row.get(0),
+    );
+    let old = Row {
+        first_sequence: 1,
+        last_sequence: 3,
+        kind: 1,
+        identities: column(&mut kept)[..3 * 16].to_vec(),
+        payload: payload.unwrap(),
+    };
+    let replace = "UPDATE journal SET identities = ?1, checksum = ?2; PRAGMA user_version = 8;";
+    let (update, version) = replace.split_once(';').unwrap();
+    let connection = &kept.store().connection;
+    connection.execute(update, params![old.identities, old.checksum()]).unwrap();
+    connection.execute_batch(version).unwrap();
+    kept.reopen();
+    kept.append(4..=6);
+    for _ in 0..2 {
+        for number in 2..=6 {
+            let expected = if number > 3 { outcome(number).content } else { ContentKey::default() };
+            assert_eq!(kept.store().known_content(identity(number)), Some(expected), "{number}");
+        }
+        assert_eq!(kept.store().known_content(identity(1)), None, "five are remembered");
+        let replayed = kept.replayed(0).unwrap();
+        let of = |entry: &Entry| match entry {
+            Entry::Outcome(outcome) => (outcome.identity, outcome.content),
+            other => panic!("{other:?}"),
+        };
+        let keys: Vec<_> = replayed.iter().map(|(_, entry)| of(entry)).collect();
+        assert_eq!(keys[2], (identity(3), ContentKey::default()));
+        assert_eq!(keys[3], (identity(4), outcome(4).content));
+        kept.reopen();
+    }
 }
 
 #[test]
