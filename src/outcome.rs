@@ -24,7 +24,7 @@ mod spelling;
 
 use raw::{Raw, Scalar};
 
-pub use annotate::{annotated, named_tenant, with_tenant};
+pub use annotate::{ENVELOPE_ATTRIBUTES, annotated, enveloped, named_tenant, with_tenant};
 pub use raw::{is_placeholder, non_finite_as_null};
 pub use spelling::tidy;
 pub(crate) use spelling::{is_blank, nearest};

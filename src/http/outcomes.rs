@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{TryRecvError, bounded};
+use percent_encoding::percent_decode_str;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -20,8 +21,8 @@ use crate::fields;
 use crate::kafka;
 use crate::learner::{AppendReply, Event, HTTP, Now, Record};
 use crate::outcome::{
-    Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, named_tenant, non_finite_as_null,
-    with_tenant,
+    ENVELOPE_ATTRIBUTES, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, enveloped,
+    named_tenant, non_finite_as_null, with_tenant,
 };
 use crate::store::DeadLetter;
 
@@ -63,11 +64,23 @@ impl App {
                 format!("{JSON}, {ND_JSON} (a line each), {CLOUD_EVENT} or {CLOUD_EVENTS}");
             return Err(unsupported_media_type(&media, &allowed));
         }
+        let attributes = attributes(request);
         let body = request.read_body(BODY_BYTES_MAX)?;
-        let body: Arc<Shared> = Arc::new(Shared(body));
+        let mut body: Buffer = Arc::new(Shared(body));
+        if !attributes.is_empty() && [JSON, ND_JSON].contains(&media.as_str()) {
+            let event: &[u8] = (*body).as_ref();
+            if media == ND_JSON || event.trim_ascii_start().starts_with(b"[") {
+                let detail = format!(
+                    "the ce- headers describe one event, whose body is an object ({JSON}); several \
+                     have each their own: {CLOUD_EVENTS}"
+                );
+                return Err(Error::invalid("", detail).into());
+            }
+            body = Arc::new(enveloped(event, &attributes));
+        }
         let now_ms = Now::read().unix_ms;
         let reply = if media == ND_JSON {
-            let text: &[u8] = body.as_ref().as_ref();
+            let text: &[u8] = (*body).as_ref();
             // All of them first: the whole body is taken or nothing.
             lines(text).try_for_each(|range| check_tenant(&text[range], caller))?;
             let payloads = lines(text).map(|range| Payload::new(body.clone(), range));
@@ -174,6 +187,18 @@ impl App {
     }
 }
 
+/// The CloudEvents attributes in the headers of a request in binary mode; none without a version.
+fn attributes(request: &Request<'_>) -> Vec<(&'static str, String)> {
+    if request.header("ce-specversion").is_none() {
+        return Vec::new();
+    }
+    let found = ENVELOPE_ATTRIBUTES.into_iter().filter_map(|name| {
+        let value = request.header(&format!("ce-{name}"))?;
+        Some((name, percent_decode_str(value).decode_utf8_lossy().into_owned()))
+    });
+    found.collect()
+}
+
 fn received(reply: AppendReply) -> Received {
     let rejected = reply.rejected.into_iter().map(|(index, refusal)| RejectedEvent {
         index,
@@ -223,11 +248,11 @@ fn lines(body: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
 
 /// The records of a JSON body: one event, or an array of them.
 fn json_records(
-    body: &Arc<Shared>,
+    body: &Buffer,
     now_ms: i64,
     caller: &Caller,
 ) -> std::result::Result<Vec<Record>, Failure> {
-    let bytes: &[u8] = body.as_ref().as_ref();
+    let bytes: &[u8] = (**body).as_ref();
     let not_json = |error: &dyn std::fmt::Display| {
         Failure::from(Response::problem(400, format!("the body is not JSON: {error}")))
     };
@@ -243,7 +268,7 @@ fn json_records(
     }
     let (buffer, text): (Buffer, _) = match serde_json::from_str::<Vec<&RawValue>>(text) {
         Ok(items) => {
-            return array_records(&items, text, &(body.clone() as Buffer), now_ms, caller);
+            return array_records(&items, text, body, now_ms, caller);
         }
         Err(error) => match non_finite_as_null(text) {
             Some(repaired) => {

@@ -23,7 +23,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::positions::{self, Ends, Verdict};
@@ -33,7 +33,8 @@ use super::{KafkaOptions, OffsetReset, REQUEST_TIMEOUT, log_line, unusable};
 use crate::error::{Error, Result};
 use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room, TOPIC};
 use crate::outcome::{
-    ANNOTATION_BYTES_MAX, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode,
+    ANNOTATION_BYTES_MAX, ENVELOPE_ATTRIBUTES, Outcome, Payload, RECORD_BYTES_MAX, Refusal,
+    RefusalCode, enveloped,
 };
 use crate::store::Position;
 
@@ -846,6 +847,18 @@ impl Consumer {
     }
 }
 
+/// The CloudEvents attributes in the headers of a record in binary mode; none without a version.
+fn attributes(message: &impl Message) -> Vec<(&'static str, String)> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    let found = ENVELOPE_ATTRIBUTES.into_iter().filter_map(|name| {
+        let mut all = headers.iter();
+        let header = all.find(|header| header.key.strip_prefix("ce_") == Some(name))?;
+        Some((name, str::from_utf8(header.value?).ok()?.to_owned()))
+    });
+    let found: Vec<_> = found.collect();
+    if found.iter().any(|(name, _)| *name == "specversion") { found } else { Vec::new() }
+}
+
 /// Puts a message into the group.
 fn take(group: &mut Group, partition: &mut Partition, topic: &str, message: &impl Message) {
     let number = partition.taken.partition;
@@ -860,9 +873,12 @@ fn take(group: &mut Group, partition: &mut Partition, topic: &str, message: &imp
     let read = match message.payload() {
         None => Err(Refusal::new(RefusalCode::Tombstone, "the record has no value")),
         Some(payload) => {
-            group.buffer.extend(payload);
+            match attributes(message) {
+                found if found.is_empty() => group.buffer.extend(payload),
+                found => group.buffer.extend(enveloped(payload, &found)),
+            }
             let bytes_max = RECORD_BYTES_MAX + ANNOTATION_BYTES_MAX;
-            Outcome::parse_identified(payload, bytes_max, time_ms, fresh)
+            Outcome::parse_identified(&group.buffer[start..], bytes_max, time_ms, fresh)
         }
     };
     let (content, identity) = match read {

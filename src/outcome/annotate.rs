@@ -38,6 +38,35 @@ pub fn annotated(record: &[u8], identity: &str, outcome: &Outcome) -> Vec<u8> {
     annotated
 }
 
+/// The attributes of a CloudEvents envelope that are used.
+pub const ENVELOPE_ATTRIBUTES: [&str; 5] = ["specversion", "id", "source", "type", "time"];
+
+/// An event whose CloudEvents attributes came in the headers of its transport (binary mode), in the
+/// envelope that structured mode would have had: what takes it from here knows one form. As it is when
+/// it is no JSON object.
+pub fn enveloped(event: &[u8], attributes: &[(&str, String)]) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(event) else { return event.to_vec() };
+    let text = match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Cow::Borrowed(text),
+        Err(_) => match non_finite_as_null(text) {
+            Some(repaired) if serde_json::from_str::<IgnoredAny>(&repaired).is_ok() => {
+                Cow::Owned(repaired)
+            }
+            _ => return event.to_vec(),
+        },
+    };
+    if !text.trim_ascii_start().starts_with('{') {
+        return event.to_vec();
+    }
+    let mut envelope = String::with_capacity(text.len() + 256);
+    for (name, value) in attributes {
+        let separator = if envelope.is_empty() { '{' } else { ',' };
+        envelope.push_str(&format!("{separator}{}:{}", Value::from(*name), Value::from(&**value)));
+    }
+    let separator = if envelope.is_empty() { '{' } else { ',' };
+    format!("{envelope}{separator}\"data\":{}}}", text.trim_ascii()).into_bytes()
+}
+
 /// The tenant that a record names; `None` when it names none or is no event. One that is no string
 /// is given as it would be shown.
 pub fn named_tenant(record: &[u8]) -> Option<String> {
@@ -227,6 +256,34 @@ mod tests {
         ] {
             assert_eq!(named_tenant(record.as_bytes()).as_deref(), Some(tenant), "{record}");
         }
+    }
+
+    #[test]
+    fn attributes_from_headers_are_those_of_an_envelope() {
+        let attributes = |id: &str| {
+            [
+                ("specversion", "1.0".to_owned()),
+                ("id", id.to_owned()),
+                ("source", "/s\"é".to_owned()),
+                ("time", "2026-11-02T09:00:00Z".to_owned()),
+            ]
+        };
+        for event in [
+            r#"{"agent_name":"a","status":"success"}"#,
+            " {\"agent_name\":\"a\",\"status\":\"success\",\"metadata\":{\"x\":NaN}}\n",
+        ] {
+            let (outcome, identity) = read(&enveloped(event.as_bytes(), &attributes("7")));
+            assert_eq!(identity, r#"cloudevent:["/s\"é","7"]"#);
+            assert_eq!((&*outcome.agent, outcome.time_ms), ("a", 1_793_610_000_000));
+            // An id that is none leaves it to the event.
+            let (_, identity) = read(&enveloped(event.as_bytes(), &attributes("None")));
+            assert_eq!(identity, "fresh");
+        }
+        for no_event in ["", "{", "[{}]", "7", "\"{\"", "{\"a\":NaNa}"] {
+            assert_eq!(enveloped(no_event.as_bytes(), &attributes("7")), no_event.as_bytes());
+        }
+        assert_eq!(enveloped(b"\xff{}", &attributes("7")), b"\xff{}");
+        assert_eq!(enveloped(b"{}", &[]), br#"{"data":{}}"#);
     }
 
     #[test]
