@@ -447,6 +447,7 @@ impl Config {
             memory: Some(MemoryLimit::new(
                 source.optional_number("MEMORY_MAX_MIB", 64, 1 << 30)?.map(|mib: u64| mib << 20),
             )),
+            final_after: decision_wait,
             ..LearnerOptions::default()
         };
         let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;

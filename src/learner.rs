@@ -28,17 +28,18 @@ use crate::error::{Error, Result};
 use crate::instruments::Instruments;
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::{
-    ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode,
-    format_time, is_conflict, named_tenant,
+    ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal,
+    RefusalCode, format_time, is_conflict, named_tenant,
 };
 use crate::process::MemoryLimit;
 use crate::samples::Sample;
 use crate::store::{
     Append, Counters, Late, LearningEvent, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position,
-    SourceCounters, Store,
+    Provisional, SourceCounters, Store,
 };
 use crate::watch::{Forecast, Watch};
 
+mod attempts;
 mod control;
 mod inbox;
 mod memory;
@@ -457,6 +458,8 @@ pub struct LearnerOptions {
     pub missing_after: Option<Duration>,
     /// How much memory there is; as much as it takes when `None`.
     pub memory: Option<MemoryLimit>,
+    /// How long the newest outcome of an execution waits for the final one before it is learned.
+    pub final_after: Duration,
 }
 
 impl Default for LearnerOptions {
@@ -472,6 +475,7 @@ impl Default for LearnerOptions {
             drift_threshold: Some(25.0),
             missing_after: None,
             memory: None,
+            final_after: Duration::from_mins(10),
         }
     }
 }
@@ -490,6 +494,8 @@ struct Sorted {
     replies: Vec<(Sender<Result<AppendReply>>, AppendReply)>,
     /// Outcomes that teach nothing, because their decision was given up.
     late: Vec<Late>,
+    /// Outcomes that teach nothing, because the final one is still to come.
+    provisional: Vec<Provisional>,
 }
 
 /// What was asked in recorded decisions, by tenant and id; `None` where there is none.
@@ -520,6 +526,8 @@ pub struct Learner {
     decisions_rest: Instant,
     /// When decisions without an outcome are looked for; never when `None`.
     missing_due: Option<Instant>,
+    /// When executions without a final outcome are looked for, if any wait for it.
+    attempts_due: Instant,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -579,6 +587,7 @@ impl Learner {
             decisions_due: None,
             decisions_rest: now.instant,
             missing_due: None,
+            attempts_due: now.instant + options.final_after,
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -743,6 +752,7 @@ impl Learner {
             self.pending_since.is_some_and(|at| now.instant >= at + self.options.batch_timeout);
         self.learn(due || !self.flushes.is_empty(), now)?;
         self.give_up_when_due(now)?;
+        self.settle_attempts_when_due(now)?;
         self.save_when_due(now)
     }
 
@@ -783,7 +793,8 @@ impl Learner {
         let wanted = self.pending.len() >= self.options.batch_outcomes || !self.flushes.is_empty();
         let wait = if wanted { Duration::ZERO } else { self.options.batch_timeout };
         let batch = self.pending_since.map(|at| at + wait);
-        let due = [batch, self.saving.due(&self.options), self.missing_due];
+        let attempts = (self.store.attempts() > 0).then_some(self.attempts_due);
+        let due = [batch, self.saving.due(&self.options), self.missing_due, attempts];
         let due = due.into_iter().flatten().min();
         // Nothing is done before the retry, so nothing is due before it.
         let due = due.map(|due| self.retry_at.map_or(due, |retry| due.max(retry)));
@@ -927,6 +938,7 @@ impl Learner {
             positions: &sorted.positions,
             decisions: &decisions,
             late: &sorted.late,
+            provisional: &sorted.provisional,
         };
         let began = Instant::now();
         let appended = self.store.append(&append, &mut counters, now.unix_ms);
@@ -1101,6 +1113,8 @@ impl Learner {
                         if known.is_late(&outcome) {
                             counters.decisions_late += 1;
                             sorted.keep_late(&mut outcome);
+                        } else if self.waits_for_the_final_one(&outcome, &sorted) {
+                            sorted.keep_provisional(&mut outcome);
                         }
                         sorted.outcomes.push(outcome);
                     }

@@ -136,6 +136,7 @@ impl RealTimeModelUpdater {
         Self::start_with_queue(storage_path, *store, *learner, *queue_capacity, start_empty)
     }
 
+    #[expect(clippy::large_types_passed_by_value, reason = "it is taken once, at the start")]
     fn start_with_queue(
         directory: &std::path::Path,
         store: StoreOptions,
@@ -827,6 +828,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
+    #[expect(clippy::large_types_passed_by_value, reason = "it is taken once, at the start")]
     fn new(
         health: &'a Health,
         options: LearnerOptions,

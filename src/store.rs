@@ -27,6 +27,7 @@ use crate::samples::Sample;
 use crate::shares::Held;
 
 mod alerts;
+mod attempts;
 mod backup;
 mod bounded;
 mod budgets;
@@ -43,6 +44,7 @@ mod space;
 mod versions;
 mod wal;
 
+pub use attempts::Provisional;
 pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX};
@@ -66,7 +68,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 10;
+const SCHEMA_VERSION: i32 = 11;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -182,6 +184,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     decisions::REPORTING_SCHEMA,
     alerts::UNSENT_SCHEMA,
     journal::CONTENTS_SCHEMA,
+    attempts::SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -255,6 +258,8 @@ pub struct Store {
     dead_letters: Bounded,
     patience: Patience,
     place: Place,
+    /// Outcomes that wait for a final one.
+    attempts: Held,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
     _lock: Option<[File; 2]>,
 }
@@ -285,6 +290,7 @@ impl Store {
             dead_letters: dead_letters_of(&options),
             // The first look into a table has made the log.
             place: Place::of(&directory.join(DATABASE_FILE)),
+            attempts: attempts::held(&connection)?,
             connection,
             directory: directory.to_owned(),
             options,
@@ -495,7 +501,7 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                 .map_err(at_start)?;
             transaction
                 .execute_batch(&format!(
-                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {}
+                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {}
                      PRAGMA application_id = {APPLICATION_ID};
                      PRAGMA user_version = {SCHEMA_VERSION};",
                     decisions::SCHEMA,
@@ -503,7 +509,8 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                     budgets::SCHEMA,
                     bounded::SCHEMA,
                     decisions::REPORTING_SCHEMA,
-                    alerts::UNSENT_SCHEMA
+                    alerts::UNSENT_SCHEMA,
+                    attempts::SCHEMA
                 ))
                 .map_err(at_start)?;
             transaction.commit().map_err(at_start)?;

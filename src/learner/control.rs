@@ -57,7 +57,7 @@ impl Learner {
             duration_ms: started.elapsed().as_secs_f64() * 1_000.0,
             created_at: format_time(now.unix_ms),
         };
-        self.store.control(controls, event, &counters, now.unix_ms)?;
+        self.store.control(controls, event, &mut counters, now.unix_ms)?;
         self.model = model;
         self.metrics = metrics;
         self.counters = counters;

@@ -59,6 +59,7 @@ impl Learner {
     /// The process could not be reached until now: outcomes have as long again to come.
     pub(crate) fn was_out_of_reach(&mut self, now: Now) {
         self.missing_due = self.options.missing_after.map(|after| now.instant + after);
+        self.attempts_due = now.instant + self.options.final_after;
     }
 
     /// Gives up the decisions that have waited for their outcome long enough.

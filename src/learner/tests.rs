@@ -13,6 +13,7 @@ use crate::model::{Caps, Control, Question, rank};
 use crate::outcome::{DecisionRef, Feature, Status};
 use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, planned_failure};
 
+mod attempts;
 mod control;
 mod decisions;
 mod memory;
@@ -95,6 +96,7 @@ fn request(records: Vec<Record>, room: Room, reply: Sender<Result<AppendReply>>)
 }
 
 impl Bench {
+    #[expect(clippy::large_types_passed_by_value, reason = "it is taken once, at the start")]
     fn new(options: LearnerOptions) -> Self {
         let mut bench = Self {
             directory: tempfile::tempdir().unwrap(),

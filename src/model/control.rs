@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::AgentPerformanceModel;
-use crate::outcome::{Context, DecisionRef, Outcome, Status};
+use crate::outcome::{Context, DecisionRef, IdentityKey, Outcome, Status};
 
 /// One control entry. Another kind, or another field of a known one, is refused when it is read:
 /// to pass over it would give another model without a word.
@@ -37,6 +37,13 @@ pub enum Control {
     CloseRoom,
     /// Memory is no longer short.
     OpenRoom,
+    /// The final outcome of an execution never came: the newest of those that were not final is.
+    LastAttempt {
+        /// Which execution.
+        execution: IdentityKey,
+        /// As it came.
+        outcome: Box<Outcome>,
+    },
 }
 
 impl Control {
@@ -47,6 +54,7 @@ impl Control {
             Self::DecisionMissing { .. } => "decision_missing",
             Self::CloseRoom => "close_room",
             Self::OpenRoom => "open_room",
+            Self::LastAttempt { .. } => "last_attempt",
         }
     }
 
@@ -54,6 +62,9 @@ impl Control {
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::RemoveAgent { .. } | Self::CloseRoom | Self::OpenRoom => None,
+            Self::LastAttempt { outcome, .. } => {
+                Some(Outcome { resolved: true, ..(**outcome).clone() })
+            }
             Self::DecisionMissing { tenant, decision_id, agent, task_type, context } => {
                 Some(Outcome {
                     tenant: tenant.clone(),
@@ -80,7 +91,7 @@ impl AgentPerformanceModel {
             Control::RemoveAgent { tenant, agent } => self.remove_agent(tenant, agent),
             Control::CloseRoom => self.closed_at = Some(self.holding),
             Control::OpenRoom => self.closed_at = None,
-            Control::DecisionMissing { .. } => {}
+            Control::DecisionMissing { .. } | Control::LastAttempt { .. } => {}
         }
         None
     }
@@ -93,7 +104,7 @@ impl AgentPerformanceModel {
                 let prior = self.settings.mean_prior();
                 self.change(tenant, |tenant| tenant.forget_effects_of(agent, prior));
             }
-            Control::DecisionMissing { .. } => {
+            Control::DecisionMissing { .. } | Control::LastAttempt { .. } => {
                 if let Some(outcome) = control.outcome() {
                     self.relearn(&outcome);
                 }

@@ -299,6 +299,8 @@ mod tests {
             r#"{"agent_name":"a","status":"success","resolved":{"tenant_id":"r","task_type":"q"}}"#,
             r#"{"specversion":"1.0","source":"/s","id":"1","data":{"agent_name":"a","status":"failure","context":{"k":{"l":1}}},"type":"t"}"#,
             r#"{"data":{"agent_name":"b"},"agent_name":"a","status":"success","specversion":null}"#,
+            r#"{"agent_name":"a","status":"failure","decision_id":"d","item":1,"attempt":2,"final":false}"#,
+            r#"{"agent_name":"a","status":"failure","final":false}"#,
             r#"{"specversion":"1.0","data":[{}],"agent_name":"a","status":"success"}"#,
             r#"{"specversion":"1.0","data":{"x":-Infinity,"agent_name":"a","status":"pending"} }"#,
             include_str!("../../tests/fixtures/shape_a.json"),

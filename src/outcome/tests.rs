@@ -181,6 +181,46 @@ fn numbers_identify_events_to_the_last_digit() {
 }
 
 #[test]
+fn items_and_attempts_are_part_of_an_identity_that_names_no_event() {
+    let identity = |fields: &Value| outcome(fields).identity;
+    let key = |text: &str| identity_key("default", text);
+    // As it was before there were any.
+    assert_eq!(identity(&json!({"decision_id": "d"})), key(r#"decision:["d","a","success"]"#));
+    assert_eq!(identity(&json!({"event_id": "e", "item": 1, "final": false})), key("e"));
+    let all = json!({"decision_id": "d", "item": 0, "attempt": "2", "final": "FALSE"});
+    let expected = r#"decision:["d","a","success","item 0","attempt 2","not final"]"#;
+    assert_eq!(identity(&all), key(expected));
+    for field in ["item", "attempt"] {
+        let run = |value: u32| identity(&json!({"run_id": "r", field: value}));
+        assert_ne!(run(1), run(2), "{field}");
+        assert_ne!(run(1), identity(&json!({"run_id": "r"})), "{field}");
+    }
+    let attempt = outcome(&all).attempt.unwrap();
+    assert_eq!((attempt.number, attempt.is_final, attempt.of_item), (2, false, true));
+    let plain = outcome(&json!({"decision_id": "d"})).attempt.unwrap();
+    assert_eq!((plain.number, plain.is_final, plain.is_told), (0, true, false));
+    assert_eq!(outcome(&json!({"run_id": "r", "correlation_id": "c"})).attempt, None);
+    assert_eq!(outcome(&json!({"final": true})).attempt, None);
+    for (fields, dropped) in [
+        (json!({"item": [1]}), "item"),
+        (json!({"item": "x".repeat(257)}), "item"),
+        (json!({"attempt": -1}), "attempt"),
+        (json!({"attempt": 1.5}), "attempt"),
+        (json!({"attempt": "first"}), "attempt"),
+        (json!({"attempt": true}), "attempt"),
+        (json!({"final": "no"}), "final"),
+        (json!({"final": 0}), "final"),
+    ] {
+        let outcome = outcome(&fields);
+        assert_eq!((outcome.attempt, &*outcome.dropped), (None, &[dropped][..]), "{fields}");
+    }
+    for unset in [json!(null), json!(""), json!(" ")] {
+        let outcome = outcome(&json!({"item": unset, "attempt": unset, "final": unset}));
+        assert_eq!((outcome.attempt, outcome.dropped), (None, vec![]), "{unset}");
+    }
+}
+
+#[test]
 fn an_id_is_the_digits_as_they_came() {
     #[track_caller]
     fn check(digits: &str) {

@@ -8,7 +8,8 @@
 //! reward that names the agent ranked first is the decision's. One that arrives before its decision
 //! waits in `early_outcomes`.
 //!
-//! `status` tells what was reported: nothing while it is NULL; `cancelled` without an outcome; and
+//! `status` tells what was reported: nothing while it is NULL; `cancelled` without an outcome; `pending`
+//! while an outcome that is not final waits for the final one; and
 //! [`MISSING`] where it was given up, with the control entry as its outcome. What comes after that is kept
 //! as `late`.
 
@@ -259,7 +260,7 @@ pub(super) fn join(
         let Some(decision) = &outcome.decision else { continue };
         let Some(reward) = outcome.reward() else {
             if outcome.status == Status::Cancelled {
-                cancel(connection, outcome, decision.id())?;
+                mark(connection, outcome, decision.id(), outcome.status)?;
             }
             continue;
         };
@@ -306,13 +307,36 @@ pub(super) fn join(
     Ok(joined)
 }
 
+/// Whether the decision that an outcome names has its outcome already. One of an item is not known to
+/// be of the same execution.
+pub(super) fn is_answered(connection: &Connection, outcome: &Outcome) -> Result<bool> {
+    let of_item = outcome.attempt.is_some_and(|attempt| attempt.of_item);
+    let Some(decision) = outcome.decision.as_ref().filter(|_| !of_item) else { return Ok(false) };
+    let found: Vec<i64> = query(
+        connection,
+        "SELECT 1 FROM decisions
+         WHERE tenant = ?1 AND id = ?2 AND chosen = ?3 AND outcome_sequence IS NOT NULL",
+        [&outcome.tenant, decision.id(), &outcome.agent],
+        |row| row.get(0),
+    )?;
+    Ok(!found.is_empty())
+}
+
+/// The agent of a decision has reported, if not for the last time.
+pub(super) fn mark_pending(connection: &Connection, outcome: &Outcome) -> Result<()> {
+    match &outcome.decision {
+        Some(decision) => mark(connection, outcome, decision.id(), Status::Pending),
+        None => Ok(()),
+    }
+}
+
 /// Its agent has reported, although nothing can be learned from it.
-fn cancel(connection: &Connection, outcome: &Outcome, decision: &str) -> Result<()> {
+fn mark(connection: &Connection, outcome: &Outcome, decision: &str, status: Status) -> Result<()> {
     execute(
         connection,
         "UPDATE decisions SET status = ?1
-         WHERE tenant = ?2 AND id = ?3 AND chosen = ?4 AND status IS NULL",
-        [outcome.status.as_str(), &outcome.tenant, decision, &outcome.agent],
+         WHERE tenant = ?2 AND id = ?3 AND chosen = ?4 AND (status IS NULL OR status = ?5)",
+        [status.as_str(), &outcome.tenant, decision, &outcome.agent, Status::Pending.as_str()],
     )?;
     Ok(())
 }
@@ -526,7 +550,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RecordedDecision> {
             Some(Value::Object(details)) => details,
             _ => Map::new(),
         },
-        cancelled: outcome.is_none() && row.get::<_, Option<String>>(17)?.is_some(),
+        cancelled: outcome.is_none()
+            && row.get::<_, Option<String>>(17)?.as_deref() == Some(Status::Cancelled.as_str()),
         outcome,
         late: late.and_then(|json| serde_json::from_str(&json).ok()),
     })

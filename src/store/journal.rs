@@ -70,6 +70,8 @@ pub struct Append<'a> {
     pub decisions: &'a [Waiting],
     /// Outcomes that came after their decision was given up, as they came.
     pub late: &'a [super::Late],
+    /// Outcomes that are not final, as they came.
+    pub provisional: &'a [super::Provisional],
 }
 
 /// One entry of the journal.
@@ -232,6 +234,7 @@ impl Store {
         now_ms: i64,
     ) -> Result<()> {
         let options = self.options;
+        let mut attempts = None;
         let transaction = write(&self.connection, &self.patience)?;
         let mut decisions = self.decisions.begin(&transaction)?;
         let mut early_outcomes = self.early_outcomes.begin(&transaction)?;
@@ -266,6 +269,13 @@ impl Store {
             )?;
             counters.decisions_with_outcome += joined;
             super::decisions::keep_late(&transaction, append.late, first_sequence)?;
+            attempts = super::attempts::note(
+                &transaction,
+                append.outcomes,
+                append.provisional,
+                self.attempts,
+                now_ms,
+            )?;
         }
         super::dead_letters::insert(
             &transaction,
@@ -296,6 +306,7 @@ impl Store {
         for outcome in append.outcomes {
             self.identities.remember(outcome.identity, outcome.content);
         }
+        self.attempts = attempts.unwrap_or(self.attempts);
         self.decisions.keep(decisions);
         self.early_outcomes.keep(early_outcomes);
         self.dead_letters.keep(dead_letters);
@@ -341,7 +352,7 @@ impl Store {
     }
 
     /// Records control entries, the newest of them with the last sequence of `counters`, with their
-    /// learning event and the counters after it.
+    /// learning event and the counters after it. How many decisions found their outcome is added here.
     ///
     /// # Errors
     /// [`Error::Invalid`] when one is too large, [`Error::Unavailable`] when it can be tried again;
@@ -350,11 +361,12 @@ impl Store {
         &mut self,
         controls: &[Control],
         event: LearningEvent,
-        counters: &Counters,
+        counters: &mut Counters,
         now_ms: i64,
     ) -> Result<()> {
         let options = self.options;
         let transaction = write(&self.connection, &self.patience)?;
+        let mut early_outcomes = self.early_outcomes.begin(&transaction)?;
         let first_sequence = counters.last_sequence + 1 - controls.len() as u64;
         for (sequence, control) in (first_sequence..).zip(controls) {
             let row = Row {
@@ -368,9 +380,15 @@ impl Store {
             prune(&transaction, &row, counters, &options, now_ms)?;
         }
         super::decisions::give_up(&transaction, controls, first_sequence, now_ms)?;
+        let (joined, attempts) =
+            super::attempts::settle(&transaction, controls, first_sequence, &mut early_outcomes)?;
+        counters.decisions_with_outcome += joined;
         insert_events(&transaction, &[event], &options)?;
         counters.store(&transaction)?;
-        commit(transaction, &self.place)
+        commit(transaction, &self.place)?;
+        self.attempts = attempts.unwrap_or(self.attempts);
+        self.early_outcomes.keep(early_outcomes);
+        Ok(())
     }
 
     /// Hands the journal entries after `sequence`, up to `last_sequence`, to `visit`, in order and

@@ -131,8 +131,7 @@ impl Kept {
         let mut counters = self.counters.clone();
         counters.last_sequence += outcomes.len() as u64;
         counters.last_dead_letter += dead_letters.len() as u64;
-        let append =
-            Append { outcomes, dead_letters, replayed, positions, decisions: &[], late: &[] };
+        let append = Append { outcomes, dead_letters, replayed, positions, ..Append::default() };
         let now_ms = self.now_ms;
         self.store().append(&append, &mut counters, now_ms)?;
         self.counters = counters;
@@ -242,7 +241,7 @@ impl Kept {
         counters.last_learning_event += 1;
         let now_ms = self.now_ms;
         let event = event(counters.last_learning_event);
-        self.store().control(controls, event, &counters, now_ms)?;
+        self.store().control(controls, event, &mut counters, now_ms)?;
         self.counters = counters;
         Ok(())
     }
@@ -531,6 +530,7 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              ALTER TABLE source_positions DROP COLUMN last_record_ms;
              DROP TABLE decisions;
              DROP TABLE early_outcomes;
+             DROP TABLE attempts;
              DROP TABLE budgets;
              DROP TABLE alerts;
              DROP TABLE agent_samples;

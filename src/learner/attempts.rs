@@ -1,0 +1,66 @@
+//! Executions with several outcomes: those that are not final teach nothing; the final one does, or by a
+//! control entry the newest, when that one does not come.
+
+use std::time::Duration;
+
+use super::{Learner, Now, Outcome, RETRY_AFTER, Sorted};
+use crate::error::{Error, Result};
+use crate::outcome::Status;
+use crate::reporting::waited_since;
+use crate::store::Provisional;
+
+/// Executions settled in one transaction.
+const SETTLED_AT_ONCE: u32 = 256;
+/// Pause between looking for executions to settle.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+impl Sorted {
+    /// Keeps an outcome that is about to be journaled as it came; there it is one that teaches nothing.
+    pub(super) fn keep_provisional(&mut self, outcome: &mut Outcome) {
+        self.provisional.push(Provisional { place: self.outcomes.len(), outcome: outcome.clone() });
+        outcome.status = Status::Pending;
+    }
+}
+
+impl Learner {
+    /// It is not final, says something, and there is room for it until the final one comes.
+    pub(super) fn waits_for_the_final_one(&self, outcome: &Outcome, sorted: &Sorted) -> bool {
+        outcome.attempt.is_some_and(|attempt| !attempt.is_final)
+            && outcome.status != Status::Pending
+            && self.store.may_wait(&sorted.provisional)
+    }
+
+    /// Learns the newest outcome of executions that have waited for their final one long enough.
+    pub(super) fn settle_attempts_when_due(&mut self, now: Now) -> Result<()> {
+        if now.instant < self.attempts_due || self.store.attempts() == 0 {
+            return Ok(());
+        }
+        match self.settle_attempts(waited_since(self.options.final_after, now.unix_ms), now) {
+            Ok(is_more) => {
+                let pause = if is_more { Duration::ZERO } else { LOOK_AFTER };
+                self.attempts_due = now.instant + pause;
+                Ok(())
+            }
+            Err(error @ (Error::Fatal(_) | Error::Corrupt(_))) => Err(error),
+            Err(error) => {
+                log::warn!("attempts=not_settled error=\"{error}\"");
+                self.attempts_due = now.instant + RETRY_AFTER.max(LOOK_AFTER);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether there may be more.
+    fn settle_attempts(&mut self, before_ms: i64, now: Now) -> Result<bool> {
+        self.store.forget_settled(before_ms)?;
+        if self.store.last_attempts(before_ms, 1)?.is_empty() {
+            return Ok(false);
+        }
+        // What was accepted may be the final outcome of one of them.
+        self.close_batch(now)?;
+        self.all_is_learned()?;
+        let last = self.store.last_attempts(before_ms, SETTLED_AT_ONCE)?;
+        self.control(&last, now)?;
+        Ok(last.len() == SETTLED_AT_ONCE as usize)
+    }
+}
