@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::kafka::{Outgoing, Producer};
 use crate::learner::Now;
 use crate::outcome::{Outcome, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
-use crate::sources::file::{Source, Summary, identity};
+use crate::sources::file::{Source, Summary};
 
 /// Writes the outcomes of a file to the topic; `accepted` are those that the brokers acknowledged.
 ///
@@ -39,7 +39,7 @@ pub fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
             }
             let bytes = &part.bytes[line.range];
             let read = Outcome::parse_identified(bytes, RECORD_BYTES_MAX, now_ms, || {
-                identity(line.number, bytes)
+                source.identity(line.number, bytes)
             });
             match read {
                 Ok((outcome, identity)) => {
@@ -50,6 +50,7 @@ pub fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
                 Err(refusal) => summary.refuse(&refusal),
             }
         }
+        source.check_identities()?;
         let sent = producer.send(&options.topic, &outgoing);
         summary.accepted += sent.delivered.len() as u64;
         for place in &sent.delivered {

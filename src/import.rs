@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::service::RealTimeModelUpdater;
-use crate::sources::file::{Source, Summary, feed, identity};
+use crate::sources::file::{Source, Summary, feed};
 
 /// Imports into the state directory, which no service may hold at the time.
 ///
@@ -45,8 +45,10 @@ pub fn into_service(url: &str, token_file: Option<&Path>, file: &Path) -> Result
                 summary.refuse(refusal);
                 continue;
             }
-            write_identified(&mut body, line.number, &part.bytes[line.range]);
+            let bytes = &part.bytes[line.range];
+            write_identified(&mut body, bytes, || source.identity(line.number, bytes));
         }
+        source.check_identities()?;
         if !body.is_empty() {
             summary.add_json(&client.post_lines("/api/learning/outcomes", &body)?);
         }
@@ -57,7 +59,7 @@ pub fn into_service(url: &str, token_file: Option<&Path>, file: &Path) -> Result
 }
 
 /// Writes a line for the service, with an identity if it has none.
-fn write_identified(body: &mut Vec<u8>, number: u64, line: &[u8]) {
+fn write_identified(body: &mut Vec<u8>, line: &[u8], identity: impl FnOnce() -> String) {
     let mut made_up = false;
     let parsed = Outcome::parse(line, 0, || {
         made_up = true;
@@ -65,7 +67,7 @@ fn write_identified(body: &mut Vec<u8>, number: u64, line: &[u8]) {
     });
     match (line.strip_suffix(b"}"), parsed) {
         (Some(event), Ok(outcome)) if made_up => {
-            let identity = identity(number, line);
+            let identity = identity();
             body.extend(event);
             // At the end, where it wins over an empty one; in an envelope the last two are looked at.
             let fields = format!(
@@ -90,7 +92,7 @@ mod tests {
     #[track_caller]
     fn check_identified(line: &str, has_identity: bool) {
         let mut body = Vec::new();
-        write_identified(&mut body, 7, line.as_bytes());
+        write_identified(&mut body, line.as_bytes(), || "import:7".to_owned());
         let sent = String::from_utf8(body).unwrap();
         assert_eq!(sent.trim_end() == line, has_identity, "{sent}");
         let again = Outcome::parse(sent.as_bytes(), 0, || panic!("no identity in {sent}"));

@@ -587,7 +587,7 @@ impl Learner {
             decisions_due: None,
             decisions_rest: now.instant,
             missing_due: None,
-            attempts_due: now.instant + options.final_after,
+            attempts_due: now.instant,
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -1087,11 +1087,7 @@ impl Learner {
                             Counters::count(&mut counters.dropped_fields, field);
                             *reply.dropped.entry(*field).or_default() += 1;
                         }
-                        if let Some(cost) = outcome.observed_cost().filter(|_| !outcome.undated) {
-                            let spending = &mut counters.spending;
-                            let of = spending.entry(outcome.tenant.clone()).or_default();
-                            of.add(cost, outcome.time_ms, now.unix_ms);
-                        }
+                        count_spending(&outcome, counters, now);
                         if !self.tenants.contains(&outcome.tenant) {
                             sorted.tenants.insert(outcome.tenant.clone());
                         }
@@ -1113,8 +1109,8 @@ impl Learner {
                         if known.is_late(&outcome) {
                             counters.decisions_late += 1;
                             sorted.keep_late(&mut outcome);
-                        } else if self.waits_for_the_final_one(&outcome, &sorted) {
-                            sorted.keep_provisional(&mut outcome);
+                        } else {
+                            self.hold_provisional(&mut outcome, &mut sorted, counters);
                         }
                         sorted.outcomes.push(outcome);
                     }
@@ -1387,6 +1383,14 @@ fn counters_of<'a>(
         sources.len() - 1
     });
     &mut sources[index].1
+}
+
+/// Counts what an outcome has cost, if its time tells of which period that is.
+fn count_spending(outcome: &Outcome, counters: &mut Counters, now: Now) {
+    if let Some(cost) = outcome.observed_cost().filter(|_| !outcome.undated) {
+        let of = counters.spending.entry(outcome.tenant.clone()).or_default();
+        of.add(cost, outcome.time_ms, now.unix_ms);
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -18,13 +18,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 mod annotate;
+mod attempt;
 pub(crate) mod cells;
 mod raw;
 mod spelling;
 
+use attempt::Place;
 use raw::{Raw, Scalar};
 
 pub use annotate::{ENVELOPE_ATTRIBUTES, annotated, enveloped, named_tenant, with_tenant};
+pub use attempt::Attempt;
 pub use raw::{is_placeholder, non_finite_as_null};
 pub use spelling::tidy;
 pub(crate) use spelling::{is_blank, nearest};
@@ -158,21 +161,6 @@ pub struct Outcome {
     /// Optional fields that made no sense, by name.
     #[serde(skip)]
     pub dropped: Vec<&'static str>,
-}
-
-/// One of the outcomes of an execution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
-    /// Which execution: of what is decided or run, by which agent, on which item.
-    pub execution: IdentityKey,
-    /// Counts up from one attempt to the next; 0 where it is not told.
-    pub number: u32,
-    /// No other outcome of the execution follows.
-    pub is_final: bool,
-    /// The event has a number, or says whether it is final.
-    pub is_told: bool,
-    /// It is about an item of several.
-    pub of_item: bool,
 }
 
 /// How an event names the decision it answers.
@@ -348,23 +336,12 @@ impl Outcome {
             .or_else(|| metadata.quality_score.amount(1.0, "quality_score", &mut dropped));
         let (time_ms, undated) = time_of([&raw.timestamp, &envelope.time], &mut dropped);
 
+        let place = Place::of([&raw.item, &raw.attempt, &raw.is_final], &mut dropped);
+        let apart = place.parts();
+        let apart = apart.iter().map(String::as_str);
         let explicit = [raw.decision_id, metadata.decision_id]
             .iter()
             .find_map(|value| decision_id(value, &mut dropped));
-        let item = item_of(&raw.item, &mut dropped);
-        let number = attempt_number(&raw.attempt, &mut dropped);
-        let is_final = is_final(&raw.is_final, &mut dropped);
-        // Apart from other outcomes of the same: what an older program remembers stays as it was.
-        let mut apart = Vec::new();
-        if let Some(item) = &item {
-            apart.push(format!("item {item}"));
-        }
-        if let Some(number) = number {
-            apart.push(format!("attempt {number}"));
-        }
-        if is_final == Some(false) {
-            apart.push("not final".to_owned());
-        }
         let run_id = raw.run_id.identifier("run_id", &mut Vec::new());
         let identity = if let Some(event_id) = event_id {
             event_id
@@ -372,14 +349,14 @@ impl Outcome {
             format!("cloudevent:{}", json_array([source, &id]))
         } else if let Some(decision) = &explicit {
             let parts = [decision, &agent, status.as_str()];
-            format!("decision:{}", json_array(parts.into_iter().chain(texts(&apart))))
+            format!("decision:{}", json_array(parts.into_iter().chain(apart)))
         } else if let Some(run_id) = raw.run_id.identifier("run_id", &mut dropped) {
             // Without the timestamp, so that a re-send is the same event.
             let duration = latency_ms.map(|ms| ms.to_string()).unwrap_or_default();
             let agent_type = &*raw.agent_type.text();
             let task = own_task.as_deref().unwrap_or_default();
             let parts = [&run_id, &agent, agent_type, status.as_str(), &duration, task];
-            let parts = parts.into_iter().chain(texts(&apart));
+            let parts = parts.into_iter().chain(apart);
             format!("run:{}", hex(&Sha256::digest(json_array(parts))))
         } else {
             unidentified()
@@ -394,23 +371,9 @@ impl Outcome {
             None => decision_id(&raw.correlation_id, &mut Vec::new()).map(DecisionRef::Correlation),
         };
 
-        let is_told = number.is_some() || is_final.is_some();
-        let run = run_id.as_deref().filter(|_| is_told).map(|id| ("run", id));
-        let of = match &decision {
-            Some(DecisionRef::Explicit(id)) => Some(("decision", &**id)),
-            Some(DecisionRef::Correlation(id)) if is_told => run.or(Some(("correlation", id))),
-            _ => run.or_else(|| (is_final == Some(false)).then_some(("event", &*identity))),
-        };
-        let attempt = of.map(|(kind, id)| {
-            let item = item.as_deref().unwrap_or_default();
-            Attempt {
-                execution: identity_key(&tenant, &json_array([kind, id, &agent, item])),
-                number: number.unwrap_or(0),
-                is_final: is_final.unwrap_or(true),
-                is_told,
-                of_item: !item.is_empty(),
-            }
-        });
+        let attempt =
+            place.attempt(&tenant, &agent, decision.as_ref(), run_id.as_deref(), &identity);
+
         let (task_type, context) = if resolved.task_seen {
             dropped.extend(resolved.context.dropped);
             (first_name([resolved.task_type], "task_type", &mut dropped), resolved.context.found)
@@ -647,53 +610,6 @@ fn sorted(mut context: Context) -> Context {
 fn json_array<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let parts: Vec<&str> = parts.into_iter().collect();
     serde_json::to_string(&parts).expect("strings always have a JSON form")
-}
-
-fn texts(parts: &[String]) -> impl Iterator<Item = &str> {
-    parts.iter().map(String::as_str)
-}
-
-/// Which of several things this is about: a number, 0 included, or a name.
-fn item_of(value: &Scalar<'_>, dropped: &mut Vec<&'static str>) -> Option<String> {
-    match value {
-        Scalar::Null => None,
-        Scalar::Text(text) if text.trim().is_empty() => None,
-        Scalar::Digits(_) | Scalar::Text(_) if value.text().len() <= NAME_BYTES_MAX => {
-            Some(value.text().into_owned())
-        }
-        _ => {
-            dropped.push("item");
-            None
-        }
-    }
-}
-
-/// Which attempt at the same this is.
-fn attempt_number(value: &Scalar<'_>, dropped: &mut Vec<&'static str>) -> Option<u32> {
-    let text = value.text();
-    let number = text.trim().parse().ok();
-    let is_unset = matches!(value, Scalar::Null | Scalar::Text(_)) && text.trim().is_empty();
-    if number.is_none() && !is_unset {
-        dropped.push("attempt");
-    }
-    number
-}
-
-/// Whether no other outcome follows, where the event says so.
-fn is_final(value: &Scalar<'_>, dropped: &mut Vec<&'static str>) -> Option<bool> {
-    match value {
-        Scalar::Bool(is_final) => return Some(*is_final),
-        // A table has no types.
-        Scalar::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "true" => return Some(true),
-            "false" => return Some(false),
-            "" => {}
-            _ => dropped.push("final"),
-        },
-        Scalar::Null => {}
-        Scalar::Number(_) | Scalar::Digits(_) | Scalar::Composite => dropped.push("final"),
-    }
-    None
 }
 
 fn checked_name(field: &str, code: RefusalCode, name: &str) -> Result<String, Refusal> {

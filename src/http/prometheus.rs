@@ -242,6 +242,11 @@ impl App {
             "Outcomes that came after their decision was given up, and were not learned",
             number(counters.decisions_late),
         );
+        to.counter(
+            "online_learning_attempts_not_held_total",
+            "Outcomes that were not final and were learned when they came, for want of room",
+            number(counters.attempts_not_held),
+        );
     }
 
     /// The agents of which most outcomes are missing.

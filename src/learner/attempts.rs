@@ -7,7 +7,7 @@ use super::{Learner, Now, Outcome, RETRY_AFTER, Sorted};
 use crate::error::{Error, Result};
 use crate::outcome::Status;
 use crate::reporting::waited_since;
-use crate::store::Provisional;
+use crate::store::{Counters, Provisional};
 
 /// Executions settled in one transaction.
 const SETTLED_AT_ONCE: u32 = 256;
@@ -23,11 +23,22 @@ impl Sorted {
 }
 
 impl Learner {
-    /// It is not final, says something, and there is room for it until the final one comes.
-    pub(super) fn waits_for_the_final_one(&self, outcome: &Outcome, sorted: &Sorted) -> bool {
-        outcome.attempt.is_some_and(|attempt| !attempt.is_final)
-            && outcome.status != Status::Pending
-            && self.store.may_wait(&sorted.provisional)
+    /// Keeps an outcome for the final one, if it is not final, says something and there is room.
+    pub(super) fn hold_provisional(
+        &self,
+        outcome: &mut Outcome,
+        sorted: &mut Sorted,
+        counters: &mut Counters,
+    ) {
+        let is_final = outcome.attempt.is_none_or(|attempt| attempt.is_final);
+        if is_final || outcome.status == Status::Pending {
+            return;
+        }
+        if self.store.may_wait(&sorted.provisional) {
+            sorted.keep_provisional(outcome);
+        } else {
+            counters.attempts_not_held += 1;
+        }
     }
 
     /// Learns the newest outcome of executions that have waited for their final one long enough.

@@ -2,7 +2,7 @@
 //! service that took it could resolve.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -61,7 +61,9 @@ pub fn enveloped(event: &[u8], attributes: &[(&str, String)]) -> Vec<u8> {
     let mut envelope = String::with_capacity(text.len() + 256);
     for (name, value) in attributes {
         let separator = if envelope.is_empty() { '{' } else { ',' };
-        envelope.push_str(&format!("{separator}{}:{}", Value::from(*name), Value::from(&**value)));
+        let (name, value) = (Value::from(*name), Value::from(&**value));
+        // Writing to a String can't fail.
+        let _ = write!(envelope, "{separator}{name}:{value}");
     }
     let separator = if envelope.is_empty() { '{' } else { ',' };
     format!("{envelope}{separator}\"data\":{}}}", text.trim_ascii()).into_bytes()

@@ -31,7 +31,8 @@ const PLACEHOLDERS: [&str; 15] = [
     "[object undefined]",
 ];
 
-/// This is no id: blank, zero, or one of [`PLACEHOLDERS`], if in the braces or with the prefix of a UUID.
+/// This is no id: blank, zero, or what programs write for nothing, also in the braces or with the prefix
+/// of a UUID.
 pub fn is_placeholder(id: &str) -> bool {
     let id = id.trim();
     let bare = id.strip_prefix("urn:uuid:").unwrap_or(id);

@@ -1,23 +1,25 @@
 //! Recorded outcomes in a file, JSON Lines or CSV: read in parts, and fed to the learner.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, Write};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, Result};
+use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room};
+use crate::outcome::{Payload, RECORD_BYTES_MAX, Refusal};
 use crossbeam_channel::{Receiver, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
-use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room};
-use crate::outcome::{Payload, RECORD_BYTES_MAX, Refusal, hex};
-
+mod content;
 mod table;
 
+use content::{Content, Identities, Stream, unpacked};
 use table::Table;
 
 /// Lines handed over together.
@@ -154,16 +156,19 @@ pub(crate) fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
         let records = part.lines.into_iter().map(|line| {
             let payload = Payload::new(buffer.clone(), line.range);
             let text = payload.clone();
-            let mut record =
-                Record::read(payload, "import", now_ms, || identity(line.number, text.bytes()));
+            let mut record = Record::read(payload, "import", now_ms, || {
+                source.identity(line.number, text.bytes())
+            });
             if let Some(refusal) = line.refusal {
                 record.content = Err(refusal);
             }
             record
         });
+        let records = records.collect();
+        source.check_identities()?;
         let (reply_tx, reply_rx) = bounded(1);
         inbox.send(Event::Append(AppendRequest {
-            records: records.collect(),
+            records,
             left_out: LeftOut::new(),
             room: room.clone(),
             positions: Vec::new(),
@@ -187,11 +192,6 @@ pub(crate) fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
     reply_rx.recv().map_err(|_| Error::Unavailable("the learner ended".to_owned()))?;
     source.finish();
     Ok(summary)
-}
-
-/// The identity of a line that has none of its own: the same when the file is imported again.
-pub(crate) fn identity(number: u64, line: &[u8]) -> String {
-    format!("import:{number}:{}", hex(&Sha256::digest(line)[..16]))
 }
 
 pub(crate) struct Line {
@@ -224,7 +224,7 @@ impl Part {
 }
 
 enum Format {
-    Lines(Box<dyn BufRead>),
+    Lines(Rc<RefCell<Stream>>),
     Table { table: Table, rows: csv::Reader<Box<dyn Read>> },
 }
 
@@ -234,6 +234,7 @@ pub(crate) struct Source {
     format: Format,
     number: u64,
     progress: Progress,
+    identities: Identities,
 }
 
 /// Something that is read from its beginning, as text, as often as it is opened.
@@ -268,13 +269,22 @@ impl Source {
             _ => first.is_some_and(|first| first != b'{'),
         };
         if !is_table {
-            return Ok(Self { name, format: Format::Lines(input), number: 0, progress });
+            let stream = Rc::new(RefCell::new(Stream::new(input, !is_regular)));
+            let content = if is_regular {
+                Content::File(file.to_owned())
+            } else {
+                Content::Lines(stream.clone())
+            };
+            let (format, identities) = (Format::Lines(stream), Identities::new(content));
+            return Ok(Self { name, format, number: 0, progress, identities });
         }
+        let content;
         let mut again: Again = if is_regular {
+            content = Content::File(file.to_owned());
             let (file, bar) = (file.to_owned(), progress.bar.clone());
             Box::new(move || {
                 bar.set_position(0);
-                as_text(Box::new(bar.wrap_read(File::open(&file)?)))
+                as_text(bar.wrap_read(File::open(&file)?))
             })
         } else {
             // What comes through a pipe comes once: it is kept where it takes no memory.
@@ -284,6 +294,7 @@ impl Source {
                 Ok::<_, std::io::Error>(kept)
             };
             let kept = keep().map_err(|error| broken(&error))?;
+            content = Content::Kept(kept.try_clone().map_err(|error| broken(&error))?);
             Box::new(move || {
                 let mut kept = kept.try_clone()?;
                 kept.rewind()?;
@@ -295,7 +306,23 @@ impl Source {
             log::warn!("import=remark file={name:?} remark={remark:?}");
         }
         let rows = again().and_then(|input| table.rows(input)).map_err(|error| broken(&error))?;
-        Ok(Self { name, format: Format::Table { table, rows }, number: 0, progress })
+        let (format, identities) = (Format::Table { table, rows }, Identities::new(content));
+        Ok(Self { name, format, number: 0, progress, identities })
+    }
+
+    /// The identity of a line that has none of its own: the same when the file is read again.
+    pub(crate) fn identity(&self, number: u64, line: &[u8]) -> String {
+        self.identities.of(number, line)
+    }
+
+    /// Whether identities could be made up, where that was necessary.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the file can't be read as a whole.
+    pub(crate) fn check_identities(&self) -> Result<()> {
+        self.identities.check().map_err(|why| {
+            Error::invalid("", format!("can't read {} as a whole: {why}", self.name))
+        })
     }
 
     /// The next lines; `None` at the end.
@@ -306,8 +333,9 @@ impl Source {
             Error::invalid("", format!("can't read {name} at line {number}: {error}"))
         };
         match &mut self.format {
-            Format::Lines(input) => {
+            Format::Lines(stream) => {
                 let mut line = Vec::new();
+                let input = &mut *stream.borrow_mut();
                 while !part.is_full() {
                     line.clear();
                     // A line that is too long is refused as a record, and read in pieces.
@@ -384,9 +412,9 @@ fn skip_line(input: &mut dyn BufRead) -> std::io::Result<()> {
     }
 }
 
-/// The input as UTF-8, without a byte order mark: spreadsheets and Windows write UTF-16, too.
-fn as_text(input: Box<dyn Read>) -> std::io::Result<Box<dyn BufRead>> {
-    let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
+/// The input, unpacked, as UTF-8 without a byte order mark: spreadsheets and Windows write UTF-16, too.
+fn as_text(input: impl Read + 'static) -> std::io::Result<Box<dyn BufRead>> {
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, unpacked(input)?);
     // The first character of every format is one of ASCII.
     let unmarked = match input.fill_buf()? {
         [first, 0, ..] if *first != 0 => Some(encoding_rs::UTF_16LE),

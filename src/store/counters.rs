@@ -32,6 +32,8 @@ pub struct Counters {
     pub decisions_missing: u64,
     /// Outcomes that came after that.
     pub decisions_late: u64,
+    /// Outcomes that were not final and were learned when they came, for want of room.
+    pub attempts_not_held: u64,
 
     /// Outcomes journaled.
     pub accepted: u64,

@@ -279,7 +279,7 @@ fn opening_makes_the_directory_and_everything_in_it() {
             |row| row.get(0),
         )
         .unwrap();
-    assert_eq!(strict, 13, "all tables are strict");
+    assert_eq!(strict, 14, "all tables are strict");
     let mode: String =
         store.connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     let synchronous: i64 =
@@ -756,7 +756,7 @@ fn exactly_the_newest_identities_are_known_also_after_a_start() {
     assert!(kept.store().is_known(identity(1)) && !kept.store().is_known(identity(31)));
 }
 
-/// Rows of schema 8 and older hold identities alone; those are known, whatever they stood for.
+/// Rows of schema 9 and older hold identities alone; those are known, whatever they stood for.
 #[test]
 fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
     let mut kept = Kept::new(StoreOptions { identities_max: 5, ..quick() });
@@ -778,7 +778,7 @@ fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
         identities: column(&mut kept)[..3 * 16].to_vec(),
         payload: payload.unwrap(),
     };
-    let replace = "UPDATE journal SET identities = ?1, checksum = ?2; PRAGMA user_version = 8;";
+    let replace = "UPDATE journal SET identities = ?1, checksum = ?2; DROP TABLE attempts; PRAGMA user_version = 9;";
     let (update, version) = replace.split_once(';').unwrap();
     let connection = &kept.store().connection;
     connection.execute(update, params![old.identities, old.checksum()]).unwrap();
@@ -1428,6 +1428,7 @@ fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
              ALTER TABLE decisions RENAME COLUMN bytes TO start_bytes;
              ALTER TABLE alerts DROP COLUMN unsent;
              {}{}{}
+             DROP TABLE attempts;
              PRAGMA user_version = 6;",
             old(1),
             old(2),

@@ -322,17 +322,19 @@ more garbage
 {"specversion": "1.0", "type": "x", "data": {"agent_name": "amy", "status": "success"}}
 "#;
 /// What the lines above are.
-const MIXED_COUNTS: [(&str, u64); 6] = [
+const MIXED_COUNTS: [(&str, u64); 7] = [
     ("accepted", 6),
     ("duplicates", 1),
+    ("conflicting", 1),
     ("rejected", 4),
     ("missing_agent_name", 1),
     ("missing_status", 1),
     ("not_json", 2),
 ];
-const MIXED_AGAIN: [(&str, u64); 6] = [
+const MIXED_AGAIN: [(&str, u64); 7] = [
     ("accepted", 0),
     ("duplicates", 7),
+    ("conflicting", 1),
     ("rejected", 4),
     ("missing_agent_name", 1),
     ("missing_status", 1),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message, ToBytes};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders, ToBytes};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -84,6 +84,41 @@ impl Cluster {
         });
         found
     }
+}
+
+/// Records in binary mode carry source, id and time in their headers; without the version they are any.
+#[test]
+fn cloud_events_in_binary_mode_are_known_by_their_headers() {
+    let cluster = Cluster::new(1);
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = cluster.setup(&directory).start();
+    let budget = json!({"amount": 10, "period": "month"});
+    assert_eq!(service.put_json("/api/learning/budgets/default", &budget).status, 200);
+    let value = json!({"agent_name": "a", "status": "success", "cost_estimate": 5}).to_string();
+    let send = |version: &str, id: &str| {
+        let pairs = [
+            (version, "1.0"),
+            ("ce_id", id),
+            ("ce_source", "/s"),
+            ("ce_time", "2023-05-01T10:00:00Z"),
+        ];
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in pairs {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        let record = BaseRecord::<(), _>::to(TOPIC).payload(&value).headers(headers);
+        cluster.producer.send(record).map_err(|(error, _)| error).expect("there is room");
+    };
+    for id in ["7", "7", "8"] {
+        send("ce_specversion", id);
+    }
+    send("other", "9");
+    cluster.producer.flush(Duration::from_secs(30)).expect("the cluster takes them");
+    learned(&service, 3);
+    assert_eq!(metric(&service, "duplicates"), 1);
+    let spent = service.get("/api/learning/budgets/default").json()["spent"].clone();
+    assert_eq!(spent, json!(5.0), "that of the one without an envelope, which has no time");
+    service.stop();
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod evaluate;
 mod faults;
 mod harness;
 mod http;
+mod identity;
 mod kafka;
 mod kafka_live;
 mod lifecycle;
