@@ -428,9 +428,11 @@ fn outcomes_over_http_go_through_the_topic_and_every_replica_learns_them_once() 
     assert_eq!(asked.status, 200);
     let events = json!([
         {"agent_name": "x", "status": "success", "correlation_id": "d-1"},
-        {"agent_name": "x", "status": "failure", "event_id": "e-1", "correlation_id": "other"},
-        {"agent_name": "x", "status": "failure", "event_id": "e-1"},
-        {"agent_name": "y", "status": "success", "tenant_id": "t"},
+        {"agent_name": "x", "status": "failure", "event_id": "e-1", "correlation_id": "other",
+         "latency_ms": -1},
+        {"agent_name": "x", "status": "failure", "event_id": "e-1", "latency_ms": -1},
+        {"agent_name": "y", "status": "success", "tenant_id": "t", "cost": 0, "memory_mb": 0,
+         "cpu_ms": 0},
         {"agent_name": "y"},
     ]);
     let answer = one.post_json("/api/learning/outcomes?wait=true", &events);
@@ -438,6 +440,7 @@ fn outcomes_over_http_go_through_the_topic_and_every_replica_learns_them_once() 
     let body = answer.json();
     assert_eq!((&body["accepted"], &body["duplicates"]), (&json!(3), &json!(1)), "{body}");
     assert_eq!(body["rejected"][0]["index"], 4);
+    assert_eq!(body["dropped_fields"], json!({"latency_ms": 1}), "of the one that was accepted");
     // Learned already: that is what waiting is for.
     assert_eq!(metric(&one, "samples_processed"), 3);
     let again = one.post_json(
@@ -453,6 +456,11 @@ fn outcomes_over_http_go_through_the_topic_and_every_replica_learns_them_once() 
     let rows = two.get("/api/learning/agents/performance?task_type=review").json();
     assert_eq!(rows[0]["total_executions"], 1, "the decision's task type came along: {rows}");
 
+    // The monitor's zero says nothing, also once it has an identity.
+    let costs = two.post_json("/api/learning/predict/cost", &json!({"tenant_id": "t"})).json();
+    let of_y = &costs["predictions"][0];
+    assert_eq!((&of_y["agent_name"], &of_y["mean"]), (&json!("y"), &Value::Null), "{costs}");
+
     let records = cluster.read(TOPIC, 3);
     let values: Vec<Value> = records
         .iter()
@@ -466,7 +474,7 @@ fn outcomes_over_http_go_through_the_topic_and_every_replica_learns_them_once() 
         })
     );
     assert_eq!(values[1]["resolved"], json!({"tenant_id": "default"}));
-    assert_eq!(values[2]["resolved"], json!({"tenant_id": "t"}));
+    assert_eq!(values[2]["resolved"], json!({"tenant_id": "t", "zero_is_unknown": true}));
     for (record, value) in records.iter().zip(&values) {
         let key = std::str::from_utf8(record.key().unwrap()).unwrap();
         assert_eq!(value["event_id"], key, "keyed by identity");

@@ -149,6 +149,9 @@ impl Table {
         rows.read_byte_record(&mut row).map_err(|error| error.to_string())?;
         let header: Vec<String> =
             row.iter().map(|name| tidy(&String::from_utf8_lossy(name)).into_owned()).collect();
+        if header.is_empty() {
+            return Err("it is empty".to_owned());
+        }
         let roles = roles(&header)?;
         let mut remarks = unknown_columns(&header, &roles);
         let is_typed = |role: &Role| is_amount(role) || matches!(role, Role::Context(_));
@@ -225,6 +228,17 @@ impl Table {
                 ),
             ));
         }
+        let last = row.iter().next_back().unwrap_or_default();
+        if row.len() < self.columns.len() && last.contains('\n') {
+            let lines = last.lines().count();
+            return Err(Refusal::new(
+                RefusalCode::MalformedRow,
+                format!(
+                    "the row ends in a cell of {lines} lines, {}: a quote before it is not closed",
+                    shown(last)
+                ),
+            ));
+        }
         let mut event = Map::new();
         for (column, cell) in self.columns.iter().zip(row) {
             let Some(value) = column.kind.value(cell) else { continue };
@@ -290,8 +304,11 @@ fn roles(header: &[String]) -> Result<Vec<Role>, String> {
         if roles.contains(&Role::Field(needed)) {
             continue;
         }
-        let nearest = nearest(needed, header.iter().map(String::as_str));
-        let meant = nearest.map_or_else(String::new, |name| format!(" (is it {}?)", shown(name)));
+        let lower: Vec<String> = header.iter().map(|name| name.to_lowercase()).collect();
+        let nearest = nearest(needed, lower.iter().map(String::as_str));
+        let nearest = nearest.and_then(|name| lower.iter().position(|other| other == name));
+        let meant =
+            nearest.map_or_else(String::new, |at| format!(" (is it {}?)", shown(&header[at])));
         let columns: Vec<String> = header.iter().take(20).map(|name| shown(name)).collect();
         return Err(format!(
             "its first line names no column {needed}{meant}; it names {}; wanted is a header such as \
@@ -537,7 +554,8 @@ mod tests {
         check("what,ever\n1,2\n", "names no column agent_name; it names \"what\", \"ever\"");
         check("agent_nam,status\na,success\n", "agent_name (is it \"agent_nam\"?)");
         check("agent_name,state\na,success\n", "names no column status");
-        check("", "names no column agent_name");
+        check("Agent,Status\na,success\n", "agent_name (is it \"Agent\"?)");
+        check("", "it is empty");
         check(
             "agent_name,Agent Name,status\n",
             "\"agent_name\" and \"Agent Name\" both mean agent_name",
@@ -556,6 +574,18 @@ mod tests {
             "{refusal}"
         );
         assert!(events[1].is_ok() && events[2].is_ok());
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_is_said() {
+        let text =
+            "agent_name,status,task_type\na,success,\"two\nlines\"\nb,\"success,t\nc,failure,t\n";
+        let (events, _) = read(text).unwrap();
+        assert_eq!(events[0].as_ref().unwrap()["task_type"], "two\nlines");
+        let refusal = events[1].as_ref().unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::MalformedRow);
+        assert!(refusal.detail.contains("is not closed"), "{refusal}");
+        assert_eq!(events.len(), 2);
     }
 
     #[test]
