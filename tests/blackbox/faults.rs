@@ -28,7 +28,7 @@ fn lines(range: std::ops::Range<u32>) -> String {
         .map(|id| {
             let agent = id % 7;
             format!(
-                r#"{{"event_id":"{id}","agent_name":"agent-{agent}","task_type":"t","status":"success"}}"#
+                r#"{{"event_id":"e{id}","agent_name":"agent-{agent}","task_type":"t","status":"success"}}"#
             ) + "\n"
         })
         .collect()
@@ -757,7 +757,7 @@ fn a_flood_of_a_million_made_up_names_leaves_the_service_under_600_mb() {
 
 #[test]
 fn with_little_memory_made_up_names_are_not_learned_and_all_else_goes_on() {
-    const MAX_MIB: u64 = 256;
+    const MAX_MIB: u64 = 384;
     let directory = directory();
     let setup = Setup::new(directory.path())
         .with("MODEL_BATCH_SIZE", 1_000)
@@ -781,7 +781,7 @@ fn with_little_memory_made_up_names_are_not_learned_and_all_else_goes_on() {
     };
     service.learn(&real(0));
     assert_eq!(room(), "open");
-    flood_with_names(&service, 150_000);
+    flood_with_names(&service, 200_000);
     assert_eq!(room(), "closed");
     let metrics = service.get("/metrics").body;
     assert!(metrics.contains("online_learning_room_closed 1"), "{metrics}");

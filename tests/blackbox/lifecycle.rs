@@ -27,7 +27,7 @@ fn patient(directory: &Path) -> Setup {
 
 fn lines(range: std::ops::Range<u32>) -> String {
     range
-        .map(|id| format!(r#"{{"event_id":"{id}","agent_name":"a","status":"success"}}"#) + "\n")
+        .map(|id| format!(r#"{{"event_id":"e{id}","agent_name":"a","status":"success"}}"#) + "\n")
         .collect()
 }
 

@@ -269,7 +269,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     }
     check(json!({"objective": {}}), "/objective", "weights");
     let weights = |weights: Value| json!({"objective": {"weights": weights}});
-    check(weights(json!({"speed": 1})), "/objective/weights/speed", "`latency`");
+    check(weights(json!({"speed": 1})), "/objective/weights/speed", "allowed are cost, latency,");
     check(weights(json!({"cost": -1})), "/objective/weights/cost", "a number from 0 to 1000000");
     check(weights(json!({"cost": "1"})), "/objective/weights/cost", "a number from 0 to 1000000");
     check(weights(json!({"cost": 0})), "/objective/weights", "a weight above 0");
@@ -277,7 +277,11 @@ fn what_makes_no_sense_is_refused_by_name() {
     let scales = json!({"objective": {"weights": {"cost": 1}, "scales": {"cost": 0}}});
     check(scales, "/objective/scales/cost", "a number above 0");
     let limits = |limits: Value| json!({"constraints": limits});
-    check(limits(json!({"max_latency": 3})), "/constraints/max_latency", "`max_latency_ms`");
+    check(
+        limits(json!({"max_latency": 3})),
+        "/constraints/max_latency",
+        "did you mean max_latency_ms?",
+    );
     check(limits(json!({"min_success": 80})), "/constraints/min_success", "from 0 to 1");
     check(limits(json!({"max_cost": -0.1})), "/constraints/max_cost", "from 0 to 1000000000000");
     check(limits(json!({"confidence": 1})), "/constraints/confidence", "above 0 and below 1");
