@@ -154,7 +154,7 @@ pub(super) struct AgentPerformance<'a> {
     /// Mean of its last 100 latencies, or of all on the task type, ms; 0 with none.
     #[schemars(range(min = 0.0))]
     pub(super) avg_latency_ms: f64,
-    /// The same latency; none while it is unknown.
+    /// The average latency as `avg_latency_ms` has it, but none while it is unknown.
     #[schemars(range(min = 0.0))]
     pub(super) mean_latency_ms: Option<f64>,
     /// Outcomes, learned from or not.
@@ -221,7 +221,7 @@ pub(super) struct OverallPerformance {
     /// Mean of its last 100 qualities; 0 with none.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub(super) avg_quality: f64,
-    /// The same; none while it is unknown.
+    /// The average quality as `avg_quality` has it, but none while it is unknown.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub(super) mean_quality: Option<f64>,
     /// Outcomes by status.
@@ -711,7 +711,7 @@ pub(super) struct Received {
 /// An event that was refused.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct RejectedEvent {
-    /// Its place among the events of the request, from 0.
+    /// The place of the event in the request, from 0.
     pub(super) index: usize,
     /// The reason, for machines.
     #[schemars(schema_with = "refusal_codes")]

@@ -30,7 +30,7 @@ pub(super) struct Tried {
 /// An event as it would be learned.
 #[derive(Serialize, JsonSchema)]
 struct Understood {
-    /// Its place among the events of the request, from 0.
+    /// The place of the event in the request, from 0.
     index: usize,
     /// It is known already, and would teach nothing.
     duplicate: bool,
@@ -121,7 +121,7 @@ impl App {
                         refuse(&mut received, index, refusal);
                         continue;
                     }
-                    // The same may stand in an earlier part.
+                    // An earlier part of the body may hold the same event.
                     Some(Admission::New) => match earlier.entry(outcome.identity) {
                         Entry::Vacant(place) => {
                             place.insert(outcome.content);

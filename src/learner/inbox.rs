@@ -184,7 +184,7 @@ pub struct Sieve<I> {
 }
 
 impl<I: Iterator<Item = Record>> Sieve<I> {
-    /// Of the records of one body.
+    /// A sieve for the records of one body.
     pub fn new(records: I) -> Self {
         Self {
             records: records.enumerate(),

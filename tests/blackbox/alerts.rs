@@ -397,7 +397,7 @@ fn a_webhook_that_hangs_holds_up_neither_learning_nor_the_stop() {
 #[test]
 fn what_a_receiver_missed_is_sent_after_a_restart_in_order_and_once() {
     let directory = tempdir().unwrap();
-    // Nobody listens there, for now.
+    // The receiver is started at this address later.
     let address = crate::harness::free_address();
     let setup = setup(directory.path())
         .with("ALERT_PERFECT_OUTCOMES", 200)

@@ -29,7 +29,8 @@ pub(super) const SPARE_MAX: usize = 32;
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// A limit not hit for this long is over.
 const EPISODE_END: Duration = Duration::from_secs(1);
-/// The same where a steady load may come near a limit again and again.
+/// A crowd is over when no connection had to be closed for this long: a steady load comes near the limit
+/// again and again.
 const CROWD_END: Duration = Duration::from_mins(1);
 
 /// A condition that is logged when it starts and when it is over, not each time it is seen.

@@ -134,7 +134,7 @@ fn exchange(
         Unread::Length(length) if length <= DRAIN_MAX && !connection.expects => Some(length),
         _ => None,
     };
-    // Its end is the only end of such a body.
+    // HTTP/1.0 has no chunks: a body of unknown length ends with the connection.
     let until_close = http10 && response.rest.is_some();
     let stopping = connection.shared.stopping.load(SeqCst);
     let keep = keep_alive && !response.close && skip.is_some() && !stopping && !until_close;

@@ -24,7 +24,7 @@ pub struct Limits {
     /// Reading a body: longest time in which nothing comes. It also has to come faster than 16 KiB
     /// a second on the whole, after that time.
     pub body_timeout: Duration,
-    /// The same for writing a response.
+    /// Writing a response ends this long after its last byte was taken, or where it is as slow as that.
     pub write_timeout: Duration,
 }
 
