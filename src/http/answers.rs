@@ -793,7 +793,8 @@ pub(super) struct Recommendations<'a> {
     /// Who was left out because of a constraint; there with constraints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) excluded: Option<Vec<LeftOut<'a>>>,
-    /// What of the context is no feature, by name: lists, nulls, blanks; there when there is any.
+    /// What was left out, by name: of the context what is no feature (lists, nulls, blanks), a
+    /// `decision_id` that is none; there when there is any.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) dropped_fields: &'a BTreeMap<&'static str, u64>,
 }
@@ -922,7 +923,8 @@ pub(super) struct ValuePredictions<'a> {
     /// When it was answered.
     #[schemars(schema_with = "time")]
     pub(super) timestamp: String,
-    /// What of the context is no feature, by name: lists, nulls, blanks; there when there is any.
+    /// What was left out, by name: of the context what is no feature (lists, nulls, blanks), a
+    /// `decision_id` that is none; there when there is any.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) dropped_fields: &'a BTreeMap<&'static str, u64>,
 }

@@ -77,7 +77,8 @@ pub(super) struct PredictionRequest {
     on_infeasible: Option<OnInfeasible>,
     /// What becomes of an agent of which too little is known to judge a constraint; `auto` unless given.
     on_unknown: Option<OnUnknown>,
-    /// Given twice, the answer is repeated; a new `UUIDv7` unless given.
+    /// Given twice, the answer is repeated; a new `UUIDv7` unless given, also for what programs write
+    /// for no id: `0`, `null`, `none`, the nil UUID. That is counted in `dropped_fields`.
     decision_id: Option<Id>,
 }
 
@@ -107,7 +108,7 @@ pub(super) struct Prediction {
     on_unknown: OnUnknown,
     #[serde(skip)]
     decision_id: Option<String>,
-    /// What of the context is no feature, by name.
+    /// What was left out, by name: of the context what is no feature, an id that is none.
     #[serde(skip)]
     pub(super) dropped: BTreeMap<&'static str, u64>,
 }
@@ -150,10 +151,11 @@ impl Prediction {
         for field in left_out {
             *dropped.entry(field).or_default() += 1;
         }
-        let decision_id = request.decision_id.map(|Id(id)| id);
-        if let Some(id) = decision_id.as_deref().filter(|id| is_placeholder(id)) {
-            let detail = format!("is {id:?}, which identifies nothing; without one it is made up");
-            return Err(Error::invalid("/decision_id", detail).into());
+        // What a client writes for "none" is no id: it gets one made up, as if it had given none.
+        let given_id = request.decision_id.map(|Id(id)| id);
+        let decision_id = given_id.clone().filter(|id| !is_placeholder(id));
+        if decision_id != given_id {
+            dropped.insert("decision_id", 1);
         }
         let top_k = request.top_k.map(|Whole(top_k)| top_k);
         Ok(Self {

@@ -314,3 +314,38 @@ fn what_names_nothing_is_no_decision() {
     );
     service.stop();
 }
+
+/// A question under an id that identifies nothing is answered as one without an id: two are two
+/// decisions, each with an id of its own, and the answer says what was left out.
+#[test]
+fn a_question_whose_id_is_none_gets_an_id_made_up() {
+    let directory = TempDir::new().unwrap();
+    let service = Setup::new(directory.path()).start();
+    let nothing = [
+        json!("00000000-0000-0000-0000-000000000000"),
+        json!("00000000000000000000000000000000"),
+        json!("None"),
+        json!("[object Object]"),
+        json!("0"),
+    ];
+    for calls in ["predict/agent-selection", "predict/quality"] {
+        for id in &nothing {
+            let ask = || {
+                let question = json!({"candidates": ["a", "b"], "decision_id": id});
+                let answer = service.post(&format!("/api/learning/{calls}"), &question.to_string());
+                assert_eq!(answer.status, 200, "{id} {answer:?}");
+                answer.json()
+            };
+            let (first, second) = (ask(), ask());
+            assert_eq!(first["dropped_fields"], json!({"decision_id": 1}), "{id}");
+            if calls == "predict/agent-selection" {
+                assert_ne!(first["decision_id"], second["decision_id"], "{id}");
+                assert_ne!(&first["decision_id"], id);
+            }
+        }
+    }
+    let named = json!({"candidates": ["a"], "decision_id": "none-of-these"});
+    let answer = service.post("/api/learning/predict/agent-selection", &named.to_string()).json();
+    assert_eq!(answer["decision_id"], "none-of-these");
+    assert_eq!(answer["dropped_fields"], Value::Null);
+}
