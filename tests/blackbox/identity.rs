@@ -290,20 +290,11 @@ fn a_retried_execution_is_learned_by_its_final_outcome_or_the_newest() {
     assert!(verified.status.success(), "{verified:?}");
 }
 
-/// A decision that would be somebody else's is refused, and ids that name nothing are none.
+/// What programs write for no id names nothing: each event that carries it counts.
 #[test]
-fn what_names_nothing_is_no_decision() {
+fn an_event_whose_id_is_none_is_an_event_of_its_own() {
     let directory = TempDir::new().unwrap();
     let service = Setup::new(directory.path()).start();
-    for id in ["None", "undefined", " ", "0", "00000000-0000-0000-0000-000000000000"] {
-        let question = json!({"candidates": ["a"], "decision_id": id});
-        let answer = service.post_json("/api/learning/predict/agent-selection", &question);
-        assert_eq!(
-            (answer.status, &answer.json()["errors"][0]["pointer"]),
-            (422, &json!("/decision_id")),
-            "{answer:?}"
-        );
-    }
     let events: Vec<Value> = (0..12)
         .map(|number| json!({"agent_name": "a", "status": "success", "event_id": "None", "n": number}))
         .collect();
@@ -325,6 +316,7 @@ fn a_question_whose_id_is_none_gets_an_id_made_up() {
         json!("00000000-0000-0000-0000-000000000000"),
         json!("00000000000000000000000000000000"),
         json!("None"),
+        json!(" "),
         json!("[object Object]"),
         json!("0"),
     ];
