@@ -201,7 +201,7 @@ fn free_address() -> SocketAddr {
 fn wait_until_ready(address: SocketAddr) {
     let deadline = Instant::now() + Duration::from_mins(1);
     // The port is bound before the model is restored: a connection alone says little.
-    while !online_learning::client::is_alive(address, Duration::from_secs(30)) {
+    while !online_learning::commands::client::is_alive(address, Duration::from_secs(30)) {
         assert!(Instant::now() < deadline, "the service did not start");
         std::thread::yield_now();
     }

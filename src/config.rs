@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::alerts::AlertOptions;
 use crate::error::{Error, Result};
 use crate::http::access::{AccessOptions, Hosts, Rate};
-use crate::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
-use crate::process::MemoryLimit;
+use crate::sources::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::store::{StoreOptions, Synchronous};
+use crate::watch::alerts::AlertOptions;
+use crate::watch::process::MemoryLimit;
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use online_learning::Error;
-use online_learning::cli::{self, Command};
+use online_learning::commands::cli::{self, Command};
 use online_learning::error::complain;
 use online_learning::logging::{self, Format};
 

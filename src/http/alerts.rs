@@ -2,8 +2,8 @@
 
 use super::server::Request;
 use super::{Answer, App, Query, answers, json_response, page};
-use crate::alerts::Alert;
 use crate::error::Error;
+use crate::watch::alerts::Alert;
 
 impl App {
     pub(super) fn alerts(&self, request: &Request<'_>) -> Answer {

@@ -8,14 +8,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::objective::{Objective, OnInfeasible};
-use crate::alerts::AlertBody;
-use crate::budget::Period;
-use crate::decisions::Candidate;
 use crate::model::{Explanation, Limits, OnUnknown, Parts, Strategy, ValueKind, Verdict};
+use crate::outcome::decisions::Candidate;
 use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
 use crate::store::{
     DeadLetter, JoinedOutcome, LearningEvent, MISSING, ModelVersion, RecordedDecision,
 };
+use crate::watch::alerts::AlertBody;
+use crate::watch::budget::Period;
 
 /// A string that is one of these.
 fn one_of(names: impl IntoIterator<Item = &'static str>) -> Schema {
@@ -407,9 +407,9 @@ pub(super) struct Kafka {
 }
 
 fn connections(_: &mut SchemaGenerator) -> Schema {
-    use crate::kafka::Connection::{Connected, Connecting, Disconnected, TopicMissing};
+    use crate::sources::kafka::Connection::{Connected, Connecting, Disconnected, TopicMissing};
     let all = [Connecting, Connected, Disconnected, TopicMissing];
-    one_of(all.map(crate::kafka::Connection::as_str))
+    one_of(all.map(crate::sources::kafka::Connection::as_str))
 }
 
 /// A partition of the topic.

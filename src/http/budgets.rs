@@ -8,12 +8,12 @@ use super::access::Caller;
 use super::answers::{BudgetBody, BudgetRemoved, Budgets};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, kept};
-use crate::budget::{Budget, Period};
 use crate::error::{Error, Result};
-use crate::fields::{self, refused};
 use crate::learner::{Event, Now};
+use crate::outcome::fields::{self, refused};
 use crate::outcome::format_time;
 use crate::store::Counters;
+use crate::watch::budget::{Budget, Period};
 
 /// What may be spent in a period: shares of it must stay numbers.
 pub(super) const AMOUNT_MIN: f64 = 1e-6;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::fields::{Real, refused};
 use crate::model::{Limits, Preset, Scales, Weights};
+use crate::outcome::fields::{Real, refused};
 
 /// Largest weight.
 const WEIGHT_MAX: u64 = 1_000_000;

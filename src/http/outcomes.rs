@@ -17,13 +17,13 @@ use super::{
     new_id, unsupported_media_type,
 };
 use crate::error::Error;
-use crate::fields;
-use crate::kafka;
 use crate::learner::{AppendReply, Event, HTTP, Now, Record};
+use crate::outcome::fields;
 use crate::outcome::{
     ENVELOPE_ATTRIBUTES, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, enveloped,
     named_tenant, non_finite_as_null, with_tenant,
 };
+use crate::sources::kafka;
 use crate::store::DeadLetter;
 
 /// Largest body with outcomes, in bytes.

@@ -10,7 +10,7 @@ use crate::learner::Now;
 use crate::model::{Belief, Question, Standing};
 use crate::outcome::Context;
 use crate::plots::{self, COLOURS, Calibrated, Line, Look, Ridge, Unit};
-use crate::samples::{self, FORECASTS_MIN, LATENCIES_MIN, Subject};
+use crate::watch::samples::{self, FORECASTS_MIN, LATENCIES_MIN, Subject};
 
 /// Steps of an axis over time on which shares of traffic are counted: wide enough to hold some.
 const TRAFFIC_STEPS: usize = 60;
@@ -381,7 +381,7 @@ fn came(before: &Subject, after: &Subject, agent: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::AgentSample;
+    use crate::watch::samples::AgentSample;
 
     fn subject(executions: u64, agents: &[(&str, u64)]) -> Subject {
         let agent = |&(agent, executions): &(&str, u64)| AgentSample {

@@ -17,13 +17,13 @@ use super::answers::{
 use super::objective::{ConstraintFields, Objective, ObjectiveField, OnInfeasible};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
-use crate::decisions::{Choice, Decision, First, RequestHash};
 use crate::error::{Error, Result};
-use crate::fields::{self, AnyObject, Id, Name, Names, Real, Whole};
 use crate::learner::{Event, Now};
 use crate::model::{
     AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Strategy, Terms,
 };
+use crate::outcome::decisions::{Choice, Decision, First, RequestHash};
+use crate::outcome::fields::{self, AnyObject, Id, Name, Names, Real, Whole};
 use crate::outcome::{Context, DEFAULT_TENANT, format_time, is_placeholder, read_context};
 
 const TOP_K_MAX: u64 = 1_000;

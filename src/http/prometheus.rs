@@ -13,14 +13,14 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use super::server::{Request, Response};
 use super::{Answer, App, Route, access};
-use crate::alerts::Rule;
 use crate::error::Error;
 use crate::learner::{Now, SOURCES};
 use crate::model::{Agent, AgentPerformanceModel};
 use crate::outcome::RefusalCode;
-use crate::process::Usage;
-use crate::reporting::{RECENT, Reporting};
 use crate::store::{Counters, Space};
+use crate::watch::alerts::Rule;
+use crate::watch::process::Usage;
+use crate::watch::reporting::{RECENT, Reporting};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -276,7 +276,7 @@ impl App {
         let status = self.kafka.as_ref().map(|kafka| kafka.view.status());
         let is_on = status.is_some();
         let status = status.unwrap_or_default();
-        let connected = status.connection == crate::kafka::Connection::Connected;
+        let connected = status.connection == crate::sources::kafka::Connection::Connected;
         to.gauge("online_learning_kafka_enabled", "1 when outcomes come from a topic", flag(is_on));
         to.gauge("online_learning_kafka_connected", "1 while brokers answer", flag(connected));
         to.gauge(

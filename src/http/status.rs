@@ -13,17 +13,17 @@ use super::plots::colours;
 use super::server::{Request, Response};
 use super::{Answer, App, Query, json_response};
 use crate::error::Result;
-use crate::evaluate::{BINS, Foresight};
-use crate::kafka;
 use crate::learner::{MODEL_TYPES, Now};
 use crate::model::{
     Agent, AgentPerformanceModel, Predicted, Question, Settings, Tally, Tenant, best_probabilities,
 };
-use crate::monitor::quantile;
 use crate::outcome::{Context, Status, format_time};
-use crate::reporting::waited_since;
-use crate::samples;
+use crate::service::monitor::quantile;
+use crate::sources::kafka;
 use crate::store::{AgentReporting, Counters};
+use crate::watch::reporting::waited_since;
+use crate::watch::samples;
+use crate::watch::{BINS, Foresight};
 
 /// Of the decisions that chose an agent, those that tell whether it reports.
 const DECISIONS_NEWEST: u32 = 1_000;

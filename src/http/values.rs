@@ -5,9 +5,9 @@ use super::answers::{ValuePrediction, ValuePredictions};
 use super::predict::{Prediction, evidence};
 use super::server::Request;
 use super::{Answer, App, json_body, json_object, json_response};
-use crate::fields;
 use crate::learner::Now;
 use crate::model::{Measure, Predicted, best_first};
+use crate::outcome::fields;
 use crate::outcome::format_time;
 
 fn row(predicted: &Predicted) -> ValuePrediction<'_> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Learner, Now, Outcome, RETRY_AFTER, Sorted};
 use crate::error::{Error, Result};
 use crate::outcome::Status;
-use crate::reporting::waited_since;
 use crate::store::{Counters, Provisional};
+use crate::watch::reporting::waited_since;
 
 /// Executions settled in one transaction.
 const SETTLED_AT_ONCE: u32 = 256;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{AppendRequest, Known, Learner, Now, Outcome, RETRY_AFTER, Sorted};
 use crate::error::{Error, Result};
 use crate::outcome::Status;
-use crate::reporting::waited_since;
 use crate::store::Late;
+use crate::watch::reporting::waited_since;
 
 /// Decisions given up in one transaction.
 const GIVEN_UP_AT_ONCE: u32 = 256;

@@ -1,3 +1,4 @@
 //! Where records come from. Each source reads them, and hands them to the learner.
 
 pub mod file;
+pub mod kafka;

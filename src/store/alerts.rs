@@ -4,8 +4,8 @@
 use rusqlite::{Connection, params};
 
 use super::{execute, from_sql, padded_id, query, to_sql};
-use crate::alerts::{ALERTS_MAX, Alert, Rule, Subject};
 use crate::error::Result;
+use crate::watch::alerts::{ALERTS_MAX, Alert, Rule, Subject};
 
 /// The changes that are still to be sent, a bit each: see [`Alert::delivery`].
 pub(super) const UNSENT_SCHEMA: &str = "

@@ -11,8 +11,8 @@ use super::bounded::Rows;
 use super::{Store, decisions, execute, from_sql, query, reaction, write};
 use crate::error::{Error, Result};
 use crate::model::Control;
+use crate::outcome::fair_shares::Held;
 use crate::outcome::{IdentityKey, Outcome, Status};
-use crate::shares::Held;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE attempts(

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::{execute, from_sql, query, to_sql};
 use crate::error::Result;
-use crate::shares::{Held, Shares};
+use crate::outcome::fair_shares::{Held, Shares};
 
 /// Each row of decisions knows its own size, each dead letter its tenant, and the rows of a tenant can
 /// be walked alone.

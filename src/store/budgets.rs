@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::{execute, query};
-use crate::budget::{Budget, Period};
 use crate::error::Result;
+use crate::watch::budget::{Budget, Period};
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE budgets(

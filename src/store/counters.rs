@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::budget::Spending;
-use crate::evaluate::Foresight;
+use crate::watch::Foresight;
+use crate::watch::budget::Spending;
 
 /// Totals that are committed with the work they count.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

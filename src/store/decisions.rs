@@ -19,11 +19,11 @@ use serde_json::{Map, Value};
 
 use super::bounded::{Rows, Table};
 use super::{Store, execute, from_sql, query, reaction, to_sql};
-use crate::decisions::{Asked, Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
 use crate::error::Result;
 use crate::model::Control;
+use crate::outcome::decisions::{Asked, Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
 use crate::outcome::{Context, Feature, Outcome, Status, context_of};
-use crate::reporting::Reporting;
+use crate::watch::reporting::Reporting;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE decisions(

@@ -47,7 +47,7 @@ impl Store {
         }
         Ok(Self {
             identities: IdentityWindow::load(&connection, 0)?,
-            attempts: crate::shares::Held::default(),
+            attempts: crate::outcome::fair_shares::Held::default(),
             decisions: decisions_of(&options),
             early_outcomes: early_outcomes_of(&options),
             dead_letters: dead_letters_of(&options),

@@ -19,9 +19,9 @@ use super::{
     reader::{LearningEvent, insert_events},
     to_sql, write,
 };
-use crate::decisions::Waiting;
 use crate::error::{Error, Result};
 use crate::model::Control;
+use crate::outcome::decisions::Waiting;
 use crate::outcome::{ContentKey, IdentityKey, Outcome};
 
 const KIND_OUTCOMES: i64 = 1;

@@ -12,10 +12,10 @@ use super::{
     StoreOptions, alerts, dead_letters, decisions, execute, from_sql, open_read_only, padded_id,
     query, samples, to_sql, versions,
 };
-use crate::alerts::Alert;
-use crate::decisions::{Asked, Decision};
 use crate::error::{Error, Result};
-use crate::samples::{Sample, Subject};
+use crate::outcome::decisions::{Asked, Decision};
+use crate::watch::alerts::Alert;
+use crate::watch::samples::{Sample, Subject};
 
 /// Connections in the pool: each request runs one short statement.
 const READERS: usize = 4;
@@ -240,7 +240,7 @@ impl Reader {
     }
 
     /// The changes of alerts that are still to be sent to a channel, a place in
-    /// [`crate::instruments::CHANNELS`], in the order in which they came about.
+    /// [`crate::watch::instruments::CHANNELS`], in the order in which they came about.
     ///
     /// # Errors
     /// As [`Reader::alerts`].

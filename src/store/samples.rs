@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{execute, from_sql, query, reaction, to_sql};
 use crate::error::{Error, Result};
-use crate::samples::{AgentSample, KEPT, Sample, Subject, tier};
+use crate::watch::samples::{AgentSample, KEPT, Sample, Subject, tier};
 
 /// A tenant as a whole has the empty task type, which no outcome can have.
 pub(super) const SCHEMA: &str = "

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::evidence::RESTORED_FILE;
 use super::journal::Row;
 use super::*;
-use crate::decisions::{Choice, Decision, Waiting};
 use crate::model::{AgentPerformanceModel, Control, Measure, Question, Settings};
+use crate::outcome::decisions::{Choice, Decision, Waiting};
 use crate::outcome::{
     ContentKey, FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, Refusal, RefusalCode,
     Status,
@@ -550,7 +550,7 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
 
 #[test]
 fn alerts_survive_and_those_that_have_passed_make_room() {
-    use crate::alerts::{ALERTS_MAX, Alert, Rule, Subject};
+    use crate::watch::alerts::{ALERTS_MAX, Alert, Rule, Subject};
     let mut kept = Kept::new(quick());
     let alert = |id, resolved_ms| Alert {
         id,
@@ -577,7 +577,7 @@ fn alerts_survive_and_those_that_have_passed_make_room() {
 
 #[test]
 fn changes_of_alerts_wait_for_their_receivers_over_a_restart_until_they_are_sent() {
-    use crate::alerts::{Alert, Rule};
+    use crate::watch::alerts::{Alert, Rule};
     let mut kept = Kept::new(quick());
     let alert = |id, since_ms, resolved_ms| Alert {
         id,
@@ -612,7 +612,7 @@ fn changes_of_alerts_wait_for_their_receivers_over_a_restart_until_they_are_sent
 
 #[test]
 fn samples_survive_and_are_thinned_out_by_age() {
-    use crate::samples::{AgentSample, KEPT, Sample, Subject};
+    use crate::watch::samples::{AgentSample, KEPT, Sample, Subject};
     let sample = |sampled_ms: i64| Sample {
         sampled_ms,
         model_version: 3,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::off_policy::{Estimate, Estimates, Reason, Support};
 use super::Plan;
 use crate::outcome::format_time;
-use crate::reporting::Reporting;
+use crate::watch::reporting::Reporting;
 
 /// What the log says about a policy.
 #[derive(Debug, Clone, PartialEq)]

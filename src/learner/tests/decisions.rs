@@ -1,7 +1,7 @@
 //! Answered selections on their way into the database, and the outcomes that join them.
 
 use super::*;
-use crate::decisions::{Choice, First};
+use crate::outcome::decisions::{Choice, First};
 use crate::store::RecordedDecision;
 
 fn choice(agent: &str) -> Choice {
@@ -271,7 +271,7 @@ fn decisions_are_bounded_by_count_and_by_bytes() {
 
 /// More decisions of a tenant than are remembered.
 fn flood(bench: &mut Bench, tenant: &str) {
-    for number in 0..=crate::decisions::REMEMBERED_MAX {
+    for number in 0..=crate::outcome::decisions::REMEMBERED_MAX {
         bench.decide_for(tenant, &format!("f{number}"), "amy");
     }
     bench.record();
@@ -331,7 +331,7 @@ fn an_outcome_is_learned_with_its_decision_however_many_came_since() {
     check(&mut bench, 5, "d", true);
     // Forgotten before it was written.
     bench.decide("waits", "amy");
-    let more = crate::decisions::REMEMBERED_MAX + 1;
+    let more = crate::outcome::decisions::REMEMBERED_MAX + 1;
     (0..more).for_each(|number| bench.decide(&format!("more{number}"), "amy"));
     assert!(bench.recorded("waits").is_none());
     check(&mut bench, 7, "waits", true);
@@ -468,7 +468,7 @@ fn an_orderly_end_records_what_waits() {
 /// Every outcome is foretold by what was learned before it, however the stream is cut.
 #[test]
 fn foresight_depends_on_nothing_but_the_stream_and_goes_on_over_a_restart() {
-    let mut expected = crate::evaluate::Foresight::default();
+    let mut expected = crate::watch::Foresight::default();
     let mut model = AgentPerformanceModel::new(Settings::default());
     for number in 1..=50 {
         let outcome = outcome(number);

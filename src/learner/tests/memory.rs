@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::process::MemoryLimit;
+use crate::watch::process::MemoryLimit;
 
 thread_local! {
     /// Per cent of the memory that is used.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use signal_hook::consts::SIGINT;
 
 use self::supervise::{CutShort, Ended, Signals};
-use crate::client::{Client, Question};
+use crate::commands::client::{Client, Question};
 use crate::error::{Error, Result, complain};
 use crate::learner::Now;
 use crate::outcome::{DEFAULT_TENANT, format_time};

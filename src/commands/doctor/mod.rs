@@ -14,16 +14,16 @@ use rustix::fs::{Access as Permission, access, statvfs};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::commands::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evaluate::{LaterHalf, later_half};
 use crate::http::access::Access;
-use crate::kafka::{self, KafkaOptions, TopicState};
 use crate::learner::{Now, restored};
 use crate::logging::one_line;
 use crate::model::{AgentPerformanceModel, Tenant};
 use crate::outcome::Outcome;
+use crate::sources::kafka::{self, KafkaOptions, TopicState};
 use crate::store::{Counters, DATABASE_FILE, Entry, GO_ON, Position, Store};
 
 mod alike;

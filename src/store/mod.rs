@@ -20,11 +20,11 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
-use crate::alerts::Alert;
-use crate::budget::Budget;
 use crate::error::{Error, Result};
-use crate::samples::Sample;
-use crate::shares::Held;
+use crate::outcome::fair_shares::Held;
+use crate::watch::alerts::Alert;
+use crate::watch::budget::Budget;
+use crate::watch::samples::Sample;
 
 mod alerts;
 mod attempts;
@@ -357,7 +357,7 @@ impl Store {
     }
 
     /// Records alerts as they are now. Changes are to be sent to `channels`, places in
-    /// [`crate::instruments::CHANNELS`].
+    /// [`crate::watch::instruments::CHANNELS`].
     ///
     /// # Errors
     /// As [`Store::learned`].

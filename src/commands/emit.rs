@@ -7,10 +7,10 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::kafka::{Outgoing, Producer};
 use crate::learner::Now;
 use crate::outcome::{Outcome, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
 use crate::sources::file::{Source, Summary};
+use crate::sources::kafka::{Outgoing, Producer};
 
 /// Writes the outcomes of a file to the topic; `accepted` are those that the brokers acknowledged.
 ///

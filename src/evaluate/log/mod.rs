@@ -14,15 +14,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::off_policy::{Judged, Reason, Support, estimate};
-use crate::decisions::Candidate;
 use crate::error::{Error, Result};
-use crate::fields::{self, Name, Real};
 use crate::model::{AgentPerformanceModel, Question, Settings, propensities};
+use crate::outcome::decisions::Candidate;
+use crate::outcome::fields::{self, Name, Real};
 use crate::outcome::{DEFAULT_TENANT, format_time, kept_name, parse_time_ms};
-use crate::reporting::Reporting;
 use crate::store::{
     MISSING, ModelVersion, Reader, RecordedDecision, VersionStatus, learned_sequence, read_model,
 };
+use crate::watch::reporting::Reporting;
 
 mod report;
 

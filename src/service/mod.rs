@@ -14,24 +14,26 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rand::RngExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::alerts::{Alert, Board};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::access::Access;
 use crate::http::{self, App, server};
-use crate::instruments::CHANNELS;
-use crate::kafka::{self, KafkaOptions, Producer, View};
 use crate::learner::{
     AppendReply, Event, Inbox, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
     SavedVersion, Saver, Shared,
 };
 use crate::model::{Measure, Predicted, Question, Recommendation, best_first};
-use crate::monitor::{Channel, Monitor, Observed, Sampler};
-use crate::notify::{self, Webhook};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, Payload};
+use crate::service::monitor::{Channel, Monitor, Observed, Sampler};
+use crate::service::notify::Webhook;
+use crate::sources::kafka::{self, KafkaOptions, Producer, View};
 use crate::store::{Counters, Reader, Store, StoreOptions, set_aside};
+use crate::watch::alerts::{Alert, Board};
+use crate::watch::instruments::CHANNELS;
 
 mod backlog;
+pub mod monitor;
+pub mod notify;
 
 use backlog::{Backlogs, Queue, Seen};
 
@@ -972,7 +974,8 @@ fn probe(
                 log::info!("http=below_limit connections={}", http.connections());
             }
         }
-        if at_limit || crate::client::is_alive(address, PROBE_INTERVAL) || http.at_limit() {
+        if at_limit || crate::commands::client::is_alive(address, PROBE_INTERVAL) || http.at_limit()
+        {
             health.saw(&health.http_ms, Instant::now());
         }
         match stop.recv_timeout(PROBE_INTERVAL) {

@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::outcome::fair_shares::{Held, Shares};
 use crate::outcome::{Context, Feature, Outcome};
-use crate::shares::{Held, Shares};
 
 /// Decisions remembered, newest first.
 pub const REMEMBERED_MAX: usize = 10_000;

@@ -16,12 +16,6 @@ use crate::model::{AgentPerformanceModel, Question, Settings, Terms};
 use crate::outcome::cells::{Cells, decimals};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, context_of};
 
-mod foresight;
-pub mod log;
-pub mod off_policy;
-
-pub use foresight::{BINS, Bin, Foresight};
-
 /// One agent's outcome in a round, whether it was chosen or not.
 #[derive(Debug, Clone)]
 pub struct Known {

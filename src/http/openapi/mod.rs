@@ -21,9 +21,9 @@ use super::predict::PredictionRequest;
 use super::server::{Problem, Response};
 use super::{LIMIT_DEFAULT, LIMIT_MAX, Route};
 use crate::evaluate::log::{PlanRequest, ReportBody};
-use crate::fields::Name;
 use crate::learner::MODEL_TYPES;
 use crate::model::Measure;
+use crate::outcome::fields::Name;
 use crate::plots::{WIDTH, WIDTHS};
 
 mod event;

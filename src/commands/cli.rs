@@ -11,15 +11,16 @@ use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 use clap_complete::Shell;
 use serde_json::{Map, Value, json};
 
-use crate::client::{Client, Question};
+use crate::commands::client::{Client, Question};
+use crate::commands::{
+    backup, dispatch, doctor, emit, evaluate, import, replay, simulate, transfer, verify,
+};
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
 use crate::evaluate::log::{Plan, print as print_evaluation};
 use crate::logging::one_line;
 use crate::outcome::DEFAULT_TENANT;
-use crate::{
-    backup, dispatch, doctor, emit, import, off_policy, replay, service, simulate, transfer, verify,
-};
+use crate::service;
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
@@ -727,8 +728,8 @@ impl Command {
             Self::Replay(plan) => replay::play(&plan, out)?,
             Self::Evaluate(settings, url, plan, raw) => {
                 let report = match url {
-                    Some(url) => off_policy::by_service(&url, &plan)?,
-                    None => off_policy::in_directory(&settings.config()?, &plan)?,
+                    Some(url) => evaluate::by_service(&url, &plan)?,
+                    None => evaluate::in_directory(&settings.config()?, &plan)?,
                 };
                 if raw { writeln!(out, "{report}") } else { print_evaluation(&report, out) }
                     .map_err(gone)?;

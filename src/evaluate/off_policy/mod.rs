@@ -37,7 +37,7 @@
 //! where that is more than what was seen: a heavy decision that was not chosen by chance says nothing
 //! about its size.
 
-use crate::decisions::Candidate;
+use crate::outcome::decisions::Candidate;
 
 /// Largest weights that are tried, the smallest first.
 const WEIGHTS: [f64; 6] = [2.0, 5.0, 10.0, 20.0, 50.0, 100.0];

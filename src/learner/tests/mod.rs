@@ -8,8 +8,8 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tempfile::TempDir;
 
 use super::*;
-use crate::decisions::{Decision, RequestHash};
 use crate::model::{Caps, Control, Question, rank};
+use crate::outcome::decisions::{Decision, RequestHash};
 use crate::outcome::{DecisionRef, Feature, Status};
 use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, planned_failure};
 

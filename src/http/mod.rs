@@ -15,15 +15,15 @@ use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::alerts::Board;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::kafka::{Producer, View};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
 use crate::model::Measure;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, kept_name, tidy};
+use crate::sources::kafka::{Producer, View};
 use crate::store::Reader;
+use crate::watch::alerts::Board;
 
 pub mod access;
 mod agents;

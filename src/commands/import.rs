@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::client::Client;
+use crate::commands::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::alerts::{
-    AGENT_VALUES_MIN, AgentSeen, Alert, AlertOptions, Board, Drift, Evaluator, Seen, Totals,
-};
 use crate::error::Result;
-use crate::kafka::View;
 use crate::learner::{Event, Inbox, Now, Shared};
 use crate::model::{Agent, AgentPerformanceModel, Recent, Used};
-use crate::reporting::{ByAgent, RECENT, waited_since};
-use crate::samples::Sample;
+use crate::sources::kafka::View;
 use crate::store::{Reader, Space};
+use crate::watch::alerts::{
+    AGENT_VALUES_MIN, AgentSeen, Alert, AlertOptions, Board, Drift, Evaluator, Seen, Totals,
+};
+use crate::watch::reporting::{ByAgent, RECENT, waited_since};
+use crate::watch::samples::Sample;
 use crate::watch::{Watch, Watched};
 
 /// Longest wait until changes are recorded; they are tried again in the next round.
@@ -41,7 +41,7 @@ pub struct Observed {
 
 /// Where changes of alerts are sent: a name for the counters, and a bounded queue.
 pub struct Channel {
-    /// One of [`crate::instruments::CHANNELS`].
+    /// One of [`crate::watch::instruments::CHANNELS`].
     pub name: &'static str,
     /// Its place there.
     pub place: usize,

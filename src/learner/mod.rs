@@ -21,22 +21,22 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::alerts::Alert;
-use crate::budget::Budget;
-use crate::decisions::{Asked, Decisions, Waiting};
 use crate::error::{Error, Result};
-use crate::instruments::Instruments;
 use crate::model::{AgentPerformanceModel, Score, Settings};
+use crate::outcome::decisions::{Asked, Decisions, Waiting};
 use crate::outcome::{
     ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal,
     RefusalCode, format_time, is_conflict, named_tenant,
 };
-use crate::process::MemoryLimit;
-use crate::samples::Sample;
 use crate::store::{
     Append, Counters, Late, LearningEvent, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position,
     Provisional, SourceCounters, Store,
 };
+use crate::watch::alerts::Alert;
+use crate::watch::budget::Budget;
+use crate::watch::instruments::Instruments;
+use crate::watch::process::MemoryLimit;
+use crate::watch::samples::Sample;
 use crate::watch::{Forecast, Watch};
 
 mod attempts;
@@ -119,7 +119,7 @@ pub enum Event {
     Alerts {
         /// Those that have changed.
         alerts: Vec<Alert>,
-        /// To whom they are to be sent, places in [`crate::instruments::CHANNELS`].
+        /// To whom they are to be sent, places in [`crate::watch::instruments::CHANNELS`].
         channels: Vec<usize>,
         /// Answered when they are durable, or could not be recorded.
         reply: Sender<Result<()>>,
@@ -128,7 +128,7 @@ pub enum Event {
     AlertSent {
         /// As it was then.
         alert: Alert,
-        /// A place in [`crate::instruments::CHANNELS`].
+        /// A place in [`crate::watch::instruments::CHANNELS`].
         channel: usize,
     },
     /// Set the spending cap of a tenant, or take it away.

@@ -12,7 +12,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::commands::client::Client;
 use crate::error::{Error, Result};
 
 const AGENTS: [&str; 4] = ["PlanExecuteAgent", "ReActAgent", "ReflectionAgent", "ToolUseAgent"];

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::outcome::format_time;
-use crate::reporting::Reporting;
+use crate::watch::reporting::Reporting;
 
 /// Alerts that may fire at the same time: agents are many.
 pub const FIRING_MAX: usize = 500;
@@ -300,7 +300,7 @@ impl Alert {
     }
 
     /// The bit that stands for its sending as it is now to a channel, a place in
-    /// [`crate::instruments::CHANNELS`].
+    /// [`crate::watch::instruments::CHANNELS`].
     pub fn delivery(&self, channel: usize) -> u8 {
         1 << (2 * channel + usize::from(!self.is_firing()))
     }

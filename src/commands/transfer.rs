@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::commands::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::Event;

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::commands::client::Client;
 use crate::config::Config;
 use crate::error::Result;
 use crate::evaluate::log::{Log, Plan, evaluate};
 use crate::learner::Now;
-use crate::reporting::waited_since;
 use crate::store::{Reader, Store};
+use crate::watch::reporting::waited_since;
 
 /// Evaluates a policy on the state directory, beside the service that may be using it. Nothing is
 /// changed there.

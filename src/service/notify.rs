@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::alerts::{ALERTS_MAX, Alert};
-use crate::instruments::Instruments;
-use crate::kafka::{Outgoing, Producer, View};
+use crate::sources::kafka::{Outgoing, Producer, View};
+use crate::watch::alerts::{ALERTS_MAX, Alert};
+use crate::watch::instruments::Instruments;
 
 /// Changes that may wait for a channel: each alert that is kept fires and passes.
 pub const QUEUE_MAX: usize = 2 * ALERTS_MAX;
@@ -34,7 +34,7 @@ pub enum Failure {
 
 /// Where changes come from and whom to tell what became of them.
 pub struct Delivery<'a> {
-    /// One of [`crate::instruments::CHANNELS`].
+    /// One of [`crate::watch::instruments::CHANNELS`].
     pub channel: &'static str,
     /// Changes that a run before did not send.
     pub unsent: Vec<Alert>,
@@ -184,7 +184,7 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::alerts::Rule;
+    use crate::watch::alerts::Rule;
 
     fn alert() -> Alert {
         Alert {

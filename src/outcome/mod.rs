@@ -20,6 +20,9 @@ use sha2::{Digest, Sha256};
 mod annotate;
 mod attempt;
 pub(crate) mod cells;
+pub mod decisions;
+pub(crate) mod fair_shares;
+pub mod fields;
 mod raw;
 mod spelling;
 

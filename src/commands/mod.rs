@@ -1,0 +1,15 @@
+//! What the program does when it is called: the command line, and a file for each subcommand. Only
+//! here are arguments read and answers printed.
+
+pub mod backup;
+pub mod cli;
+pub mod client;
+pub mod dispatch;
+pub mod doctor;
+pub mod emit;
+pub mod evaluate;
+pub mod import;
+pub mod replay;
+pub mod simulate;
+pub mod transfer;
+pub mod verify;

@@ -1,0 +1,8 @@
+//! What would have been chosen, and what would have come of it: on streams whose outcomes are all known
+//! ([`Stream`]), and on recorded decisions ([`log`]) by estimators of their own ([`off_policy`]).
+
+pub mod log;
+pub mod off_policy;
+mod stream;
+
+pub use stream::{Calibration, Known, LaterHalf, Played, Round, Stream, later_half};
