@@ -201,7 +201,7 @@ fn free_address() -> SocketAddr {
 fn wait_until_ready(address: SocketAddr) {
     let deadline = Instant::now() + Duration::from_mins(1);
     // The port is bound before the model is restored: a connection alone says little.
-    while !online_learning::commands::client::is_alive(address, Duration::from_secs(30)) {
+    while !online_learning::service::is_alive(address, Duration::from_secs(30)) {
         assert!(Instant::now() < deadline, "the service did not start");
         std::thread::yield_now();
     }
@@ -338,7 +338,8 @@ fn bench_predictions() {
         let (inbox, shared) = (updater.inbox(), updater.shared());
         let access = Arc::new(Access::open(&config.access).expect("there are no tokens to read"));
         let alerts = Arc::default();
-        let app = Arc::new(App::new(&config, access, inbox, shared, None, alerts, stop_rx.clone()));
+        let app =
+            Arc::new(App::new(config.http(), access, inbox, shared, None, alerts, stop_rx.clone()));
         (updater, app)
     });
     let address = "127.0.0.1:0".parse().expect("it is an address");

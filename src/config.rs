@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::http::AppOptions;
 use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
@@ -387,6 +388,19 @@ pub struct Config {
 }
 
 impl Config {
+    /// What of it the handlers of the API go by.
+    pub fn http(&self) -> AppOptions {
+        AppOptions {
+            storage_path: self.storage_path.clone(),
+            learner: self.learner,
+            decision_wait: self.decision_wait,
+            explore_min: self.explore_min,
+            kafka_topic: self.kafka_topic.clone(),
+            metrics_agents_max: self.metrics_agents_max,
+            sample_interval: self.sample_interval,
+        }
+    }
+
     /// Checks every setting; `value` gives what flag or environment say of a variable.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod plots;
 pub mod service;
 pub mod sources;
+pub mod stats;
 pub mod store;
 pub mod watch;
 

@@ -1,7 +1,5 @@
 //! The other end of the HTTP API: what the subcommands ask a running service.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -208,18 +206,4 @@ impl Question {
         }
         Ok(body)
     }
-}
-
-/// Whether the service at `address` answers at all, with whatever status.
-pub fn is_alive(address: SocketAddr, timeout: Duration) -> bool {
-    let answered = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut start = [0; 8];
-        stream.read_exact(&mut start)?;
-        Ok(&start == b"HTTP/1.1")
-    };
-    answered().unwrap_or(false)
 }

@@ -15,7 +15,6 @@ use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
@@ -75,26 +74,33 @@ pub struct Kafka {
     pub view: Arc<View>,
 }
 
+/// What of the configuration the handlers go by.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "config::OPTIONS describes them")]
+pub struct AppOptions {
+    pub storage_path: PathBuf,
+    pub learner: LearnerOptions,
+    pub decision_wait: Duration,
+    /// Unless a request has its own.
+    pub explore_min: f64,
+    pub kafka_topic: String,
+    /// Agents that `/metrics` shows one by one.
+    pub metrics_agents_max: usize,
+    /// Time between samples, for plots over time.
+    pub sample_interval: Option<Duration>,
+}
+
 /// What handlers share. Every thread of the server calls [`App::handle`].
 pub struct App {
     access: Arc<Access>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     reader: Arc<Reader>,
-    options: LearnerOptions,
-    decision_wait: Duration,
-    /// Unless a request has its own.
-    explore_min: f64,
-    kafka_topic: String,
+    options: AppOptions,
     kafka: Option<Kafka>,
     started: Instant,
     /// The same as Unix time, ms.
     started_ms: i64,
-    storage_path: PathBuf,
-    /// Agents that `/metrics` shows one by one.
-    metrics_agents_max: usize,
-    /// Time between samples, for plots over time.
-    sample_interval: Option<Duration>,
     board: Arc<Board>,
     stopping: AtomicBool,
     /// Disconnected at the stop.
@@ -108,7 +114,7 @@ pub struct App {
 impl App {
     /// The handlers of a service; with Kafka, outcomes go to its topic. `stop_rx` is disconnected when it stops.
     pub fn new(
-        config: &Config,
+        options: AppOptions,
         access: Arc<Access>,
         inbox: Arc<Inbox>,
         shared: Arc<Shared>,
@@ -120,17 +126,11 @@ impl App {
             access,
             inbox,
             shared,
-            reader: Arc::new(Reader::new(&config.storage_path)),
-            options: config.learner,
-            decision_wait: config.decision_wait,
-            explore_min: config.explore_min,
-            kafka_topic: config.kafka_topic.clone(),
+            reader: Arc::new(Reader::new(&options.storage_path)),
+            options,
             kafka,
             started: Instant::now(),
             started_ms: Now::read().unix_ms,
-            storage_path: config.storage_path.clone(),
-            metrics_agents_max: config.metrics_agents_max,
-            sample_interval: config.sample_interval,
             board,
             stopping: AtomicBool::new(false),
             stop_rx,

@@ -118,7 +118,7 @@ impl App {
             return Err(unsupported_media_type(&media, JSON));
         }
         let body = request.read_body(MODEL_BYTES_MAX)?;
-        let (model, _) = parse_model(&body, self.options.settings)?;
+        let (model, _) = parse_model(&body, self.options.learner.settings)?;
         drop(body);
         let model = Box::new(model);
         let made = self.inbox.ask(|reply| Event::ImportModel { model, reply })?;

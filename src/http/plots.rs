@@ -143,7 +143,7 @@ impl App {
 
     /// Why there is nothing over time.
     fn no_samples(&self) -> String {
-        match self.sample_interval {
+        match self.options.sample_interval {
             None => "Nothing is sampled: SAMPLE_INTERVAL is 0.".to_owned(),
             Some(interval) => format!(
                 "Nothing yet: a sample is taken every {} s while outcomes are learned.",

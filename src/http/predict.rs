@@ -417,7 +417,7 @@ impl App {
         let answered = self.questions.answer(
             &model,
             &prediction,
-            &prediction.terms(effect.as_ref(), self.explore_min),
+            &prediction.terms(effect.as_ref(), self.options.explore_min),
         );
         let contest = &answered.contest;
         if prediction.on_infeasible == OnInfeasible::Error && !contest.is_feasible() {

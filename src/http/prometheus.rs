@@ -167,9 +167,9 @@ impl App {
         add_work(&mut families, &counters);
         self.add_kafka(&mut families);
         self.add_model(&mut families, &model);
-        add_agents(&mut families, &model, self.metrics_agents_max);
+        add_agents(&mut families, &model, self.options.metrics_agents_max);
         self.add_reporting(&mut families);
-        add_storage(&mut families, &self.storage_path);
+        add_storage(&mut families, &self.options.storage_path);
         self.add_process(&mut families);
         self.add_alerts(&mut families);
         let measured = self.shared.instruments.collect(&Route::PATTERNS, &access::REASONS);
@@ -190,7 +190,7 @@ impl App {
 
     fn add_service(&self, to: &mut Families, counters: &Counters) {
         let labels = [
-            ("strategy", self.options.settings.strategy.as_str()),
+            ("strategy", self.options.learner.settings.strategy.as_str()),
             ("version", env!("CARGO_PKG_VERSION")),
         ];
         to.gauges("online_learning_build_info", "Always 1; which program", [(labels, 1.0)]);
@@ -204,7 +204,7 @@ impl App {
         to.gauge(
             "online_learning_memory_used_ratio",
             "Used share of the memory, of what is nearest to its limit",
-            self.options.memory.and_then(|limit| limit.share()).unwrap_or(0.0),
+            self.options.learner.memory.and_then(|limit| limit.share()).unwrap_or(0.0),
         );
         to.gauge(
             "online_learning_room_closed",
@@ -258,7 +258,7 @@ impl App {
         };
         rows.sort_by_key(|row| std::cmp::Reverse(row.reporting.missing));
         let shown = rows.iter().take_while(|row| row.reporting.missing > 0).count();
-        let rest = rows.split_off(shown.min(self.metrics_agents_max));
+        let rest = rows.split_off(shown.min(self.options.metrics_agents_max));
         let rest = rest.iter().fold(Reporting::default(), |rest, row| rest.and(row.reporting));
         let labels = |agent, tenant| [("agent", agent), ("tenant", tenant)];
         let series = rows

@@ -18,8 +18,8 @@ use crate::model::{
     Agent, AgentPerformanceModel, Predicted, Question, Settings, Tally, Tenant, best_probabilities,
 };
 use crate::outcome::{Context, Status, format_time};
-use crate::service::monitor::quantile;
 use crate::sources::kafka;
+use crate::stats::quantile;
 use crate::store::{AgentReporting, Counters};
 use crate::watch::reporting::waited_since;
 use crate::watch::samples;
@@ -78,7 +78,7 @@ impl App {
 
     /// A decision made before this, Unix ms, should have its outcome by now.
     pub(super) fn waited_since(&self) -> i64 {
-        waited_since(self.decision_wait, Now::read().unix_ms)
+        waited_since(self.options.decision_wait, Now::read().unix_ms)
     }
 
     fn updates_per_minute(&self, counters: &Counters) -> f64 {
@@ -166,15 +166,15 @@ impl App {
         let body = ServiceStatus {
             status: if trouble.is_some() { "degraded" } else { "running" },
             running: true,
-            kafka_topic: self.kafka_topic.clone(),
-            batch_size: self.options.batch_outcomes,
+            kafka_topic: self.options.kafka_topic.clone(),
+            batch_size: self.options.learner.batch_outcomes,
             models_loaded: &MODEL_TYPES,
             trouble,
             source: if kafka.is_some() { "kafka" } else { "http" },
             lag: of_all.then_some(lag),
             kafka: kafka.as_ref().filter(|_| of_all).map(kafka_status),
             queue: of_all.then_some(Queue { depth, capacity }),
-            batch_timeout_seconds: self.options.batch_timeout.as_secs_f64(),
+            batch_timeout_seconds: self.options.learner.batch_timeout.as_secs_f64(),
             strategy: model.settings().strategy.as_str(),
             uptime_seconds: self.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION"),
@@ -191,7 +191,7 @@ impl App {
                 decisions_unresolved: counters.decisions_unresolved,
             }),
             memory: of_all.then(|| Memory {
-                share: self.options.memory.and_then(|limit| limit.share()),
+                share: self.options.learner.memory.and_then(|limit| limit.share()),
                 room: if model.is_room_closed() { "closed" } else { "open" },
             }),
             caps: caps(&model, caller.tenant()),
@@ -440,7 +440,7 @@ fn agent_row<'a>(name: &'a str, agent: &Agent, settings: &Settings) -> AgentPerf
         avg_quality: quality.unwrap_or(0.0),
         mean_quality: quality,
         statuses,
-        latency_p95_ms: quantile(&agent.latencies_ms, 0.95),
+        latency_p95_ms: quantile(agent.latencies_ms.iter(), 0.95),
     };
     AgentPerformance {
         overall: Some(overall),

@@ -34,8 +34,11 @@ use crate::watch::instruments::CHANNELS;
 mod backlog;
 pub mod monitor;
 pub mod notify;
+mod probe;
 
 use backlog::{Backlogs, Queue, Seen};
+
+pub use probe::is_alive;
 
 /// Longest time the learner sleeps, so that its heartbeat shows that it lives.
 const ROUND_MAX: Duration = Duration::from_secs(1);
@@ -424,8 +427,15 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     let kept_alerts = Reader::new(&config.storage_path).alerts()?;
     let board = Arc::new(Board::new(&kept_alerts));
     let (inbox, shared) = (updater.inbox(), updater.shared());
-    let app =
-        Arc::new(App::new(config, access.clone(), inbox, shared, ends, board.clone(), stop_rx));
+    let app = Arc::new(App::new(
+        config.http(),
+        access.clone(),
+        inbox,
+        shared,
+        ends,
+        board.clone(),
+        stop_rx,
+    ));
     let (handler, finisher) = (app.clone(), app.clone());
     let http = server
         .finishing(move |response| finisher.finish(response))
@@ -974,8 +984,7 @@ fn probe(
                 log::info!("http=below_limit connections={}", http.connections());
             }
         }
-        if at_limit || crate::commands::client::is_alive(address, PROBE_INTERVAL) || http.at_limit()
-        {
+        if at_limit || is_alive(address, PROBE_INTERVAL) || http.at_limit() {
             health.saw(&health.http_ms, Instant::now());
         }
         match stop.recv_timeout(PROBE_INTERVAL) {

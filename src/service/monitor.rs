@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::learner::{Event, Inbox, Now, Shared};
 use crate::model::{Agent, AgentPerformanceModel, Recent, Used};
 use crate::sources::kafka::View;
+use crate::stats::quantile;
 use crate::store::{Reader, Space};
 use crate::watch::alerts::{
     AGENT_VALUES_MIN, AgentSeen, Alert, AlertOptions, Board, Drift, Evaluator, Seen, Totals,
@@ -268,7 +269,9 @@ fn see_agent<'a>(
         tenant,
         agent: name,
         success: is_success_asked.then(|| agent.rewards.mean()).flatten(),
-        latency_p95_ms: is_latency_asked.then(|| quantile(&agent.latencies_ms, 0.95)).flatten(),
+        latency_p95_ms: is_latency_asked
+            .then(|| quantile(agent.latencies_ms.iter(), 0.95))
+            .flatten(),
         mean_cost: watched
             .filter(|watched| watched.costs() >= AGENT_VALUES_MIN)
             .and_then(Watched::mean_cost),
@@ -284,20 +287,6 @@ fn see_agent<'a>(
     }
 }
 
-/// The smallest value that at least `share` of all do not exceed; `None` with none.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "at most 100 values"
-)]
-pub fn quantile(values: &Recent, share: f64) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.iter().collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.max(1) - 1).copied()
-}
-
 /// One line per change. Names can't break it: they are written with escapes.
 fn log_change(alert: &Alert) {
     let Alert { id, rule, value, threshold, message, .. } = alert;
@@ -311,20 +300,4 @@ fn log_change(alert: &Alert) {
         level,
         "alert={status} rule={rule} id={id} value={value} threshold={threshold} message={message:?}"
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quantile_is_one_of_the_values() {
-        let of = |values: &[f64], share| quantile(&Recent::from(values.to_vec()), share);
-        assert_eq!(of(&[], 0.95), None);
-        assert_eq!(of(&[7.0], 0.95), Some(7.0));
-        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(of(&hundred, 0.95), Some(95.0));
-        assert_eq!(of(&hundred, 0.5), Some(50.0));
-        assert_eq!(of(&hundred, 1.0), Some(100.0));
-    }
 }
