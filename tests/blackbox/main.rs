@@ -17,6 +17,7 @@ mod doctor;
 mod evaluate;
 mod faults;
 mod harness;
+mod house;
 mod http;
 mod identity;
 mod kafka;
