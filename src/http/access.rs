@@ -70,11 +70,18 @@ pub(super) enum Need {
     Nothing,
     /// A token of at least this scope, whatever its tenant.
     Scope(Scope),
-    /// As well, and one without a tenant: the answer, or what it does, covers all of them.
+    /// A token of at least this scope that has no tenant: the answer, or what it does, covers all tenants.
     AllTenants(Scope),
+    /// A token of at least this scope when the query asks for more than is told to everybody.
+    Asked(Scope),
 }
 
 impl Need {
+    /// What is needed by a request with or without a query.
+    pub(super) fn with(self, query: Option<&str>) -> Self {
+        if matches!(self, Self::Asked(_)) && query.is_none() { Self::Nothing } else { self }
+    }
+
     /// Whether it takes somebody who runs the service.
     pub(super) fn is_admin(self) -> bool {
         matches!(self, Self::Scope(Scope::Admin) | Self::AllTenants(Scope::Admin))
@@ -318,6 +325,11 @@ impl Caller {
         self.0.as_ref().map_or(Scope::Admin, |token| token.scope)
     }
 
+    /// Refuses a caller who may see one tenant only.
+    pub(super) fn of_all_tenants(&self) -> std::result::Result<(), Denied> {
+        if self.tenant().is_some() { Err(Denied::AllTenants) } else { Ok(()) }
+    }
+
     /// The tenant to answer for, when the request names this one.
     pub(super) fn tenant_or<'a>(
         &'a self,
@@ -497,7 +509,7 @@ impl Access {
     ) -> std::result::Result<Caller, Denied> {
         let (scope, all_tenants) = match need {
             Need::Nothing => return Ok(Caller::default()),
-            Need::Scope(scope) => (scope, false),
+            Need::Scope(scope) | Need::Asked(scope) => (scope, false),
             Need::AllTenants(scope) => (scope, true),
         };
         let Some(tokens) = self.current() else { return Ok(Caller::default()) };

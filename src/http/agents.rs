@@ -1,10 +1,29 @@
 //! `DELETE /api/learning/agents/{name}`: let go of an agent.
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::AgentRemoved;
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::Request;
 use super::{Answer, App, Query, json_response, kept};
 use crate::learner::Event;
+
+pub(super) const REMOVE_AGENT: Route = Route {
+    method: "DELETE",
+    pattern: "/api/learning/agents/{name}",
+    id: "removeAgent",
+    tag: Tag::Reports,
+    // A tenant's own administrator removes its own.
+    need: Need::Scope(Scope::Admin),
+    handler: |app, call| app.remove_agent(&call.names[0], call.request, call.caller),
+    describe: |schemas| {
+        Operation::new("Remove an agent with what was learned of it").tenant(schemas).answer(
+            200,
+            "It is removed",
+            schemas.answered::<AgentRemoved>(),
+        )
+    },
+};
 
 impl App {
     pub(super) fn remove_agent(

@@ -1,11 +1,15 @@
 //! Spending caps: set, shown, taken away.
 
+use std::borrow::Cow;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::{BudgetBody, BudgetRemoved, Budgets};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, kept};
 use crate::error::{Error, Result};
@@ -19,29 +23,91 @@ use crate::watch::budget::{Budget, Period};
 pub(super) const AMOUNT_MIN: f64 = 1e-6;
 pub(super) const AMOUNT_MAX: f64 = 1e12;
 
+pub(super) const LIST: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/budgets",
+    id: "listBudgets",
+    tag: Tag::Operations,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| Ok(app.list_budgets(call.caller)),
+    describe: |schemas| {
+        let answer = schemas.answered::<Budgets<'_>>();
+        Operation::new("What tenants may spend and have spent").answer(
+            200,
+            "Those that have a budget",
+            answer,
+        )
+    },
+};
+
+pub(super) const SHOW: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/budgets/{tenant_id}",
+    id: "getBudget",
+    tag: Tag::Operations,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.budget(&call.names[0], call.caller),
+    describe: |schemas| {
+        Operation::new("What a tenant may spend and has spent")
+            .answer(200, "How it stands", schemas.answered::<BudgetBody<'_>>())
+            .problem(422)
+    },
+};
+
+pub(super) const SET: Route = Route {
+    method: "PUT",
+    pattern: "/api/learning/budgets/{tenant_id}",
+    id: "setBudget",
+    tag: Tag::Operations,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.put_budget(&call.names[0], call.request, call.caller),
+    describe: |schemas| {
+        Operation::new("Set what a tenant may spend")
+            .json(schemas.asked::<BudgetRequest>())
+            .answer(200, "How it stands", schemas.answered::<BudgetBody<'_>>())
+            .problem(409)
+    },
+};
+
+pub(super) const REMOVE: Route = Route {
+    method: "DELETE",
+    pattern: "/api/learning/budgets/{tenant_id}",
+    id: "removeBudget",
+    tag: Tag::Operations,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.remove_budget(&call.names[0], call.caller),
+    describe: |schemas| {
+        Operation::new("Let a tenant spend without limit")
+            .answer(200, "The budget is gone", schemas.answered::<BudgetRemoved>())
+            .problem(422)
+    },
+};
+
+/// A tenant's name as outcomes have it, where the caller may name it.
+fn own<'a>(tenant: &'a str, caller: &Caller) -> std::result::Result<Cow<'a, str>, Failure> {
+    let tenant = kept("tenant_id", tenant)?;
+    caller.tenant_or(Some(&tenant))?;
+    Ok(tenant)
+}
+
 impl App {
-    pub(super) fn budget(
-        &self,
-        tenant: &str,
-        request: &mut Request<'_>,
-        caller: &Caller,
-    ) -> Answer {
-        let tenant = &*kept("tenant_id", tenant)?;
-        caller.tenant_or(Some(tenant))?;
-        match request.method() {
-            "PUT" => {
-                let budget = parse(json_body(request)?.as_deref())?;
-                self.set_budget(tenant, Some(budget))?;
-                self.show_budget(tenant)
-            }
-            "DELETE" => {
-                self.known_budget(tenant)?;
-                self.set_budget(tenant, None)?;
-                let message = format!("tenant {tenant:?} may spend without limit");
-                Ok(json_response(200, &BudgetRemoved { status: "success", message }))
-            }
-            _ => self.show_budget(tenant),
-        }
+    fn budget(&self, tenant: &str, caller: &Caller) -> Answer {
+        self.show_budget(&own(tenant, caller)?)
+    }
+
+    fn put_budget(&self, tenant: &str, request: &mut Request<'_>, caller: &Caller) -> Answer {
+        let tenant = own(tenant, caller)?;
+        let budget = parse(json_body(request)?.as_deref())?;
+        self.set_budget(&tenant, Some(budget))?;
+        self.show_budget(&tenant)
+    }
+
+    fn remove_budget(&self, tenant: &str, caller: &Caller) -> Answer {
+        let tenant = own(tenant, caller)?;
+        self.known_budget(&tenant)?;
+        self.set_budget(&tenant, None)?;
+        let message = format!("tenant {tenant:?} may spend without limit");
+        Ok(json_response(200, &BudgetRemoved { status: "success", message }))
     }
 
     fn set_budget(&self, tenant: &str, budget: Option<Budget>) -> Result<()> {

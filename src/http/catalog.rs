@@ -2,10 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::{CallerRights, Catalog};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::Request;
 use super::{Answer, App, Query, json_response};
+
+pub(super) const CATALOG: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/catalog",
+    id: "getCatalog",
+    tag: Tag::Reports,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.catalog(call.request, call.caller),
+    describe: |schemas| {
+        Operation::new("What can be asked for, and what the caller may").tenant(schemas).answer(
+            200,
+            "Names",
+            schemas.answered::<Catalog<'_>>(),
+        )
+    },
+};
 
 impl App {
     pub(super) fn catalog(&self, request: &Request<'_>, caller: &Caller) -> Answer {

@@ -1,15 +1,50 @@
 //! The decisions that were recorded, and what came of them.
 
-use serde_json::Value;
+use crate::outcome::fields::Name;
+use serde_json::{Value, json};
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::{DecisionBody, ExplainedDecision, ExplainedLimits, ExplainedNow};
 use super::lists::{Row, listed};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::Request;
-use super::{Answer, App, Query, json_response};
+use super::{Answer, App, Query, answers, json_response};
 use crate::error::{Error, Result};
 use crate::model::Question;
 use crate::store::RecordedDecision;
+
+pub(super) const LIST: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/decisions",
+    id: "listDecisions",
+    tag: Tag::Reports,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.decisions(call.request, call.caller),
+    describe: |schemas| {
+        Operation::new("The recorded decisions of a tenant, newest first")
+            .tenant(schemas)
+            .page("Only decisions before this one", json!(schemas.asked::<Name>()))
+            .answer(200, "A page", schemas.answered::<answers::Decisions>())
+            .problem(404)
+    },
+};
+
+pub(super) const ONE: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/decisions/{id}",
+    id: "getDecision",
+    tag: Tag::Reports,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.decision(&call.names[0], call.request, call.caller),
+    describe: |schemas| {
+        // The list has it, too; here so that it has a name of its own.
+        schemas.answered::<DecisionBody>();
+        Operation::new("A recorded decision, its answer, and what the model says of it now")
+            .tenant(schemas)
+            .answer(200, "The decision", schemas.answered::<ExplainedDecision<'_>>())
+    },
+};
 
 impl App {
     pub(super) fn decisions(&self, request: &Request<'_>, caller: &Caller) -> Answer {

@@ -2,10 +2,27 @@
 
 use std::sync::TryLockError;
 
+use super::access::{Need, Scope};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::Request;
 use super::{Answer, App, json_body, json_object, json_response};
 use crate::error::Error;
-use crate::evaluate::log::{self, Log, Plan};
+use crate::evaluate::log::{self, Log, Plan, PlanRequest, ReportBody};
+
+pub(super) const EVALUATE: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/evaluate",
+    id: "evaluatePolicy",
+    tag: Tag::Reports,
+    need: Need::AllTenants(Scope::Read),
+    handler: |app, call| app.evaluate(call.request),
+    describe: |schemas| {
+        Operation::new("What would another policy have earned?")
+            .json(schemas.asked::<PlanRequest>())
+            .answer(200, "What the recorded decisions say", schemas.answered::<ReportBody>())
+    },
+};
 
 impl App {
     pub(super) fn evaluate(&self, request: &mut Request<'_>) -> Answer {

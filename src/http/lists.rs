@@ -1,13 +1,16 @@
 //! Lists of what is stored, read and written in parts, so that a long page of large rows takes the
 //! memory of a few of them: learning events and dead letters here, decisions beside their answers.
 
+use super::access::{Need, Scope};
 use std::io::Write;
 
 use serde::Serialize;
 
 use super::answers::DeadLetterBody;
+use super::operation::{Operation, number_as_id};
+use super::route::{Route, Tag};
 use super::server::{Broken, Request, Response};
-use super::{Answer, App, Query};
+use super::{Answer, App, Query, answers};
 use crate::error::{Error, Result};
 
 /// Size of a part, in bytes, as far as rows allow; a page up to this size is made whole.
@@ -133,6 +136,34 @@ fn write_json(mut to: impl Write, value: &impl Serialize) -> Result<()> {
     serde_json::to_writer(&mut to, value)
         .map_err(|error| Error::Fatal(format!("a row has no JSON form: {error}")))
 }
+
+pub(super) const EVENTS: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/events",
+    id: "listEvents",
+    tag: Tag::Reports,
+    need: Need::AllTenants(Scope::Read),
+    handler: |app, call| app.learning_events(call.request),
+    describe: |schemas| {
+        Operation::new("What was learned, saved, activated, imported, newest first")
+            .page("Only events older than this one", number_as_id())
+            .answer(200, "A page", schemas.answered::<answers::Events>())
+    },
+};
+
+pub(super) const DEAD_LETTERS: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/dead-letters",
+    id: "listDeadLetters",
+    tag: Tag::Outcomes,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.dead_letters(call.request),
+    describe: |schemas| {
+        Operation::new("The events that were refused, newest first")
+            .page("Only dead letters older than this one", number_as_id())
+            .answer(200, "A page", schemas.answered::<answers::DeadLetters>())
+    },
+};
 
 impl App {
     pub(super) fn learning_events(&self, request: &Request<'_>) -> Answer {

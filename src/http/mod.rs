@@ -18,7 +18,6 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
-use crate::model::Measure;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, kept_name, tidy};
 use crate::sources::kafka::{Producer, View};
 use crate::store::Reader;
@@ -34,24 +33,28 @@ mod dashboard;
 mod decisions;
 mod dry_run;
 mod evaluate;
+mod event;
 mod lists;
 mod models;
 mod objective;
 mod openapi;
+mod operation;
 mod outcomes;
 mod pareto;
 mod plots;
 mod predict;
 mod prometheus;
+mod route;
+mod routes;
 pub mod server;
 mod status;
 mod values;
 
-use access::{Access, Caller, Need, Scope};
-use answers::Probe;
-use dashboard::Page;
-use plots::Plot;
+use access::{Access, Caller};
 use predict::Questions;
+use route::Route;
+use route::{Call, Matched, NOWHERE};
+use routes::ROUTES;
 use server::{FieldProblem, Request, Response};
 
 /// Largest body of a request that carries no outcomes, in bytes.
@@ -92,6 +95,7 @@ pub struct AppOptions {
 
 /// What handlers share. Every thread of the server calls [`App::handle`].
 pub struct App {
+    routes: &'static [Route],
     access: Arc<Access>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
@@ -123,6 +127,7 @@ impl App {
         stop_rx: Receiver<()>,
     ) -> Self {
         Self {
+            routes: ROUTES,
             access,
             inbox,
             shared,
@@ -157,7 +162,7 @@ impl App {
         let response = self.answer(request, started.instant, &mut caller);
         log::debug!(
             "request=answered route={} status={} token={} ms={:.3}",
-            Route::of(request.path()).map_or(Route::NOWHERE, |route| route.pattern()),
+            Matched::of(self.routes, request.path()).pattern(),
             response.status,
             caller.name(),
             started.instant.elapsed().as_secs_f64() * 1_000.0
@@ -170,14 +175,14 @@ impl App {
         let id = new_id(Now::read().unix_ms);
         let _scope = RequestScope::begin(&id);
         log::debug!("request=refused status={}", response.status);
-        self.shared.instruments.http_requests(Route::NOWHERE, response.status).inc();
+        self.shared.instruments.http_requests(NOWHERE, response.status).inc();
         access::finished(response, &id)
     }
 
     fn answer(&self, request: &mut Request<'_>, now: Instant, caller: &mut Caller) -> Response {
-        let route = Route::of(request.path());
-        let pattern = route.as_ref().map_or(Route::NOWHERE, Route::pattern);
-        let response = self.admit(route, request, now, caller).unwrap_or_else(|failure| {
+        let matched = Matched::of(self.routes, request.path());
+        let pattern = matched.pattern();
+        let response = self.admit(matched, request, now, caller).unwrap_or_else(|failure| {
             if let Some(reason) = failure.denied {
                 self.shared.instruments.http_refused(reason).inc();
             }
@@ -190,7 +195,7 @@ impl App {
     /// Answers a request whose caller may ask it.
     fn admit(
         &self,
-        route: Option<Route>,
+        matched: Matched,
         request: &mut Request<'_>,
         now: Instant,
         caller: &mut Caller,
@@ -199,29 +204,20 @@ impl App {
             return Err(unavailable("the service is stopping").into());
         }
         self.access.check_browser(request.header("host"), request.header("origin"))?;
-        // An agent may be called as one of our paths is.
-        let route = match (route, request.method()) {
-            (Some(Route::AgentsPerformance), "DELETE") => {
-                Some(Route::Agent("performance".to_owned()))
-            }
-            (Some(Route::AgentsPareto), "DELETE") => Some(Route::Agent("pareto".to_owned())),
-            (route, _) => route,
-        };
-        let Some(route) = route else {
-            let detail = format!("there is nothing at {}", shown(request.path()));
-            return Err(Response::problem(404, detail).into());
-        };
-        let allowed = route.methods();
+        if matched.is_empty() {
+            return Err(nothing_at(request.path()).into());
+        }
         let asked = if request.method() == "HEAD" { "GET" } else { request.method() };
-        let Some(&method) = allowed.iter().find(|method| **method == asked) else {
+        let allowed = matched.methods();
+        let Some((route, names)) = matched.taking(asked) else {
             let detail = format!("{} takes {}", shown(request.path()), allowed.join(" and "));
             let allow = allowed.join(", ").replace("GET", "GET, HEAD");
             return Err(Response::problem(405, detail).with_header("allow", allow).into());
         };
-        let need = route.need(method, request.query());
+        let (method, need) = (route.method, route.need.with(request.query()));
         *caller = self.access.authorize(request.header("authorization"), need, now)?;
         let answer = match check_conditions(request, method) {
-            Ok(()) => self.route(&route, request, caller),
+            Ok(()) => (route.handler)(self, &mut Call { request, caller, names }),
             Err(failure) => Err(failure),
         };
         if method != "GET" && need.is_admin() {
@@ -233,41 +229,6 @@ impl App {
             );
         }
         answer
-    }
-
-    fn route(&self, route: &Route, request: &mut Request<'_>, caller: &Caller) -> Answer {
-        match route {
-            Route::PredictAgentSelection => self.predict_agent_selection(request, caller),
-            Route::PredictValue(measure) => self.predict_value(*measure, request, caller),
-            Route::Metrics => self.metrics(),
-            Route::Prometheus => self.prometheus(request),
-            Route::AgentsPerformance => self.agents_performance(request, caller),
-            Route::AgentsPareto => self.pareto(request, caller),
-            Route::Agent(name) => self.remove_agent(name, request, caller),
-            Route::Status => Ok(self.status(caller)),
-            Route::SaveModels => self.save_models(request),
-            Route::Model(model_type) => self.model(model_type),
-            Route::Versions(model_type) => self.versions(model_type, request),
-            Route::Activate(model_type, id) => self.activate(model_type, id, request),
-            Route::ImportModel => self.import_model(request),
-            Route::Outcomes => self.outcomes(request, caller),
-            Route::Events => self.learning_events(request),
-            Route::Evaluate => self.evaluate(request),
-            Route::Decisions => self.decisions(request, caller),
-            Route::Decision(id) => self.decision(id, request, caller),
-            Route::DeadLetters => self.dead_letters(request),
-            Route::ReplayDeadLetters => self.replay_dead_letters(request),
-            Route::Alerts => self.alerts(request),
-            Route::Catalog => self.catalog(request, caller),
-            Route::Plot(plot) => self.plot(*plot, request, caller),
-            Route::Page(page) => Ok(page.response()),
-            Route::Budgets => Ok(self.list_budgets(caller)),
-            Route::Budget(tenant) => self.budget(tenant, request, caller),
-            Route::Livez => Ok(json_response(200, &Probe { status: "ok", verbose: None })),
-            Route::Readyz => self.readyz(request, caller),
-            Route::Health => Ok(self.health(caller)),
-            Route::OpenApi => Ok(self.openapi()),
-        }
     }
 }
 
@@ -332,248 +293,14 @@ fn json_response(status: u16, body: &impl Serialize) -> Response {
     })
 }
 
+/// The answer where a path names nothing.
+fn nothing_at(path: &str) -> Response {
+    Response::problem(404, format!("there is nothing at {}", shown(path)))
+}
+
 /// A path in a message: no longer than a line.
 fn shown(path: &str) -> String {
     path.chars().take(200).collect()
-}
-
-/// What a path names.
-#[derive(Debug, PartialEq, Eq)]
-enum Route {
-    PredictAgentSelection,
-    PredictValue(Measure),
-    Metrics,
-    AgentsPerformance,
-    AgentsPareto,
-    Agent(String),
-    Status,
-    SaveModels,
-    Model(String),
-    Versions(String),
-    Activate(String, String),
-    ImportModel,
-    Outcomes,
-    Events,
-    Evaluate,
-    Decisions,
-    Decision(String),
-    DeadLetters,
-    ReplayDeadLetters,
-    Alerts,
-    Catalog,
-    Plot(Plot),
-    Page(Page),
-    Budgets,
-    Budget(String),
-    Livez,
-    Readyz,
-    Health,
-    Prometheus,
-    OpenApi,
-}
-
-impl Route {
-    /// Stands for every path that names nothing.
-    const NOWHERE: &str = "other";
-    /// What [`Route::pattern`] may say.
-    const PATTERNS: [&str; 35] = [
-        "/api/learning/predict/agent-selection",
-        "/api/learning/predict/quality",
-        "/api/learning/predict/latency",
-        "/api/learning/predict/cost",
-        "/api/learning/metrics",
-        "/api/learning/agents/performance",
-        "/api/learning/agents/pareto",
-        "/api/learning/agents/{name}",
-        "/api/learning/status",
-        "/api/learning/models/save",
-        "/api/learning/models/{model_type}",
-        "/api/learning/models/{model_type}/versions",
-        "/api/learning/models/{model_type}/versions/{id}/activate",
-        "/api/learning/models/import",
-        "/api/learning/outcomes",
-        "/api/learning/events",
-        "/api/learning/evaluate",
-        "/api/learning/decisions",
-        "/api/learning/decisions/{id}",
-        "/api/learning/dead-letters",
-        "/api/learning/dead-letters/replay",
-        "/api/learning/alerts",
-        "/api/learning/catalog",
-        "/plots/{plot}.svg",
-        "/",
-        "/dashboard.js",
-        "/dashboard.css",
-        "/api/learning/budgets",
-        "/api/learning/budgets/{tenant_id}",
-        "/livez",
-        "/readyz",
-        "/health",
-        "/metrics",
-        "/openapi.json",
-        Self::NOWHERE,
-    ];
-
-    /// The path with names in the place of what varies, of which there are few.
-    fn pattern(&self) -> &'static str {
-        match self {
-            Self::PredictAgentSelection => "/api/learning/predict/agent-selection",
-            Self::PredictValue(Measure::Quality) => "/api/learning/predict/quality",
-            Self::PredictValue(Measure::Latency) => "/api/learning/predict/latency",
-            Self::PredictValue(Measure::Cost) => "/api/learning/predict/cost",
-            Self::Metrics => "/api/learning/metrics",
-            Self::AgentsPerformance => "/api/learning/agents/performance",
-            Self::AgentsPareto => "/api/learning/agents/pareto",
-            Self::Agent(_) => "/api/learning/agents/{name}",
-            Self::Status => "/api/learning/status",
-            Self::SaveModels => "/api/learning/models/save",
-            Self::Model(_) => "/api/learning/models/{model_type}",
-            Self::Versions(_) => "/api/learning/models/{model_type}/versions",
-            Self::Activate(..) => "/api/learning/models/{model_type}/versions/{id}/activate",
-            Self::ImportModel => "/api/learning/models/import",
-            Self::Outcomes => "/api/learning/outcomes",
-            Self::Events => "/api/learning/events",
-            Self::Evaluate => "/api/learning/evaluate",
-            Self::Decisions => "/api/learning/decisions",
-            Self::Decision(_) => "/api/learning/decisions/{id}",
-            Self::DeadLetters => "/api/learning/dead-letters",
-            Self::ReplayDeadLetters => "/api/learning/dead-letters/replay",
-            Self::Alerts => "/api/learning/alerts",
-            Self::Catalog => "/api/learning/catalog",
-            Self::Plot(_) => "/plots/{plot}.svg",
-            Self::Page(page) => page.path(),
-            Self::Budgets => "/api/learning/budgets",
-            Self::Budget(_) => "/api/learning/budgets/{tenant_id}",
-            Self::Livez => "/livez",
-            Self::Readyz => "/readyz",
-            Self::Health => "/health",
-            Self::Prometheus => "/metrics",
-            Self::OpenApi => "/openapi.json",
-        }
-    }
-
-    fn of(path: &str) -> Option<Self> {
-        // With or without a slash at the end.
-        let path = match path.strip_suffix('/') {
-            Some(path) if !path.is_empty() && !path.ends_with('/') => path,
-            _ => path,
-        };
-        let route = match path {
-            "/livez" => Self::Livez,
-            "/readyz" => Self::Readyz,
-            "/health" => Self::Health,
-            "/metrics" => Self::Prometheus,
-            "/openapi.json" => Self::OpenApi,
-            _ => {
-                if let Some(file) = path.strip_prefix("/plots/") {
-                    return Plot::of(file).map(Self::Plot);
-                }
-                if let Some(page) = Page::of(path) {
-                    return Some(Self::Page(page));
-                }
-                let rest = path.strip_prefix("/api/learning/")?;
-                let segments: Vec<&str> = rest.split('/').collect();
-                match segments[..] {
-                    ["predict", "agent-selection"] => Self::PredictAgentSelection,
-                    ["predict", "quality"] => Self::PredictValue(Measure::Quality),
-                    ["predict", "latency"] => Self::PredictValue(Measure::Latency),
-                    ["predict", "cost"] => Self::PredictValue(Measure::Cost),
-                    ["metrics"] => Self::Metrics,
-                    ["agents", "performance"] => Self::AgentsPerformance,
-                    ["agents", "pareto"] => Self::AgentsPareto,
-                    ["agents", name] => Self::Agent(decoded(name)?),
-                    ["status"] => Self::Status,
-                    ["models", "save"] => Self::SaveModels,
-                    ["models", "import"] => Self::ImportModel,
-                    ["models", model] => Self::Model(decoded(model)?),
-                    ["models", model, "versions"] => Self::Versions(decoded(model)?),
-                    ["models", model, "versions", id, "activate"] => {
-                        Self::Activate(decoded(model)?, decoded(id)?)
-                    }
-                    ["outcomes"] => Self::Outcomes,
-                    ["events"] => Self::Events,
-                    ["evaluate"] => Self::Evaluate,
-                    ["decisions"] => Self::Decisions,
-                    ["decisions", id] => Self::Decision(decoded(id)?),
-                    ["dead-letters"] => Self::DeadLetters,
-                    ["dead-letters", "replay"] => Self::ReplayDeadLetters,
-                    ["alerts"] => Self::Alerts,
-                    ["catalog"] => Self::Catalog,
-                    ["budgets"] => Self::Budgets,
-                    ["budgets", tenant] => Self::Budget(decoded(tenant)?),
-                    _ => return None,
-                }
-            }
-        };
-        Some(route)
-    }
-
-    /// What a caller needs, where there are tokens. Each route says so itself: a new one can't be
-    /// forgotten.
-    fn need(&self, method: &str, query: Option<&str>) -> Need {
-        match self {
-            Self::Budget(_) if method != "GET" => Need::AllTenants(Scope::Admin),
-            // A tenant's own administrator removes its own.
-            Self::Agent(_) => Need::Scope(Scope::Admin),
-            // The description is the same everywhere; the page shows what its reader's token may see.
-            Self::Livez | Self::OpenApi | Self::Page(_) => Need::Nothing,
-            // What the verbose one tells is for those who run the service.
-            Self::Readyz if query.is_none() => Need::Nothing,
-            Self::Readyz
-            | Self::Health
-            | Self::Status
-            | Self::PredictAgentSelection
-            | Self::PredictValue(_)
-            | Self::AgentsPerformance
-            | Self::AgentsPareto
-            | Self::Catalog
-            | Self::Budgets
-            | Self::Budget(_)
-            | Self::Decisions
-            | Self::Decision(_)
-            | Self::Plot(Plot::Posterior | Plot::Best | Plot::Traffic | Plot::Latency) => {
-                Need::Scope(Scope::Read)
-            }
-            Self::Outcomes => Need::Scope(Scope::Ingest),
-            // What these show is of all tenants together.
-            Self::Plot(Plot::Score | Plot::Calibration)
-            | Self::Metrics
-            | Self::Prometheus
-            | Self::Model(_)
-            | Self::Versions(_)
-            | Self::Evaluate
-            | Self::Alerts
-            | Self::Events => Need::AllTenants(Scope::Read),
-            Self::SaveModels
-            | Self::Activate(..)
-            | Self::ImportModel
-            | Self::DeadLetters
-            | Self::ReplayDeadLetters => Need::AllTenants(Scope::Admin),
-        }
-    }
-
-    /// The methods that it takes; HEAD goes with GET.
-    fn methods(&self) -> &'static [&'static str] {
-        match self {
-            Self::PredictAgentSelection
-            | Self::PredictValue(_)
-            | Self::SaveModels
-            | Self::Activate(..)
-            | Self::ImportModel
-            | Self::Outcomes
-            | Self::Evaluate
-            | Self::ReplayDeadLetters => &["POST"],
-            Self::Budget(_) => &["GET", "PUT", "DELETE"],
-            Self::Agent(_) => &["DELETE"],
-            _ => &["GET"],
-        }
-    }
-}
-
-/// A path segment without its percent signs; `None` for an empty one, and one that is no text.
-fn decoded(segment: &str) -> Option<String> {
-    let text = percent_encoding::percent_decode_str(segment).decode_utf8().ok()?;
-    (!text.is_empty()).then(|| text.into_owned())
 }
 
 /// A name as outcomes have it.
@@ -711,45 +438,4 @@ fn page<T>(
     items.truncate(limit as usize);
     let next = items.last().filter(|_| more).map(id);
     (items, next)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_decoded_and_matched_whole() {
-        let activate = |id: &str| Some(Route::Activate("agent_selection".into(), id.into()));
-        let path =
-            |id: &str| format!("/api/learning/models/agent_selection/versions/{id}/activate");
-        assert_eq!(Route::of(&path("agent_selection-3")), activate("agent_selection-3"));
-        assert_eq!(Route::of(&path("a%2Fb+c")), activate("a/b+c"));
-        assert_eq!(Route::of("/api/learning/models/save"), Some(Route::SaveModels));
-        for pattern in Route::PATTERNS {
-            let path = pattern.replace("{model_type}", "agent_selection").replace("{id}", "1");
-            let path = path.replace("{plot}", "score");
-            let path = path.replace("{tenant_id}", "a").replace("{name}", "b");
-            let seen = Route::of(&path).map_or(Route::NOWHERE, |route| route.pattern());
-            assert_eq!(seen, pattern);
-        }
-        for nothing in [
-            "",
-            "/index.html",
-            "/api/learning",
-            "/api/learning/",
-            "/api/learning/status//",
-            "//",
-            "/api/learning/agents//",
-            "/api/learning/decisions/%ff",
-            "/api/learning/models/a/b",
-        ] {
-            assert_eq!(Route::of(nothing), None, "{nothing}");
-        }
-        assert_eq!(Route::of("/api/learning/status/"), Some(Route::Status));
-        assert_eq!(Route::of("/api/learning/decisions/"), Some(Route::Decisions));
-        for (id, decoded) in [("a==", "a=="), ("a%3D=&b", "a==&b"), ("%20+%C3%A9/", " +é")] {
-            let path = format!("/api/learning/decisions/{id}");
-            assert_eq!(Route::of(&path), Some(Route::Decision(decoded.to_owned())));
-        }
-    }
 }

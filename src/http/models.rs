@@ -1,8 +1,13 @@
 //! Models and their saved versions.
 
+use crate::outcome::fields::Name;
+use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 
+use super::access::{Need, Scope};
 use super::answers::{MadeVersion, ModelSummary, PerformanceSummary, Versions};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::Request;
 use super::{
     Answer, App, JSON, Query, json_body, json_object, json_response, media_type, page,
@@ -42,6 +47,90 @@ fn known_type(model_type: &str) -> Result<()> {
     }
     let known = MODEL_TYPES.join(", ");
     Err(Error::NotFound(format!("there is no model type {model_type:?}, only {known}")))
+}
+
+pub(super) const SAVE: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/models/save",
+    id: "saveModels",
+    tag: Tag::Models,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.save_models(call.request),
+    describe: |schemas| {
+        Operation::new("Save a version now").optional_json(json!({"type": "object"})).answer(
+            200,
+            "It is saved",
+            schemas.answered::<MadeVersion>(),
+        )
+    },
+};
+
+pub(super) const MODEL: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/models/{model_type}",
+    id: "getModel",
+    tag: Tag::Models,
+    need: Need::AllTenants(Scope::Read),
+    handler: |app, call| app.model(&call.names[0]),
+    describe: |schemas| {
+        Operation::new("What a model has learned, in short")
+            .name("model_type", model_types())
+            .answer(200, "The summary", schemas.answered::<ModelSummary>())
+    },
+};
+
+pub(super) const VERSIONS: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/models/{model_type}/versions",
+    id: "listVersions",
+    tag: Tag::Models,
+    need: Need::AllTenants(Scope::Read),
+    handler: |app, call| app.versions(&call.names[0], call.request),
+    describe: |schemas| {
+        Operation::new("The saved versions of a model, newest first")
+            .name("model_type", model_types())
+            .page("Only versions older than this one", json!(schemas.asked::<Name>()))
+            .answer(200, "A page", schemas.answered::<Versions>())
+    },
+};
+
+pub(super) const ACTIVATE: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/models/{model_type}/versions/{id}/activate",
+    id: "activateVersion",
+    tag: Tag::Models,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.activate(&call.names[0], &call.names[1], call.request),
+    describe: |schemas| {
+        Operation::new("Go on from the state of a saved version")
+            .name("model_type", model_types())
+            .optional_json(json!({"type": "object"}))
+            .answer(200, "It is active", schemas.answered::<MadeVersion>())
+            .problem(409)
+    },
+};
+
+pub(super) const IMPORT: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/models/import",
+    id: "importModel",
+    tag: Tag::Models,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.import_model(call.request),
+    describe: |schemas| {
+        let model =
+            json!({"type": "object", "description": "As `online-learning export` writes it"});
+        Operation::new("Make an exported model the active version").json(model).answer(
+            200,
+            "It is active",
+            schemas.answered::<MadeVersion>(),
+        )
+    },
+};
+
+/// What may stand for a model type in a path.
+fn model_types() -> Value {
+    json!({"type": "string", "enum": MODEL_TYPES})
 }
 
 impl App {

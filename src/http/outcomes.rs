@@ -1,5 +1,7 @@
 //! `POST /api/learning/outcomes` and the replay of dead letters: records come in.
 
+use super::dry_run::Tried;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +11,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::access::{Caller, Denied};
+use super::access::{Caller, Denied, Need, Scope};
 use super::answers::{Received, RejectedEvent, RejectedLetter, Replayed, SkippedLetter};
+use super::event;
+use super::operation::{Operation, flag};
+use super::route::{Route, Tag};
 use super::server::{Request, Response};
 use super::{
     Answer, App, Failure, JSON, Kafka, Query, json_body, json_object, json_response, media_type,
@@ -49,6 +54,55 @@ impl AsRef<[u8]> for Shared {
         &self.0
     }
 }
+
+pub(super) const REPORT: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/outcomes",
+    id: "reportOutcomes",
+    tag: Tag::Outcomes,
+    need: Need::Scope(Scope::Ingest),
+    handler: |app, call| app.outcomes(call.request, call.caller),
+    describe: |schemas| {
+        let event = schemas.asked::<event::CloudEvent>();
+        let lines = "An event on each line, any number of them";
+        let content = json!({
+            JSON: {"schema": schemas.asked::<event::Outcomes>()},
+            ND_JSON: {"schema": {"type": "string", "description": lines}},
+            CLOUD_EVENT: {"schema": event},
+            CLOUD_EVENTS: {"schema": {"type": "array", "items": event, "maxItems": ARRAY_MAX}},
+        });
+        let received = schemas.answered::<Received>();
+        let either = json!({"anyOf": [received, schemas.answered::<Tried>()]});
+        Operation::new("What came of it: report outcomes")
+            .query("wait", "Answer once everything accepted before is learned and visible", flag())
+            .query(
+                "dry_run",
+                "Write nothing: answer what would be accepted, and its features",
+                flag(),
+            )
+            .body(json!({"content": content}))
+            .answer(202, "All of it is durable; nothing need be accepted", received)
+            .answer(
+                200,
+                "With `wait`: it is also learned and visible; with `dry_run`: nothing was written",
+                either,
+            )
+    },
+};
+
+pub(super) const REPLAY: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/dead-letters/replay",
+    id: "replayDeadLetters",
+    tag: Tag::Outcomes,
+    need: Need::AllTenants(Scope::Admin),
+    handler: |app, call| app.replay_dead_letters(call.request),
+    describe: |schemas| {
+        Operation::new("Feed dead letters back, after a fix")
+            .optional_json(schemas.asked::<ReplayRequest>())
+            .answer(200, "What became of them", schemas.answered::<Replayed>())
+    },
+};
 
 impl App {
     pub(super) fn outcomes(&self, request: &mut Request<'_>, caller: &Caller) -> Answer {

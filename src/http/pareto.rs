@@ -1,14 +1,17 @@
 //! `GET /api/learning/agents/pareto`: who is worth choosing, whatever one wants most.
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::{Dominated, Front, ParetoAgent};
+use super::operation::Operation;
 use super::predict::evidence;
+use super::route::{Route, Tag};
 use super::server::Request;
 use super::{Answer, App, Query, json_response};
 use crate::learner::Now;
 use crate::model::{
     AgentPerformanceModel, Measure, Merits, Predicted, Question, Standing, dominators,
 };
+use crate::outcome::fields::Name;
 use crate::outcome::{Context, format_time};
 
 /// All agents that a question allows, in the order of their names, and who beats whom.
@@ -52,6 +55,22 @@ fn in_three_digits(merits: &Merits) -> Merits {
         cost: merits.cost.map(rounded),
     }
 }
+
+pub(super) const PARETO: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/agents/pareto",
+    id: "listParetoFront",
+    tag: Tag::Reports,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.pareto(call.request, call.caller),
+    describe: |schemas| {
+        let answer = schemas.answered::<Front<'_>>();
+        Operation::new("Which agents no other one beats in success, latency and cost at once?")
+            .query("task_type", "On this task type", schemas.asked::<Name>())
+            .tenant(schemas)
+            .answer(200, "Every agent, in two lists", answer)
+    },
+};
 
 impl App {
     pub(super) fn pareto(&self, request: &Request<'_>, caller: &Caller) -> Answer {

@@ -1,15 +1,19 @@
 //! `GET /plots/*.svg`: what was learned, to look at.
 
+use crate::outcome::fields::Name;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::{Request, Response};
-use super::{Answer, App, Query};
+use super::{Answer, App, Query, nothing_at};
 use crate::error::{Error, Result};
 use crate::learner::Now;
 use crate::model::{Belief, Question, Standing};
 use crate::outcome::Context;
-use crate::plots::{self, COLOURS, Calibrated, Line, Look, Ridge, Unit};
+use crate::plots::{self, COLOURS, Calibrated, Line, Look, Ridge, Unit, WIDTH, WIDTHS};
 use crate::watch::samples::{self, FORECASTS_MIN, LATENCIES_MIN, Subject};
 
 /// Steps of an axis over time on which shares of traffic are counted: wide enough to hold some.
@@ -39,10 +43,10 @@ pub(super) enum Plot {
 }
 
 impl Plot {
-    pub(super) const ALL: [Self; 6] =
+    const ALL: [Self; 6] =
         [Self::Posterior, Self::Best, Self::Traffic, Self::Score, Self::Calibration, Self::Latency];
 
-    pub(super) fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Posterior => "posterior",
             Self::Best => "best",
@@ -53,9 +57,7 @@ impl Plot {
         }
     }
 
-    /// The plot of a file's name.
-    pub(super) fn of(file: &str) -> Option<Self> {
-        let name = file.strip_suffix(".svg")?;
+    fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|plot| plot.as_str() == name)
     }
 }
@@ -117,8 +119,35 @@ pub(super) fn colours(agents: &[samples::AgentSample]) -> BTreeMap<&str, usize> 
     names.into_iter().enumerate().map(|(index, name)| (name, index)).collect()
 }
 
+pub(super) const PLOT: Route = Route {
+    method: "GET",
+    pattern: "/plots/{plot}.svg",
+    id: "getPlot",
+    tag: Tag::Reports,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.plot(&call.names[0], call.request, call.caller),
+    describe: |schemas| {
+        let (min, max) = (WIDTHS.start(), WIDTHS.end());
+        let width = json!({"type": "integer", "minimum": min, "maximum": max, "default": WIDTH});
+        let hours = json!({"type": "integer", "minimum": 1, "maximum": HOURS_MAX});
+        Operation::new("What was learned, to look at")
+            .name("plot", json!({"type": "string", "enum": Plot::ALL.map(Plot::as_str)}))
+            .tenant(schemas)
+            .query("task_type", "Only on this task type", schemas.asked::<Name>())
+            .query("theme", "Colours", json!({"enum": ["light", "dark"], "default": "light"}))
+            .query("width", "In pixels", width)
+            .query("hours", "How far back", hours)
+            .answer_of("A plot", json!({"image/svg+xml": {"schema": {"type": "string"}}}))
+    },
+};
+
 impl App {
-    pub(super) fn plot(&self, plot: Plot, request: &Request<'_>, caller: &Caller) -> Answer {
+    fn plot(&self, name: &str, request: &Request<'_>, caller: &Caller) -> Answer {
+        let plot = Plot::of(name).ok_or_else(|| nothing_at(request.path()))?;
+        // What these show is of all tenants together.
+        if matches!(plot, Plot::Score | Plot::Calibration) {
+            caller.of_all_tenants()?;
+        }
         let query = Query::of(request);
         let asked = Asked::of(&query, query.tenant(caller)?)?;
         let svg = match plot {

@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::access::Caller;
+use super::access::{Need, Scope};
 use super::answers::{
     BudgetEffect, Constrained, Evidence, LeftOut, Recommendations, Recommended, ScoreDetails,
 };
 use super::objective::{ConstraintFields, Objective, ObjectiveField, OnInfeasible};
+use super::operation::Operation;
+use super::route::{Route, Tag};
 use super::server::{Request, Response};
 use super::{Answer, App, Failure, json_body, json_object, json_response, new_id};
 use crate::error::{Error, Result};
@@ -388,6 +391,23 @@ impl Questions {
         answered
     }
 }
+
+pub(super) const SELECT_AGENT: Route = Route {
+    method: "POST",
+    pattern: "/api/learning/predict/agent-selection",
+    id: "selectAgent",
+    tag: Tag::Selection,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.predict_agent_selection(call.request, call.caller),
+    describe: |schemas| {
+        let request = schemas.asked::<PredictionRequest>();
+        let answer = schemas.answered::<Recommendations<'_>>();
+        Operation::new("Which agent should take this task?")
+            .optional_json(request)
+            .answer(200, "Agents, best first; none when nobody is known", answer)
+            .problem(409)
+    },
+};
 
 impl App {
     pub(super) fn predict_agent_selection(

@@ -5,14 +5,18 @@
 //! bounded: agents beyond a few are one series, routes are patterns. Service counters come from the
 //! database and go on over restarts; histograms and requests are of this process.
 
+use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::access::{self, Need, Scope};
+use super::operation::Operation;
+use super::route::{NOWHERE, Route, Tag};
 use super::server::{Request, Response};
-use super::{Answer, App, Route, access};
+use super::{Answer, App};
 use crate::error::Error;
 use crate::learner::{Now, SOURCES};
 use crate::model::{Agent, AgentPerformanceModel};
@@ -157,6 +161,21 @@ fn flag(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
+pub(super) const SCRAPE: Route = Route {
+    method: "GET",
+    pattern: "/metrics",
+    id: "scrapeMetrics",
+    tag: Tag::Operations,
+    need: Need::AllTenants(Scope::Read),
+    handler: |app, call| app.prometheus(call.request),
+    describe: |_| {
+        let text = json!({"schema": {"type": "string"}});
+        let content = json!({"text/plain": text, "application/openmetrics-text": text});
+        let what = "The text format 0.0.4, or OpenMetrics where `Accept` asks for it";
+        Operation::new("Everything that is measured, for Prometheus").answer_of(what, content)
+    },
+};
+
 impl App {
     pub(super) fn prometheus(&self, request: &Request<'_>) -> Answer {
         let mut families = Families::default();
@@ -172,7 +191,11 @@ impl App {
         add_storage(&mut families, &self.options.storage_path);
         self.add_process(&mut families);
         self.add_alerts(&mut families);
-        let measured = self.shared.instruments.collect(&Route::PATTERNS, &access::REASONS);
+        // A path with several methods has a row for each.
+        let mut patterns: Vec<&str> = self.routes.iter().map(|route| route.pattern).collect();
+        patterns.push(NOWHERE);
+        patterns.dedup();
+        let measured = self.shared.instruments.collect(&patterns, &access::REASONS);
         families.0.extend(measured);
         families.0.sort_by(|one, other| one.name().cmp(other.name()));
 

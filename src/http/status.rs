@@ -1,17 +1,20 @@
 //! How the service is, and what its agents have done.
 
+use crate::outcome::fields::Name;
 use std::collections::BTreeMap;
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
     Memory, Metrics, OverallPerformance, Partition, Probe, Queue, Readiness, ServiceStatus,
     StatusCounts, Totals,
 };
+use super::operation::{Operation, flag};
 use super::pareto::Compared;
 use super::plots::colours;
+use super::route::{Route, Tag};
 use super::server::{Request, Response};
-use super::{Answer, App, Query, json_response};
+use super::{Answer, App, Query, answers, json_response};
 use crate::error::Result;
 use crate::learner::{MODEL_TYPES, Now};
 use crate::model::{
@@ -27,6 +30,90 @@ use crate::watch::{BINS, Foresight};
 
 /// Of the decisions that chose an agent, those that tell whether it reports.
 const DECISIONS_NEWEST: u32 = 1_000;
+
+pub(super) const METRICS: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/metrics",
+    id: "getMetrics",
+    tag: Tag::Operations,
+    need: Need::AllTenants(Scope::Read),
+    handler: |app, _| app.metrics(),
+    describe: |schemas| {
+        let answer = schemas.answered::<answers::Metrics>();
+        Operation::new("How learning goes, in numbers").answer(200, "The numbers", answer)
+    },
+};
+
+pub(super) const AGENTS_PERFORMANCE: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/agents/performance",
+    id: "listAgentPerformance",
+    tag: Tag::Reports,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| app.agents_performance(call.request, call.caller),
+    describe: |schemas| {
+        let rows = schemas.answered::<Vec<answers::AgentPerformance<'_>>>();
+        Operation::new("What each agent has done")
+            .query("task_type", "Only on this task type", schemas.asked::<Name>())
+            .tenant(schemas)
+            .query("outlook", "Also what is expected of each", flag())
+            .answer(200, "A row for each agent", rows)
+    },
+};
+
+pub(super) const STATUS: Route = Route {
+    method: "GET",
+    pattern: "/api/learning/status",
+    id: "getStatus",
+    tag: Tag::Operations,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| Ok(app.status(call.caller)),
+    describe: |schemas| {
+        let answer = schemas.answered::<answers::ServiceStatus>();
+        Operation::new("How the service is").answer(200, "Its state", answer)
+    },
+};
+
+pub(super) const LIVEZ: Route = Route {
+    method: "GET",
+    pattern: "/livez",
+    id: "isAlive",
+    tag: Tag::Operations,
+    need: Need::Nothing,
+    handler: |_, _| Ok(json_response(200, &Probe { status: "ok", verbose: None })),
+    describe: |schemas| {
+        let answer = schemas.answered::<Probe>();
+        Operation::new("Whether the service answers").answer(200, "It does", answer)
+    },
+};
+
+pub(super) const READYZ: Route = Route {
+    method: "GET",
+    pattern: "/readyz",
+    id: "isReady",
+    tag: Tag::Operations,
+    // What the verbose one tells is for those who run the service.
+    need: Need::Asked(Scope::Read),
+    handler: |app, call| app.readyz(call.request, call.caller),
+    describe: |schemas| {
+        Operation::new("Whether the model is loaded")
+            .query("verbose", "Say more; needs a token where there are any", flag())
+            .answer(200, "It is", schemas.answered::<Probe>())
+    },
+};
+
+pub(super) const HEALTH: Route = Route {
+    method: "GET",
+    pattern: "/health",
+    id: "getHealth",
+    tag: Tag::Operations,
+    need: Need::Scope(Scope::Read),
+    handler: |app, call| Ok(app.health(call.caller)),
+    describe: |schemas| {
+        let answer = schemas.answered::<answers::Health>();
+        Operation::new("What is well and what is not, in short").answer(200, "The checks", answer)
+    },
+};
 
 impl App {
     pub(super) fn metrics(&self) -> Answer {

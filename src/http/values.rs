@@ -1,8 +1,10 @@
 //! `POST /api/learning/predict/{quality,latency,cost}`: what will an execution bring beside success?
 
-use super::access::Caller;
+use super::access::{Caller, Need, Scope};
 use super::answers::{ValuePrediction, ValuePredictions};
-use super::predict::{Prediction, evidence};
+use super::operation::{Operation, Schemas};
+use super::predict::{Prediction, PredictionRequest, evidence};
+use super::route::{Call, Route, Tag};
 use super::server::Request;
 use super::{Answer, App, json_body, json_object, json_response};
 use crate::learner::Now;
@@ -23,6 +25,44 @@ fn row(predicted: &Predicted) -> ValuePrediction<'_> {
         samples: predicted.samples,
         evidence: evidence(predicted.evidence),
     }
+}
+
+pub(super) const PREDICT_QUALITY: Route = route(
+    "/api/learning/predict/quality",
+    "predictQuality",
+    |app, call| app.predict_value(Measure::Quality, call.request, call.caller),
+    |schemas| described("What quality is to be expected of each agent?", schemas),
+);
+
+pub(super) const PREDICT_LATENCY: Route = route(
+    "/api/learning/predict/latency",
+    "predictLatency",
+    |app, call| app.predict_value(Measure::Latency, call.request, call.caller),
+    |schemas| described("How long will each agent take?", schemas),
+);
+
+pub(super) const PREDICT_COST: Route = route(
+    "/api/learning/predict/cost",
+    "predictCost",
+    |app, call| app.predict_value(Measure::Cost, call.request, call.caller),
+    |schemas| described("What will each agent cost?", schemas),
+);
+
+/// The row of a measure.
+const fn route(
+    pattern: &'static str,
+    id: &'static str,
+    handler: fn(&App, &mut Call<'_, '_>) -> Answer,
+    describe: fn(&mut Schemas) -> Operation,
+) -> Route {
+    let (tag, need) = (Tag::Selection, Need::Scope(Scope::Read));
+    Route { method: "POST", pattern, id, tag, need, handler, describe }
+}
+
+fn described(summary: &'static str, schemas: &mut Schemas) -> Operation {
+    let request = schemas.asked::<PredictionRequest>();
+    let answer = schemas.answered::<ValuePredictions<'_>>();
+    Operation::new(summary).optional_json(request).answer(200, "Agents, best first", answer)
 }
 
 impl App {

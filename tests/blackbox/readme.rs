@@ -1,7 +1,7 @@
 //! What the README says is what the program does, and the layout is what it says.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use online_learning::config::OPTIONS;

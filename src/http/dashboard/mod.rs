@@ -1,11 +1,17 @@
 //! The dashboard: a page, its script and its style, which are files of their own so that the policy
 //! that goes with the page allows nothing written into it.
 
+use serde_json::json;
+
+use super::access::Need;
+use super::operation::{Operation, Schemas};
+use super::route::{Call, Route, Tag};
 use super::server::Response;
+use super::{Answer, App};
 
 /// One file of the dashboard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Page {
+enum Page {
     /// What a browser shows.
     Document,
     /// What asks the API, and shows the answers.
@@ -14,22 +20,49 @@ pub(super) enum Page {
     Style,
 }
 
+pub(super) const DOCUMENT: Route =
+    route("/", "getDashboard", |_, _| Ok(Page::Document.response()), |_| described(Page::Document));
+
+pub(super) const SCRIPT: Route = route(
+    "/dashboard.js",
+    "getDashboardScript",
+    |_, _| Ok(Page::Script.response()),
+    |_| described(Page::Script),
+);
+
+pub(super) const STYLE: Route = route(
+    "/dashboard.css",
+    "getDashboardStyle",
+    |_, _| Ok(Page::Style.response()),
+    |_| described(Page::Style),
+);
+
+/// The row of a file. None needs a token: the page shows what its reader's token may see.
+const fn route(
+    pattern: &'static str,
+    id: &'static str,
+    handler: fn(&App, &mut Call<'_, '_>) -> Answer,
+    describe: fn(&mut Schemas) -> Operation,
+) -> Route {
+    Route {
+        method: "GET",
+        pattern,
+        id,
+        tag: Tag::Operations,
+        need: Need::Nothing,
+        handler,
+        describe,
+    }
+}
+
+fn described(page: Page) -> Operation {
+    let media = page.media_type().split(';').next().unwrap_or_default();
+    Operation::new("The dashboard, or a part of it")
+        .answer_of("A file", json!({media: {"schema": {"type": "string"}}}))
+}
+
 impl Page {
-    pub(super) const ALL: [Self; 3] = [Self::Document, Self::Script, Self::Style];
-
-    pub(super) fn path(self) -> &'static str {
-        match self {
-            Self::Document => "/",
-            Self::Script => "/dashboard.js",
-            Self::Style => "/dashboard.css",
-        }
-    }
-
-    pub(super) fn of(path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|page| page.path() == path)
-    }
-
-    pub(super) fn media_type(self) -> &'static str {
+    fn media_type(self) -> &'static str {
         match self {
             Self::Document => "text/html; charset=utf-8",
             Self::Script => "text/javascript; charset=utf-8",
@@ -37,7 +70,7 @@ impl Page {
         }
     }
 
-    pub(super) fn response(self) -> Response {
+    fn response(self) -> Response {
         let text = match self {
             Self::Document => include_str!("dashboard.html"),
             Self::Script => include_str!("dashboard.js"),

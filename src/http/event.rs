@@ -33,7 +33,7 @@ pub(super) struct OutcomeEvent {
     #[schemars(length(min = 1, max = 256))]
     agent_name: String,
     /// How it ended; synonyms are understood, too, in any case.
-    #[schemars(schema_with = "super::super::answers::statuses")]
+    #[schemars(schema_with = "super::answers::statuses")]
     status: String,
     /// Tells the event apart: a second one with the same is a duplicate.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,152 @@
+//! How a route describes what it takes and answers. What all routes have in common is added by
+//! [`super::openapi`].
+
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+
+use super::{JSON, LIMIT_DEFAULT, LIMIT_MAX};
+use crate::outcome::fields::Name;
+
+/// Where the description keeps its schemas.
+const SCHEMAS: &str = "/components/schemas";
+
+/// Collects the schemas of what is read and of what is written.
+pub(super) struct Schemas {
+    requests: SchemaGenerator,
+    pub(super) answers: SchemaGenerator,
+}
+
+impl Schemas {
+    pub(super) fn new() -> Self {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = SCHEMAS.into();
+            settings.meta_schema = None;
+        });
+        Self {
+            requests: settings.clone().for_deserialize().into_generator(),
+            answers: settings.for_serialize().into_generator(),
+        }
+    }
+
+    /// The schema of what is read.
+    pub(super) fn asked<T: JsonSchema>(&mut self) -> Schema {
+        self.requests.subschema_for::<T>()
+    }
+
+    /// The schema of what is answered.
+    pub(super) fn answered<T: JsonSchema>(&mut self) -> Schema {
+        self.answers.subschema_for::<T>()
+    }
+
+    /// All by name.
+    pub(super) fn finish(mut self) -> Map<String, Value> {
+        let mut all = self.answers.take_definitions(true);
+        for (name, schema) in self.requests.take_definitions(true) {
+            let same = all.insert(name.clone(), schema.clone()).is_none_or(|other| other == schema);
+            assert!(same, "two types are called {name}");
+        }
+        all.sort_keys();
+        all
+    }
+}
+
+/// What a route takes and answers, beside what all of them do.
+pub(super) struct Operation {
+    pub(super) summary: &'static str,
+    /// What stands for names in the path, where it is not just any text.
+    pub(super) names: Vec<(&'static str, Value)>,
+    pub(super) parameters: Vec<Value>,
+    pub(super) body: Option<Value>,
+    pub(super) answers: Vec<(u16, &'static str, Value)>,
+    pub(super) problems: Vec<u16>,
+}
+
+impl Operation {
+    pub(super) fn new(summary: &'static str) -> Self {
+        Self {
+            summary,
+            names: Vec::new(),
+            parameters: Vec::new(),
+            body: None,
+            answers: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// What may stand for a name in the path.
+    pub(super) fn name(mut self, name: &'static str, schema: Value) -> Self {
+        self.names.push((name, schema));
+        self
+    }
+
+    /// The tenant of a question.
+    pub(super) fn tenant(self, schemas: &mut Schemas) -> Self {
+        self.query("tenant_id", "Whose; `default` unless given", schemas.asked::<Name>())
+    }
+
+    /// A parameter of the query. One that makes no sense is a 422.
+    pub(super) fn query(mut self, name: &str, description: &str, schema: impl Into<Value>) -> Self {
+        self.parameters.push(json!({
+            "name": name, "in": "query", "description": description, "schema": schema.into(),
+        }));
+        self.problem(422)
+    }
+
+    /// The parameters of a list.
+    pub(super) fn page(self, before: &str, before_schema: Value) -> Self {
+        let limit = json!({
+            "type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT,
+        });
+        self.query("limit", "How many at most", limit).query("before", before, before_schema)
+    }
+
+    /// A body that must be there.
+    pub(super) fn json(self, schema: impl Into<Value>) -> Self {
+        self.body(json!({"required": true, "content": {JSON: {"schema": schema.into()}}}))
+    }
+
+    /// A body that may be left out.
+    pub(super) fn optional_json(self, schema: impl Into<Value>) -> Self {
+        let body = json!({"content": {JSON: {"schema": schema.into()}}});
+        self.body(body)
+    }
+
+    pub(super) fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self.problem(413).problem(415).problem(422)
+    }
+
+    pub(super) fn answer(
+        mut self,
+        status: u16,
+        description: &'static str,
+        schema: impl Into<Value>,
+    ) -> Self {
+        let content = json!({JSON: {"schema": schema.into()}});
+        self.answers.push((status, description, content));
+        self
+    }
+
+    /// A 200 that is no JSON: its content by media type.
+    pub(super) fn answer_of(mut self, description: &'static str, content: Value) -> Self {
+        self.answers.push((200, description, content));
+        self
+    }
+
+    /// A problem beside those that every route has.
+    pub(super) fn problem(mut self, status: u16) -> Self {
+        self.problems.push(status);
+        self
+    }
+}
+
+/// The id of an entry of a list.
+pub(super) fn number_as_id() -> Value {
+    json!({"type": "string", "pattern": "^[0-9]{1,19}$"})
+}
+
+/// As [`super::Query::flag`] reads it; the name alone is a yes.
+pub(super) fn flag() -> Value {
+    json!({"enum": [true, false, 1, 0, ""], "default": false})
+}
