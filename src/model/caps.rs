@@ -1,7 +1,7 @@
 //! How much is used of what is bounded.
 
 use super::AgentPerformanceModel;
-use super::logistic::Lanes;
+use super::families::logistic::Lanes;
 
 /// How much is used of a cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,12 +29,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::mixture::Luck;
-use super::normal;
 use super::propensity::{curve_breaks, probabilities_of_highest_score, shared_draws};
+use super::question::{Parts, Question};
+use super::ranking::{Recommendation, Standing, best_expected, propensities, rank};
 use super::score::{Part, Score};
-use super::selection::{Question, Recommendation, Standing, best_expected, propensities, rank};
 use super::values::{Measure, Predicted, Value};
 use super::{AgentPerformanceModel, Belief};
+use crate::stats::normal;
 
 /// Outcomes on a question from which on an agent is judged by them.
 pub const EVIDENCE_MIN: u64 = 5;
@@ -255,41 +256,6 @@ impl Default for Terms {
             on_unknown: OnUnknown::default(),
             cheapest_first: false,
             explore_min: 0.0,
-        }
-    }
-}
-
-/// What a score is made of, each `0..=1`; `None` where it has no weight or nobody knows.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
-pub struct Parts {
-    /// The chance of success, drawn or expected.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub success: f64,
-    /// The mean quality.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub quality: Option<f64>,
-    /// 1 at no latency, 0.5 at the tenant's median or the scale that was given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub latency: Option<f64>,
-    /// The same of cost.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub cost: Option<f64>,
-}
-
-impl Parts {
-    /// Of success alone.
-    pub(super) fn success(success: f64) -> Self {
-        Self { success, quality: None, latency: None, cost: None }
-    }
-
-    fn set(&mut self, measure: Measure, part: f64) {
-        match measure {
-            Measure::Quality => self.quality = Some(part),
-            Measure::Latency => self.latency = Some(part),
-            Measure::Cost => self.cost = Some(part),
         }
     }
 }

@@ -21,11 +21,11 @@ use std::sync::Arc;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::logistic::{
+use super::families::logistic::{
     COPIES, Lanes, Level, Levels, Own, SPREADS, Sum, Swapped, moderation, sigmoid,
 };
-use super::normal;
 use super::propensity::{self, Draws};
+use crate::stats::normal;
 
 /// Copies of less weight take no part.
 const WEIGHT_MIN: f64 = 0.001;

@@ -33,23 +33,21 @@ use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 mod caps;
 mod contest;
 mod control;
-mod effects_state;
-mod hex_numbers;
-mod logistic;
+mod families;
+mod features;
 mod mixture;
 mod names;
-mod normal;
 mod pareto;
-mod posterior;
 mod propensity;
+mod question;
+mod ranking;
+mod saved;
 mod score;
-mod selection;
 mod shares;
 mod small_map;
-mod state;
 mod values;
 
-use logistic::{Block, Logistic, MeanPrior, TaskEffects, Width};
+use families::logistic::{self, Block, Logistic, MeanPrior, TaskEffects, Width};
 use names::{Placed, Waiting};
 use shares::Holding;
 use small_map::SmallMap;
@@ -57,15 +55,16 @@ use values::{Growth, Own, Values};
 
 pub use caps::Used;
 pub use contest::{
-    Contest, EVIDENCE_MIN, Excluded, Limits, OnUnknown, Parts, Preset, Scales, Terms, Verdict,
-    Verdicts, Violation, Weights,
+    Contest, EVIDENCE_MIN, Excluded, Limits, OnUnknown, Preset, Scales, Terms, Verdict, Verdicts,
+    Violation, Weights,
 };
 pub use control::Control;
+pub use families::beta::{Posterior, probabilities_best};
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};
-pub use posterior::{Posterior, probabilities_best};
-pub use selection::{
-    Belief, CopyWeight, Explanation, Part, Question, Recommendation, Standing, best_expected,
+pub use question::{Parts, Question};
+pub use ranking::{
+    Belief, CopyWeight, Explanation, Part, Recommendation, Standing, best_expected,
     best_probabilities, propensities, rank,
 };
 pub use values::{Measure, Predicted, Value, best_first};

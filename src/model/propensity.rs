@@ -7,8 +7,8 @@
 
 use std::sync::LazyLock;
 
-use super::normal;
 use super::score::Score;
+use crate::stats::normal;
 
 /// Draws are looked at as far as a `z` of this: 3e-7 of the mass is beyond.
 const REACH: f64 = 5.0;

@@ -7,29 +7,15 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::contest::Parts;
-use super::logistic::{Active, Block, Contribution, Logistic, Sum};
+use super::families::logistic::{Block, Contribution, Logistic, Sum};
+use super::features::Active;
 use super::mixture::{self, Luck, overall_share};
+use super::question::{Parts, Question};
 use super::{
     Agent, AgentPerformanceModel, Mixture, Posterior, Settings, Strategy, Task, Tenant,
     probabilities_best,
 };
-use crate::outcome::{Context, Feature};
-
-/// Which agent? The part of a prediction request that the model answers.
-#[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
-    /// Whose agents.
-    pub tenant: &'a str,
-    /// Kind of the task, if known.
-    pub task_type: Option<&'a str>,
-    /// What is known of the task.
-    pub context: &'a Context,
-    /// Only these, known or new; every known agent when `None`.
-    pub candidates: Option<&'a [String]>,
-    /// But none of these.
-    pub exclude: &'a [String],
-}
+use crate::outcome::Feature;
 
 /// What is believed about an agent's mean reward.
 #[derive(Debug, Clone, PartialEq)]

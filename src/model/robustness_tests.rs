@@ -5,7 +5,7 @@
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::logistic::{COPIES, sigmoid};
+use super::families::logistic::{COPIES, sigmoid};
 use super::*;
 
 const AGENTS: usize = 8;
@@ -316,7 +316,7 @@ fn covariances_stay_positive_definite_over_ten_million_updates() {
 
 #[test]
 fn forgetting_late_is_forgetting_after_every_outcome() {
-    use super::logistic::{Block, Effect};
+    use super::families::logistic::{Block, Effect};
     let prior = [0.3; COPIES];
     let mut at_once = Effect::new(&prior, 0);
     at_once.mean = [1.5; COPIES];

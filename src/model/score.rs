@@ -1,7 +1,7 @@
 //! The distribution of a score: a sum of independent parts, each a growing function of a standard
 //! Gaussian.
 
-use super::normal;
+use crate::stats::normal;
 
 /// A part is known between these `z`, at equal steps.
 const REACH: f64 = 4.75;

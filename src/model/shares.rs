@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::logistic::Lanes;
+use super::families::logistic::Lanes;
 use super::{AgentPerformanceModel, Caps, Tenant};
 
 /// What is taken of the caps over all tenants.

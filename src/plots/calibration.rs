@@ -7,9 +7,8 @@ use plotters::style::Color;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Axis, LETTER, Look, MARGIN, draw, message, px, stroke, text};
+use crate::stats::normal::Z_95;
 
-/// Quantile of a standard Gaussian that leaves 5 % above.
-const Z_95: f64 = 1.644_853_626_951_472_2;
 const X_LABELS_HEIGHT: u32 = 44;
 const Y_LABELS_WIDTH: u32 = 66;
 

@@ -1,5 +1,7 @@
 //! Statistics that more than one part needs. Pure, and open to all.
 
+pub(crate) mod normal;
+
 /// The smallest of these values that at least `share` of them do not exceed (the inverse of the
 /// empirical distribution function, type 1 of Hyndman and Fan 1996); `None` without values.
 ///

@@ -1,20 +1,20 @@
 //! The standard Gaussian distribution.
 
 /// Upper quantile of 95 %.
-pub(super) const Z_95: f64 = 1.644_853_626_951_472_2;
+pub(crate) const Z_95: f64 = 1.644_853_626_951_472_2;
 
 /// Beyond this the hazard is a continued fraction.
 const FAR: f64 = 2.5;
 /// Terms of it: more than double precision needs from [`FAR`] on.
 const TERMS: u32 = 60;
 
-pub(super) fn density(z: f64) -> f64 {
+pub(crate) fn density(z: f64) -> f64 {
     const SCALE: f64 = 0.398_942_280_401_432_7;
     SCALE * (-0.5 * z * z).exp()
 }
 
 /// Probability below `z`, within 1.5e-7: Abramowitz and Stegun, 26.2.19.
-pub(super) fn below(z: f64) -> f64 {
+pub(crate) fn below(z: f64) -> f64 {
     const SERIES: [f64; 6] = [
         0.049_867_347_0,
         0.021_141_006_1,
@@ -31,7 +31,7 @@ pub(super) fn below(z: f64) -> f64 {
 
 /// The `z` that lies above with probability `1 - p`, for `p` in (0, 1): within 4.5e-4 by Abramowitz and
 /// Stegun, 26.2.23, and within 2e-5 after a step of Newton's method where [`below`] is precise enough.
-pub(super) fn quantile(p: f64) -> f64 {
+pub(crate) fn quantile(p: f64) -> f64 {
     let tail = p.min(1.0 - p).max(f64::MIN_POSITIVE);
     let t = (-2.0 * tail.ln()).sqrt();
     let above = 2.515_517 + t * (0.802_853 + t * 0.010_328);
@@ -44,7 +44,7 @@ pub(super) fn quantile(p: f64) -> f64 {
 /// The mean of what lies above `z`: density over the probability above, the inverse of Mills' ratio.
 /// Far out by its continued fraction `z + 1/(z + 2/(z + 3/(z + ...)))` (Abramowitz and Stegun,
 /// 26.2.14).
-pub(super) fn hazard(z: f64) -> f64 {
+pub(crate) fn hazard(z: f64) -> f64 {
     if z < FAR {
         return density(z) / below(-z);
     }

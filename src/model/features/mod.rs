@@ -8,7 +8,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use super::ranks::{HATS, HATS_U32, Rank, Ranks};
+mod ranks;
+
+use self::ranks::{HATS, HATS_U32, Rank, Ranks};
 use crate::model::Caps;
 use crate::model::fingerprint;
 use crate::outcome::Feature;
@@ -178,7 +180,7 @@ impl Keys {
 
     /// The features of a context, met for the first time or again. `add` numbers so many more that
     /// follow each other and returns the first, where there is room for them.
-    pub(super) fn observe(
+    pub(in crate::model) fn observe(
         &mut self,
         context: &[(String, Feature)],
         max: NamesMax,
@@ -245,7 +247,7 @@ impl Keys {
     }
 
     /// The features of a context in a question.
-    pub(super) fn active(&self, context: &[(String, Feature)], max: NamesMax) -> Active {
+    pub(in crate::model) fn active(&self, context: &[(String, Feature)], max: NamesMax) -> Active {
         let mut active = Active::default();
         for (name, value) in context {
             let key = self.by_name.get(&**name);

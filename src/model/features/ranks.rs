@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{hex_numbers, normal};
+use crate::model::saved::hex_numbers;
+use crate::stats::normal;
 
 /// Numbers kept of a key.
 const KEPT_MAX: usize = 512;

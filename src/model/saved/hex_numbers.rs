@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 const DIGITS: [char; 16] =
     ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
 
-pub(super) fn write<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> String {
+pub(in crate::model) fn write<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> String {
     let mut text = String::new();
     for number in numbers {
         let bits = number.to_bits();
@@ -17,7 +17,7 @@ pub(super) fn write<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> String {
     text
 }
 
-pub(super) fn read(text: &str) -> Result<Vec<f64>> {
+pub(in crate::model) fn read(text: &str) -> Result<Vec<f64>> {
     let wrong = || Error::Corrupt("these are no finite numbers in hexadecimal".to_owned());
     let digits = text.as_bytes();
     if !digits.len().is_multiple_of(16) {
@@ -31,14 +31,14 @@ pub(super) fn read(text: &str) -> Result<Vec<f64>> {
     digits.chunks_exact(16).map(|digits| number(digits).ok_or_else(wrong)).collect()
 }
 
-pub(super) fn serialize<S: Serializer>(
+pub(in crate::model) fn serialize<S: Serializer>(
     numbers: &[f64],
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_str(&write(numbers))
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+pub(in crate::model) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Vec<f64>, D::Error> {
     read(&String::deserialize(deserializer)?).map_err(D::Error::custom)

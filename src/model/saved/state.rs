@@ -10,15 +10,16 @@ use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::effects_state::{EffectsRef, EffectsState, Taken};
-use super::names::Waiting;
-use super::shares::Holding;
-use super::values::state::{RecordsRef, RecordsState, SumsState};
-use super::{
+use super::writing::MapRef;
+use crate::error::{Error, Result};
+use crate::model::families::logistic::{EffectsRef, EffectsState, Taken};
+use crate::model::names::Waiting;
+use crate::model::shares::Holding;
+use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
+use crate::model::{
     Agent, AgentPerformanceModel, Cell, ContextKey, Other, SCORE_WINDOW, Score, Settings, Strategy,
     Tally, Task, Tenant, next_id,
 };
-use crate::error::{Error, Result};
 use crate::outcome::hex;
 
 impl AgentPerformanceModel {
@@ -245,15 +246,6 @@ impl Serialize for TenantRef<'_> {
         state.serialize_field("effects", &effects)?;
         state.serialize_field("records", &RecordsRef(self.0))?;
         state.end()
-    }
-}
-
-/// A map written from an iterator, without building it.
-pub(super) struct MapRef<F>(pub(super) F);
-
-impl<K: Serialize, V: Serialize, I: Iterator<Item = (K, V)>, F: Fn() -> I> Serialize for MapRef<F> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map((self.0)())
     }
 }
 

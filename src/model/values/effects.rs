@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::normal;
 use super::super::small_map::SmallMap;
 use super::Growth;
 use super::window::{ENTRY_BYTES, Entry, Window};
 use crate::outcome::Feature;
+use crate::stats::normal;
 
 /// Context keys of a tenant that are told apart, and features; then those of an agent.
 const KEYS_MAX: usize = 256;

@@ -33,12 +33,13 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::super::normal::{self, Z_95};
-use super::super::selection::{Asked as Agents, Question};
+use super::super::question::Question;
+use super::super::ranking::Asked as Agents;
 use super::super::{Agent, AgentPerformanceModel};
 use super::effects::{Active, Asked, agent_tag, tag, task_id};
 use super::window::Window;
 use super::{Measure, Own, Values};
+use crate::stats::normal::{self, Z_95};
 
 /// Values on the task type from which on they alone count.
 pub(super) const ENOUGH: usize = 100;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::super::Tenant;
+use super::super::saved::writing::MapRef;
 use super::super::small_map::SmallMap;
-use super::super::state::MapRef;
-use super::super::{Tenant, normal};
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};
 use super::window::{Entry, WINDOW, Window};
 use super::{Cell, Measure, Own, Pool, Record, Values};
 use crate::error::{Error, Result};
+use crate::stats::normal;
 
 fn wrong() -> Error {
     Error::Corrupt("the values of agents do not fit together".to_owned())

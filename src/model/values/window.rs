@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::super::hex_numbers;
+use super::super::saved::hex_numbers;
 use crate::error::Error;
 
 /// Values that a window holds.

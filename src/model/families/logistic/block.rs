@@ -1,10 +1,10 @@
 //! An agent's effects over its context, with one covariance.
 
-use super::super::small_map::SmallMap;
 use super::effect::{Effect, Step, Sum, kept};
-use super::features::Active;
 use super::hierarchy::{BASE, Overall};
 use super::{COPIES, FORGETFUL, Lanes, OWN_FEATURE, Width, lanes};
+use crate::model::features::Active;
+use crate::model::small_map::SmallMap;
 
 /// A feature gets its row in an agent's covariance at this outcome of the agent with it: values
 /// that never come again (a ticket number) get none.

@@ -50,32 +50,34 @@ use std::sync::Arc;
 
 use imbl::Vector;
 
-use super::shares::Holding;
-use super::small_map::SmallMap;
-use super::{Caps, CopyWeight};
+use crate::model::features::{Active, Keys, NamesMax};
+use crate::model::shares::Holding;
+use crate::model::small_map::SmallMap;
+use crate::model::{Caps, CopyWeight};
 use crate::outcome::Context;
 
 mod block;
 mod combinations;
 mod effect;
-mod features;
 mod hierarchy;
-mod ranks;
+mod saved;
 
 use combinations::CellEffect;
 use effect::{Step, softplus};
 use hierarchy::PartOfSum;
 
-pub(super) use block::{Block, FeatureCell, Own};
-pub(super) use combinations::{Combinations, SavedCombination};
-pub(super) use effect::{Effect, Sum, moderation, sigmoid};
-pub(super) use features::{Active, Key, Keys, NamesMax};
-pub(super) use hierarchy::{Hierarchy, Level, Levels, MeanPrior, Overall, SPREADS, Swapped, Term};
+pub(in crate::model) use block::{Block, FeatureCell, Own};
+use combinations::{Combinations, SavedCombination};
+pub(in crate::model) use effect::{Effect, Sum, moderation, sigmoid};
+pub(in crate::model) use hierarchy::{
+    Hierarchy, Level, Levels, MeanPrior, Overall, SPREADS, Swapped, Term,
+};
+pub(in crate::model) use saved::{EffectsRef, EffectsState, Taken};
 
 /// Copies of the model.
-pub(super) const COPIES: usize = 5;
+pub(in crate::model) const COPIES: usize = 5;
 /// One number of each copy.
-pub(super) type Lanes = [f64; COPIES];
+pub(in crate::model) type Lanes = [f64; COPIES];
 
 /// How far an agent's effects may differ between contexts: the factor on their priors.
 const SCALES: Lanes = [0.15, 1.0, 4.0, 6.0, 1.0];
@@ -97,7 +99,7 @@ const COMBINING: usize = 4;
 const SHARES: Lanes = [1.0, 1.0, 1.0, 0.0, 1.0];
 
 /// Prior variances; that of `A` is the tenant's.
-pub(super) const OWN_TASK: Lanes = [0.1, 0.5, 2.0, 3.0, 0.5];
+pub(in crate::model) const OWN_TASK: Lanes = [0.1, 0.5, 2.0, 3.0, 0.5];
 const OWN_FEATURE: Lanes = scaled(0.1, SCALES);
 const SHARED_BASE: Lanes = scaled(0.2, SHARES);
 const SHARED_TASK: Lanes = scaled(0.2, SHARES);
@@ -109,7 +111,7 @@ const FIRST_WEIGHTS: Lanes = [0.4, 0.2, 0.2, 0.1, 0.1];
 const WEIGHT_SHARED: f64 = 0.001;
 
 /// What states of format 3 and before were learned under: four copies, whose effects had these priors.
-pub(super) mod before_format_4 {
+pub(in crate::model) mod before_format_4 {
     use super::{COPIES, Lanes, SCALES, scaled};
 
     /// Copies then.
@@ -138,23 +140,23 @@ fn lanes(of: impl FnMut(usize) -> f64) -> Lanes {
 
 /// What bounds the memory of effects and covariances.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Width {
+pub(in crate::model) struct Width {
     /// Rows of one agent beside that of `A`.
-    pub(super) rows_max: usize,
+    pub(in crate::model) rows_max: usize,
     /// Entries of covariances, each of [`COPIES`] numbers.
-    pub(super) covariances: usize,
-    pub(super) covariances_max: usize,
+    pub(in crate::model) covariances: usize,
+    pub(in crate::model) covariances_max: usize,
     /// Features, and effects of agents without a row.
-    pub(super) effects: usize,
-    pub(super) effects_max: usize,
-    pub(super) names_max: NamesMax,
+    pub(in crate::model) effects: usize,
+    pub(in crate::model) effects_max: usize,
+    pub(in crate::model) names_max: NamesMax,
     /// Features and effects that there was no room for.
-    pub(super) refused: u64,
+    pub(in crate::model) refused: u64,
 }
 
 impl Width {
     /// Of a tenant that has so much and may have so much.
-    pub(super) fn new(caps: &Caps, own: &Holding, room: &Holding) -> Self {
+    pub(in crate::model) fn new(caps: &Caps, own: &Holding, room: &Holding) -> Self {
         Self {
             rows_max: caps.joint_values_per_agent,
             covariances: own.covariances,
@@ -169,28 +171,28 @@ impl Width {
 
 /// What one tenant's regression has beside the effects of its agents and task types.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Logistic {
+pub(in crate::model) struct Logistic {
     /// Outcomes learned: the clock of forgetting.
-    pub(super) now: u64,
+    pub(in crate::model) now: u64,
     /// Of the copies; sum to 1.
-    pub(super) weights: Lanes,
+    pub(in crate::model) weights: Lanes,
     /// `b`.
-    pub(super) base: Effect,
-    pub(super) keys: Keys,
+    pub(in crate::model) base: Effect,
+    pub(in crate::model) keys: Keys,
     /// `c_k` by feature.
-    pub(super) features: Vector<Effect>,
+    pub(in crate::model) features: Vector<Effect>,
     /// `W`.
-    pub(super) combinations: Combinations,
+    pub(in crate::model) combinations: Combinations,
     /// What the agents have in common.
-    pub(super) hierarchy: Hierarchy,
+    pub(in crate::model) hierarchy: Hierarchy,
     /// The first task type; the others and it have effects once there is a second.
-    pub(super) first_task: Option<Arc<str>>,
-    pub(super) has_tasks: bool,
+    pub(in crate::model) first_task: Option<Arc<str>>,
+    pub(in crate::model) has_tasks: bool,
 }
 
 impl Logistic {
     /// Of a tenant without outcomes.
-    pub(super) fn new(prior: MeanPrior) -> Self {
+    pub(in crate::model) fn new(prior: MeanPrior) -> Self {
         Self {
             now: 0,
             weights: FIRST_WEIGHTS,
@@ -207,25 +209,25 @@ impl Logistic {
 
 /// A part of an agent's log-odds, as an explanation shows it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Contribution {
+pub(in crate::model) struct Contribution {
     /// Logits.
-    pub(super) mean: f64,
+    pub(in crate::model) mean: f64,
     /// Standard deviation, logits.
-    pub(super) deviation: f64,
+    pub(in crate::model) deviation: f64,
     /// What it was learned from.
-    pub(super) outcomes: u64,
+    pub(in crate::model) outcomes: u64,
 }
 
 /// The shared effect of a task type, and each agent's on it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct TaskEffects {
-    pub(super) shared: Option<Effect>,
+pub(in crate::model) struct TaskEffects {
+    pub(in crate::model) shared: Option<Effect>,
     /// By agent id.
-    pub(super) own: SmallMap<u32, Effect>,
+    pub(in crate::model) own: SmallMap<u32, Effect>,
 }
 
 impl TaskEffects {
-    pub(super) fn of(&self, agent_id: u32) -> Option<&Effect> {
+    pub(in crate::model) fn of(&self, agent_id: u32) -> Option<&Effect> {
         self.own.get(&agent_id)
     }
 }
@@ -247,27 +249,27 @@ impl Logistic {
     }
 
     /// The features of a context in a question.
-    pub(super) fn active(&self, context: &Context, caps: &Caps) -> Active {
+    pub(in crate::model) fn active(&self, context: &Context, caps: &Caps) -> Active {
         self.keys.active(context, NamesMax::of(caps))
     }
 
     /// Whether task types have effects when this one is met or asked about.
-    pub(super) fn has_tasks(&self, task_type: &str) -> bool {
+    pub(in crate::model) fn has_tasks(&self, task_type: &str) -> bool {
         self.has_tasks || self.first_task.as_ref().is_some_and(|first| **first != *task_type)
     }
 
-    pub(super) fn weights(&self) -> Lanes {
+    pub(in crate::model) fn weights(&self) -> Lanes {
         self.weights
     }
 
     /// What each copy assumes, and its weight.
-    pub(super) fn copies(&self) -> Vec<CopyWeight> {
+    pub(in crate::model) fn copies(&self) -> Vec<CopyWeight> {
         let copies = ASSUMES.iter().zip(self.weights);
         copies.map(|(&assumes, weight)| CopyWeight { assumes, weight }).collect()
     }
 
     /// What is believed about the shared effects on a question.
-    pub(super) fn shared(
+    pub(in crate::model) fn shared(
         &self,
         active: &Active,
         has_tasks: bool,
@@ -333,7 +335,7 @@ impl Logistic {
     }
 
     /// What the tenant's agents have in common: the mean of their overall effects.
-    pub(super) fn typical(&self) -> Contribution {
+    pub(in crate::model) fn typical(&self) -> Contribution {
         let common = self.weighted(|copy| {
             let stated = self.levels().stated[copy].iter();
             stated.map(|(share, level)| (*share, level.mean, level.uncertainty)).collect()
@@ -342,7 +344,7 @@ impl Logistic {
     }
 
     /// An agent's overall effect beside what is typical.
-    pub(super) fn overall(&self, block: Option<&Block>) -> Contribution {
+    pub(in crate::model) fn overall(&self, block: Option<&Block>) -> Contribution {
         let overall = self.overall_of(block);
         let part = PartOfSum {
             mean: overall.mean,
@@ -358,14 +360,18 @@ impl Logistic {
     }
 
     /// An agent's effect on a task type.
-    pub(super) fn on_task(&self, effect: Option<&Effect>) -> Contribution {
+    pub(in crate::model) fn on_task(&self, effect: Option<&Effect>) -> Contribution {
         let unknown = Effect::new(&OWN_TASK, self.now);
         let Effect { mean, variance, .. } = effect.unwrap_or(&unknown).aged(&OWN_TASK, self.now);
         self.independent(&Sum { mean, variance })
     }
 
     /// An agent's effect of one context value.
-    pub(super) fn on_feature(&self, active: &Active, block: Option<&Block>) -> Contribution {
+    pub(in crate::model) fn on_feature(
+        &self,
+        active: &Active,
+        block: Option<&Block>,
+    ) -> Contribution {
         // A number has several features.
         let squares: f64 = active.features.iter().map(|active| active.x * active.x).sum();
         let mut sum = Sum::default();
@@ -383,7 +389,7 @@ impl Logistic {
     }
 
     /// An agent's effect of a whole context; `None` when the context has nothing to combine.
-    pub(super) fn on_combination(
+    pub(in crate::model) fn on_combination(
         &self,
         active: &Active,
         agent_id: Option<u32>,
@@ -401,14 +407,14 @@ impl Logistic {
     }
 
     /// What all agents share on a question.
-    pub(super) fn in_common(&self, shared: &Sum) -> Contribution {
+    pub(in crate::model) fn in_common(&self, shared: &Sum) -> Contribution {
         Contribution { outcomes: self.now, ..self.independent(shared) }
     }
 
     /// What is believed about an agent's own effects on a question. `agent` are its id and block, if it
     /// is known; `task` is its effect on the task type, if it has one; `has_tasks` is false when task
     /// types have no effects. `rows` is scratch space.
-    pub(super) fn own(
+    pub(in crate::model) fn own(
         &self,
         active: &Active,
         agent: Option<(u32, Option<&Block>)>,
@@ -435,7 +441,7 @@ impl Logistic {
     /// Learns that an agent had this reward, `0..=1`. `task` holds the effects of the task type
     /// and whether the agent may have one of its own there. Returns the expected reward before that.
     /// [`Logistic::settle`] is to be called after it.
-    pub(super) fn learn(
+    pub(in crate::model) fn learn(
         &mut self,
         context: &Context,
         task: Option<(&str, &mut TaskEffects, bool)>,
@@ -563,7 +569,11 @@ impl Logistic {
 
     /// Works out what the agents have in common after one of them has learned. `blocks` are those of
     /// all agents: the sums over them are worked out anew now and then.
-    pub(super) fn settle<'b>(&mut self, blocks: impl Iterator<Item = &'b Block>, prior: MeanPrior) {
+    pub(in crate::model) fn settle<'b>(
+        &mut self,
+        blocks: impl Iterator<Item = &'b Block>,
+        prior: MeanPrior,
+    ) {
         if self.now >= self.hierarchy.renewed_at + hierarchy::RENEWED_EVERY {
             self.renew(blocks);
         }
@@ -571,14 +581,14 @@ impl Logistic {
     }
 
     /// Works the sums over the agents out anew.
-    pub(super) fn renew<'b>(&mut self, blocks: impl Iterator<Item = &'b Block>) {
+    pub(in crate::model) fn renew<'b>(&mut self, blocks: impl Iterator<Item = &'b Block>) {
         let now = self.now;
         self.hierarchy.renew(blocks.map(|block| block.overall(now)), now);
     }
 
     /// Forgets what it has of an agent without a block; `blocks` are those of all others. Returns how
     /// many effects that were.
-    pub(super) fn forget<'b>(
+    pub(in crate::model) fn forget<'b>(
         &mut self,
         agent_id: u32,
         blocks: impl Iterator<Item = &'b Block>,
@@ -590,7 +600,7 @@ impl Logistic {
     }
 
     /// What the agents have in common.
-    pub(super) fn levels(&self) -> &Arc<Levels> {
+    pub(in crate::model) fn levels(&self) -> &Arc<Levels> {
         self.hierarchy.levels()
     }
 

@@ -7,16 +7,16 @@ use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::logistic::before_format_4::{
-    COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN,
+use super::before_format_4::{COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN};
+use super::{
+    Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Lanes, Logistic, MeanPrior,
+    OWN_TASK, SPREADS, SavedCombination, TaskEffects, Term,
 };
-use super::logistic::{
-    Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Key, Keys, Lanes, Logistic,
-    MeanPrior, OWN_TASK, SPREADS, SavedCombination, TaskEffects, Term,
-};
-use super::state::MapRef;
-use super::{Tenant, hex_numbers, next_id};
 use crate::error::{Error, Result};
+use crate::model::features::{Key, Keys};
+use crate::model::saved::hex_numbers;
+use crate::model::saved::writing::MapRef;
+use crate::model::{Tenant, next_id};
 
 fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
     hex_numbers::write(lanes.into_iter().flatten())
@@ -157,7 +157,7 @@ fn with_prior_of_today(effect: &Effect) -> Effect {
 
 /// What [`EffectsRef`] writes.
 #[derive(Deserialize)]
-pub(super) struct EffectsState {
+pub(in crate::model) struct EffectsState {
     now: u64,
     weights: String,
     base: Effect,
@@ -190,14 +190,14 @@ struct CombinationsState {
 
 /// What the effects of a tenant take of the caps.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Taken {
-    pub(super) covariances: usize,
-    pub(super) effects: usize,
+pub(in crate::model) struct Taken {
+    pub(in crate::model) covariances: usize,
+    pub(in crate::model) effects: usize,
 }
 
 impl EffectsState {
     /// Gives a restored tenant its effects back. Agent ids are places by name.
-    pub(super) fn restore(self, tenant: &mut Tenant) -> Result<Taken> {
+    pub(in crate::model) fn restore(self, tenant: &mut Tenant) -> Result<Taken> {
         let missing =
             |what: &str| Error::Corrupt(format!("an effect names {what} that is not there"));
         let now = self.now;
@@ -290,7 +290,10 @@ impl EffectsState {
 }
 
 /// A tenant's effects, written without building them.
-pub(super) struct EffectsRef<'a>(pub(super) &'a Tenant, pub(super) &'a Logistic);
+pub(in crate::model) struct EffectsRef<'a>(
+    pub(in crate::model) &'a Tenant,
+    pub(in crate::model) &'a Logistic,
+);
 
 impl Serialize for EffectsRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
