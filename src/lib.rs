@@ -4,6 +4,8 @@
 //! code. In the order of a record: what comes in ([`outcome`]) and from where ([`sources`]), what is
 //! learned from it ([`model`]), how it survives ([`store`]), the pipeline ([`learner`]), the API
 //! ([`http`]), the threads ([`service`]), and the commands ([`commands`]).
+//!
+#![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/README.md"))]
 
 pub mod commands;
 pub mod config;

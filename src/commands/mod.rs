@@ -1,5 +1,7 @@
 //! What the program does when it is called: the command line, and a file for each subcommand. Only
 //! here are arguments read and answers printed.
+//!
+#![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/README.md"))]
 
 pub mod backup;
 pub mod cli;

@@ -3,6 +3,8 @@
 //! Predictions are answered from the published snapshot and never wait for the learner. Whatever
 //! changes something goes through the learner's queue. Lists are read from the database by a few
 //! read-only connections.
+//!
+#![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/README.md"))]
 
 use std::borrow::Cow;
 use std::path::PathBuf;

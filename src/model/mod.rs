@@ -22,6 +22,8 @@
 //! - A clone shares all of its parts with the original and copies a part only when one of them
 //!   changes it: publishing a snapshot never copies the model.
 //! - Everything that grows with names from outside is capped ([`Caps`]).
+//!
+#![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/README.md"))]
 
 use std::sync::Arc;
 

@@ -8,6 +8,8 @@
 //!
 //! This file is pure: no clock, no I/O, no randomness. What it can't know (the time of arrival, an
 //! identity for events that carry none) is passed in.
+//!
+#![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/outcome/README.md"))]
 
 use std::borrow::Cow;
 use std::fmt;

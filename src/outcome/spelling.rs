@@ -127,8 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_names_every_synonym() {
-        let readme = include_str!("../../README.md");
+    fn the_documentation_names_every_synonym() {
+        let readme = include_str!("README.md");
         for (status, synonyms) in STATUS_SYNONYMS {
             let synonyms: Vec<String> = synonyms.iter().map(|word| format!("`{word}`")).collect();
             let row = format!("| `{}` | {} |", status.as_str(), synonyms.join(", "));

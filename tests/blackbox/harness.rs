@@ -86,11 +86,17 @@ pub(crate) struct Setup {
     pub(crate) directory: PathBuf,
     pub(crate) settings: Vec<(String, String)>,
     arguments: Vec<String>,
+    home: Option<PathBuf>,
 }
 
 impl Setup {
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), settings: Vec::new(), arguments: Vec::new() }
+        Self {
+            directory: directory.to_owned(),
+            settings: Vec::new(),
+            arguments: Vec::new(),
+            home: None,
+        }
     }
 
     /// Adds an environment variable.
@@ -102,6 +108,12 @@ impl Setup {
     /// Adds an argument of the command line.
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Runs it in this directory, which relative paths start from.
+    pub(crate) fn within(mut self, home: &Path) -> Self {
+        self.home = Some(home.to_owned());
         self
     }
 
@@ -117,6 +129,9 @@ impl Setup {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(home) = &self.home {
+            command.current_dir(home);
+        }
         command
     }
 

@@ -324,11 +324,7 @@ fn a_question_whose_id_is_none_gets_an_id_made_up() {
         for id in &nothing {
             let ask = || {
                 let question = json!({"candidates": ["a", "b"], "decision_id": id});
-                let answer = service.post(
-                    &format!("/api/learning/{calls}"),
-                    "application/json",
-                    question.to_string(),
-                );
+                let answer = service.post_json(&format!("/api/learning/{calls}"), &question);
                 assert_eq!(answer.status, 200, "{id} {answer:?}");
                 answer.json()
             };
@@ -341,9 +337,7 @@ fn a_question_whose_id_is_none_gets_an_id_made_up() {
         }
     }
     let named = json!({"candidates": ["a"], "decision_id": "none-of-these"});
-    let answer = service
-        .post("/api/learning/predict/agent-selection", "application/json", named.to_string())
-        .json();
+    let answer = service.post_json("/api/learning/predict/agent-selection", &named).json();
     assert_eq!(answer["decision_id"], "none-of-these");
     assert_eq!(answer["dropped_fields"], Value::Null);
 }

@@ -16,6 +16,8 @@
 //! Records may be gone before they were read (retention), the topic may be another one of the same
 //! name, the log may be shorter than it was. `positions.rs` decides what each means; no gap
 //! passes in silence.
+//!
+#![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/sources/kafka/README.md"))]
 
 use std::path::PathBuf;
 use std::time::Duration;
