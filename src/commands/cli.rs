@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::commands::client::{Client, Question};
 use crate::commands::{
-    backup, dispatch, doctor, emit, evaluate, import, replay, simulate, transfer, verify,
+    backup, dispatch, doctor, emit, evaluate, help, import, replay, simulate, transfer, verify,
 };
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
@@ -45,6 +45,8 @@ pub fn command() -> clap::Command {
         .after_help(EXIT_STATUS)
         .args(settings())
         .args_conflicts_with_subcommands(true)
+        // Ours knows the topics of the documentation, too.
+        .disable_help_subcommand(true)
         .subcommand(
             clap::Command::new("serve")
                 .about("Run the service (the default)")
@@ -125,6 +127,18 @@ pub fn command() -> clap::Command {
             clap::Command::new("completions")
                 .about("Print completions for a shell")
                 .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
+        )
+        .subcommand(
+            clap::Command::new("help")
+                .about(
+                    "Print the documentation on a topic, or the help of a command; both are listed",
+                )
+                .arg(
+                    Arg::new("topic")
+                        .value_name("TOPIC")
+                        .help("Topic, or command; without one, all are listed")
+                        .num_args(0..),
+                ),
         )
 }
 
@@ -534,6 +548,8 @@ pub enum Command {
     Man(PathBuf),
     /// Print completions.
     Completions(Shell),
+    /// Print the documentation.
+    Help(Vec<String>),
 }
 
 /// Settings as flags and environment give them, by environment variable.
@@ -662,6 +678,9 @@ impl Command {
             },
             Some(("verify", sub)) => Self::Verify(Settings::of(sub)),
             Some(("man", sub)) => Self::Man(path(sub)),
+            Some(("help", sub)) => {
+                Self::Help(sub.get_many("topic").into_iter().flatten().cloned().collect())
+            }
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
@@ -762,6 +781,7 @@ impl Command {
                     Error::Fatal(format!("can't write to {}: {error}", directory.display()))
                 })?;
             }
+            Self::Help(words) => help::print(&words, command(), out)?,
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.
                 let mut script = Vec::new();

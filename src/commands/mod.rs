@@ -10,6 +10,7 @@ pub mod dispatch;
 pub mod doctor;
 pub mod emit;
 pub mod evaluate;
+pub mod help;
 pub mod import;
 pub mod replay;
 pub mod simulate;

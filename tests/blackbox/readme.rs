@@ -13,7 +13,7 @@ use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Service, Setup, without_environment};
+use crate::harness::{Service, Setup, program, without_environment};
 
 /// Every file of the documentation.
 const FILES: [&str; 12] = [
@@ -517,4 +517,32 @@ fn files(folder: &Path, ends: &str, found: &mut BTreeSet<PathBuf>) {
             found.insert(path);
         }
     }
+}
+
+#[test]
+fn the_program_prints_every_file_as_a_topic() {
+    let help = |words: &[&str]| {
+        let mut command = program();
+        command.arg("help").args(words).output().expect("it can be run")
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it is text");
+    let listed = text(help(&[]).stdout);
+    let (_, topics) = listed.split_once("online-learning help TOPIC").expect("topics are listed");
+    let topics = topics.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let printed: BTreeSet<String> = topics.map(|topic| text(help(&[topic]).stdout)).collect();
+    let files: BTreeSet<String> =
+        FILES.iter().map(|file| format!("{}\n", read(file).trim_end())).collect();
+    assert_eq!(printed.len(), files.len());
+    assert!(printed == files, "a topic prints another text than its file has");
+    // Commands are listed, and each has its help, also one of two words.
+    assert!(listed.contains("\n  dispatch"), "{listed}");
+    for words in [&["dispatch"][..], &["config", "print"], &["help"]] {
+        let printed = help(words);
+        assert!(printed.status.success(), "{printed:?}");
+        assert!(text(printed.stdout).contains("Usage: online-learning"), "{words:?}");
+    }
+    let unknown = help(&["me"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = text(unknown.stderr);
+    assert!(said.contains("\"me\" is unknown, allowed are a command or one of overview"), "{said}");
 }
