@@ -225,7 +225,7 @@ impl App {
 
     /// What keeps us from learning, if anything: the storage, the topic, or something that only shows
     /// in a backlog that stands still.
-    fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         let kafka = || {
             let why = self.kafka.as_ref()?.view.status().trouble()?;
             Some(format!("kafka: {why}"))

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rand::RngExt;
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::Config;
@@ -35,8 +36,10 @@ mod backlog;
 pub mod monitor;
 pub mod notify;
 mod probe;
+mod status_line;
 
 use backlog::{Backlogs, Queue, Seen};
+use status_line::{StatusLine, Told};
 
 pub use probe::is_alive;
 
@@ -415,6 +418,7 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     // First, so that a port in use leaves the storage alone.
     let server = bind(config, &access)?;
     let address = server.local_addr();
+    notify(&[NotifyState::Status("starting: restores the model")]);
     let updater = RealTimeModelUpdater::start_or_start_empty(config, plan.start_empty)?;
     // Closed at the stop: wakes requests that wait.
     let (stop_tx, stop_rx) = bounded::<()>(0);
@@ -462,7 +466,10 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
         config.storage_path.display(),
         started.elapsed().as_millis()
     );
-    notify(&[sd_notify::NotifyState::Ready]);
+    let mut watch = Watch::new(&health, config.learner, &updater, topic.as_ref());
+    let mut status_line = StatusLine::default();
+    // The line comes with the readiness, so that nobody sees an old one.
+    tell(&[NotifyState::Ready], &mut status_line, &watch, &app);
     let importer = plan.import.map(|file| {
         let inbox = updater.inbox();
         spawn("import", move || match crate::sources::file::into_inbox(&inbox, &file) {
@@ -481,16 +488,20 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     let never = crossbeam_channel::never();
     let topic_ended = topic.as_ref().map_or(&never, |topic| &topic.ended);
     let mut on_hangup = || hung_up(&access, at_terminal);
-    let mut watch = Watch::new(&health, config.learner, &updater, topic.as_ref());
     let ended = (&updater.ended, topic_ended);
-    let reason = wait_for_reason(&signals, &hangups, &mut on_hangup, ended, &mut watch);
+    let mut on_look = |watch: &Watch<'_>| tell(&[], &mut status_line, watch, &app);
+    let reason =
+        wait_for_reason(&signals, &hangups, &mut on_hangup, ended, &mut watch, &mut on_look);
     let now = Instant::now();
     let (learned_by, by) = (now + LEARNER_STOP_TIMEOUT, now + STOP_TIMEOUT);
     // Also what the learner waits for at this moment must end in time.
     watch.shared.stop_by(learned_by);
     app.stop();
     log::info!("service=stopping reason=\"{reason}\"");
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[
+        NotifyState::Stopping,
+        NotifyState::Status("stopping: learns what was accepted, saves a version"),
+    ]);
     drop(stop_tx);
     drop(probe_stop_tx);
     let topic_ended = topic.map_or(Ok(()), Topic::stop);
@@ -792,6 +803,7 @@ fn wait_for_reason(
     on_hangup: &mut dyn FnMut() -> bool,
     (ended, topic_ended): (&Receiver<()>, &Receiver<Result<()>>),
     watch: &mut Watch<'_>,
+    on_look: &mut dyn FnMut(&Watch<'_>),
 ) -> Reason {
     let watchdog = sd_notify::watchdog_enabled();
     let tick = watchdog.map_or(ROUND_MAX, |interval| (interval / 3).min(ROUND_MAX));
@@ -811,6 +823,7 @@ fn wait_for_reason(
         }
         let now = Instant::now();
         watch.look(tick, now);
+        on_look(watch);
         match watch.health.silent(now) {
             Some((what, silence)) if silence > SILENCE_MAX => return Reason::Silence(what),
             Some((_, silence)) if watchdog.is_some_and(|interval| silence > interval / 2) => {}
@@ -819,7 +832,7 @@ fn wait_for_reason(
                 if let Some(interval) = watchdog
                     && pinged.elapsed() >= interval / 3
                 {
-                    notify(&[sd_notify::NotifyState::Watchdog]);
+                    notify(&[NotifyState::Watchdog]);
                     pinged = Instant::now();
                 }
             }
@@ -855,6 +868,15 @@ impl<'a> Watch<'a> {
             options,
             looked: health.origin,
         }
+    }
+
+    /// Records that wait in the topic; without Kafka, outcomes that wait to be learned.
+    fn lag(&self) -> u64 {
+        if let Some(view) = &self.view {
+            return view.status().lag();
+        }
+        let counters = self.shared.counters();
+        counters.last_sequence - counters.learned_sequence
     }
 
     /// Looks once more, at least every `tick` while the process runs.
@@ -1022,7 +1044,23 @@ fn watch_signals() -> Result<(Receiver<()>, Receiver<()>)> {
     Ok((signal_rx, hangup_rx))
 }
 
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+/// Tells systemd these states and, where it is due, the status line.
+fn tell(states: &[NotifyState<'_>], line: &mut StatusLine, watch: &Watch<'_>, app: &App) {
+    let trouble = app.trouble();
+    let told = Told {
+        learned: watch.shared.counters().samples_processed,
+        lag: watch.lag(),
+        sources: if watch.view.is_some() { &["kafka", "http"] } else { &["http"] },
+        trouble: trouble.as_deref(),
+    };
+    let line = line.due(told, Instant::now()).map(NotifyState::Status);
+    let states: Vec<NotifyState<'_>> = states.iter().cloned().chain(line).collect();
+    if !states.is_empty() {
+        notify(&states);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::debug!("sd_notify=failed error=\"{error}\"");
     }

@@ -386,16 +386,59 @@ fn systemd_is_told_of_readiness_of_life_and_of_the_stop() {
         .with("NOTIFY_SOCKET", systemd.path())
         .with("WATCHDOG_USEC", 3_000_000);
     let mut service = setup.spawn(free_address());
-    let first = systemd.next();
-    assert_eq!(first.trim_end(), "READY=1", "nothing comes before");
+    assert_eq!(systemd.next().trim_end(), "STATUS=starting: restores the model");
+    let ready = systemd.next();
+    let ready: Vec<&str> = ready.lines().collect();
+    assert_eq!(ready, ["READY=1", "STATUS=learned 0 outcomes, lag 0, sources http"]);
     let answer = service.get("/readyz");
     assert_eq!(answer.status, 200, "it is ready when it says so: {answer:?}");
     for _ in 0..3 {
         assert_eq!(systemd.next().trim_end(), "WATCHDOG=1");
     }
     service.signal("TERM");
-    systemd.wait_for("STOPPING=1");
+    let stopping = eventually("it says that it stops", || {
+        let message = systemd.next();
+        message.starts_with("STOPPING=1").then_some(message)
+    });
+    let status = "STATUS=stopping: learns what was accepted, saves a version";
+    assert_eq!(stopping.lines().nth(1), Some(status));
     assert_eq!(service.wait().code(), Some(0), "{}", service.log());
+}
+
+#[test]
+fn the_status_line_follows_what_is_learned_and_goes_on_after_a_restart() {
+    let systemd = Systemd::new();
+    let directory = directory();
+    let setup = patient(directory.path()).with("NOTIFY_SOCKET", systemd.path());
+    let service = setup.start();
+    systemd.wait_for("STATUS=learned 0 outcomes, lag 0, sources http");
+    report(&service, 0..1_200);
+    systemd.wait_for("STATUS=learned 1,000 outcomes, lag 200, sources http");
+    service.learn("");
+    systemd.wait_for("STATUS=learned 1,200 outcomes, lag 0, sources http");
+    service.stop();
+    systemd.wait_for("STOPPING=1");
+
+    let service = setup.start();
+    assert_eq!(systemd.next().trim_end(), "STATUS=starting: restores the model");
+    let ready = "READY=1\nSTATUS=learned 1,200 outcomes, lag 0, sources http";
+    assert_eq!(systemd.next().trim_end(), ready);
+    service.stop();
+}
+
+#[test]
+fn the_status_line_says_what_is_wrong() {
+    let systemd = Systemd::new();
+    let directory = directory();
+    let service = patient(directory.path())
+        .with("NOTIFY_SOCKET", systemd.path())
+        .with("KAFKA_BOOTSTRAP_SERVERS", free_address())
+        .start();
+    let begins = "STATUS=learned 0 outcomes, lag 0, sources kafka, http; degraded: kafka: ";
+    eventually("it says that the broker is away", || {
+        systemd.next().lines().any(|line| line.starts_with(begins)).then_some(())
+    });
+    service.stop();
 }
 
 #[test]
