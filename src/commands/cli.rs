@@ -128,17 +128,17 @@ pub fn command() -> clap::Command {
                 .about("Print completions for a shell")
                 .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
         )
-        .subcommand(
-            clap::Command::new("help")
-                .about(
-                    "Print the documentation on a topic, or the help of a command; both are listed",
-                )
-                .arg(
-                    Arg::new("topic")
-                        .value_name("TOPIC")
-                        .help("Topic, or command; without one, all are listed")
-                        .num_args(0..),
-                ),
+        .subcommand(help_command())
+}
+
+fn help_command() -> clap::Command {
+    clap::Command::new("help")
+        .about("Print the documentation on a topic, or the help of a command; both are listed")
+        .arg(
+            Arg::new("topic")
+                .value_name("TOPIC")
+                .help("Topic, or command; without one, all are listed")
+                .num_args(0..),
         )
 }
 

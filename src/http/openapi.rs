@@ -160,14 +160,13 @@ fn described(route: &Route, operation: Operation) -> Value {
 
 /// The parameters in a pattern: any text, unless the route says more.
 fn in_path(pattern: &str, named: &[(&'static str, Value)]) -> Vec<Value> {
-    let names = pattern.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0));
+    let in_braces = pattern.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0));
     let parameter = |name: &str| {
-        let schema =
-            named.iter().find(|(named, _)| *named == name).map(|(_, schema)| schema.clone());
+        let schema = named.iter().find(|row| row.0 == name).map(|row| row.1.clone());
         let schema = schema.unwrap_or_else(|| json!({"type": "string", "minLength": 1}));
         json!({"name": name, "in": "path", "required": true, "schema": schema})
     };
-    names.map(parameter).collect()
+    in_braces.map(parameter).collect()
 }
 
 fn scope(need: Need) -> Option<(Scope, bool)> {

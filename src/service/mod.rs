@@ -407,6 +407,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// Whatever kept it from starting, or ended it.
+#[expect(clippy::too_many_lines, reason = "the life of the service, in its order")]
 pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     raise_descriptor_limit();
     let started = Instant::now();
