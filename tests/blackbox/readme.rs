@@ -465,6 +465,7 @@ fn every_block_says_what_it_is() {
             let is_known = ["ini", "json", "sh", "text", "yaml"].contains(&language);
             assert!(is_known, "{path}: a block is of {language:?}: {}", block.text);
         }
+        assert!(!read(path).contains("TODO"), "{path} is not written to its end");
     }
 }
 
