@@ -105,7 +105,7 @@ pub struct App {
     options: AppOptions,
     kafka: Option<Kafka>,
     started: Instant,
-    /// The same as Unix time, ms.
+    /// When the service started, Unix time in ms.
     started_ms: i64,
     board: Arc<Board>,
     stopping: AtomicBool,

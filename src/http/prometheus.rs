@@ -191,10 +191,8 @@ impl App {
         add_storage(&mut families, &self.options.storage_path);
         self.add_process(&mut families);
         self.add_alerts(&mut families);
-        // A path with several methods has a row for each.
         let mut patterns: Vec<&str> = self.routes.iter().map(|route| route.pattern).collect();
         patterns.push(NOWHERE);
-        patterns.dedup();
         let measured = self.shared.instruments.collect(&patterns, &access::REASONS);
         families.0.extend(measured);
         families.0.sort_by(|one, other| one.name().cmp(other.name()));

@@ -12,9 +12,9 @@ pub(super) const NOWHERE: &str = "other";
 /// What a route belongs to, as generated clients group their calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tag {
-    /// Which agent should take a task?
+    /// Questions for the agent that should take a task.
     Selection,
-    /// What came of it.
+    /// Reports of what came of a task.
     Outcomes,
     /// What agents have done, and what that says.
     Reports,

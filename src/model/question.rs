@@ -9,7 +9,7 @@ use crate::outcome::Context;
 /// Which agent? The part of a prediction request that the model answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// Whose agents.
+    /// The tenant whose agents compete.
     pub tenant: &'a str,
     /// Kind of the task, if known.
     pub task_type: Option<&'a str>,
@@ -35,7 +35,7 @@ pub struct Parts {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub latency: Option<f64>,
-    /// The same of cost.
+    /// 1 at no cost, 0.5 at the tenant's median or the scale that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub cost: Option<f64>,
