@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use sha2::{Digest, Sha256};
 
 use super::evidence::{RESTORED_FILE, is_set_aside, set_aside_locked};
-use super::files::rename_new;
+use super::files::{create_new, rename_new};
 use super::{
     APPLICATION_ID, DATABASE_FILE, LOCK_FILE, Store, is_corruption, lock, query, reaction,
     versions::ModelFileName,
@@ -300,7 +300,7 @@ fn unpack(
     let temporary = directory.join(RESTORED_FILE);
     written.push(temporary.clone());
     let failed = |error: std::io::Error| unwritten(&temporary, &error);
-    File::create_new(&temporary).and_then(|file| file.sync_all()).map_err(failed)?;
+    create_new(&temporary).and_then(|file| file.sync_all()).map_err(failed)?;
     sync_directory_of(&temporary).map_err(failed)?;
     for name in &names {
         // A name becomes a path: only those that we write ourselves.
@@ -369,7 +369,7 @@ fn unpack_file(connection: &Connection, name: &str, path: &Path) -> Result<()> {
         .prepare("SELECT part, content FROM backup_files WHERE name = ?1 ORDER BY part")
         .map_err(|error| reaction(&error))?;
     let mut rows = statement.query([name]).map_err(|error| reaction(&error))?;
-    let mut file = File::create_new(path).map_err(failed)?;
+    let mut file = create_new(path).map_err(failed)?;
     let mut parts = 0_i64;
     while let Some(row) = rows.next().map_err(|error| reaction(&error))? {
         let content: Vec<u8> = row.get(1).map_err(|error| reaction(&error))?;

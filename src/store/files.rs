@@ -82,6 +82,33 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a file that is not there yet, for whoever owns its directory.
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
+    let file = File::create_new(path)?;
+    give_to_owner_of(path.parent().unwrap_or(Path::new("/")), &file);
+    Ok(file)
+}
+
+/// Gives what root makes in the directory of a service to the service's user, who could not read it otherwise.
+/// Whoever is not root owns what is made anyway.
+pub(crate) fn give_to_owner_of(directory: &Path, file: &File) {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let given = directory.metadata().and_then(|owner| {
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) == (owner.uid(), owner.gid()) {
+            return Ok(());
+        }
+        fchown(file, Some(owner.uid()), Some(owner.gid()))
+    });
+    if let Err(error) = given {
+        log::warn!("directory={} owner=not_given error=\"{error}\"", directory.display());
+    }
+}
+
 fn write_synced(path: &Path, model: &AgentPerformanceModel) -> io::Result<String> {
     /// Passes bytes on and hashes them on the way.
     struct Tee<W> {
@@ -101,7 +128,7 @@ fn write_synced(path: &Path, model: &AgentPerformanceModel) -> io::Result<String
 
     let settings = serde_json::to_string(model.settings())?;
     let sequence = model.sequence();
-    let mut file = BufWriter::with_capacity(64 * 1024, File::create_new(path)?);
+    let mut file = BufWriter::with_capacity(64 * 1024, create_new(path)?);
     write!(
         file,
         "{{\"format\":{FORMAT},\"learned_sequence\":{sequence},\"settings\":{settings},\"state\":"

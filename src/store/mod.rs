@@ -54,6 +54,7 @@ pub use evidence::set_aside;
 pub use examine::Sizes;
 pub(crate) use files::rename_new;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
+use files::{create_new, give_to_owner_of};
 pub use journal::{Activation, Append, Entry, Position};
 pub use reader::{LearningEvent, Reader};
 pub use space::Space;
@@ -440,6 +441,7 @@ fn lock(directory: &Path) -> Result<[File; 2]> {
         .write(true)
         .open(&path)
         .map_err(|error| Error::Fatal(format!("can't write to {shown}: {error}")))?;
+    give_to_owner_of(directory, &file);
     let itself = File::open(directory)
         .map_err(|error| Error::Fatal(format!("can't read {}: {error}", directory.display())))?;
     for (locked, must) in [(&file, true), (&itself, false)] {
@@ -472,6 +474,8 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
     // What a kill left in the log must stay there, should anything below or in the journal turn out
     // to be wrong: closing would move it into the database, which an orderly end does by itself.
     let has_log = fs::metadata(log_of(path)).is_ok_and(|meta| meta.len() > 0);
+    // SQLite gives its other files the owner of this one. Where it can't be made, SQLite says so below.
+    let _ = create_new(path);
     let mut connection = Connection::open(path).map_err(at_start)?;
     connection.set_db_config(KEEP_LOG, has_log).map_err(at_start)?;
     // What can't be opened to be written SQLite opens to be read, and says so at the first write.

@@ -330,3 +330,47 @@ fn a_backup_cleans_up_after_one_that_was_killed() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(names(), ["whole.backup"]);
 }
+
+/// What root makes in the directory of a service belongs to the service's user, who could not read it
+/// otherwise: import, a version, verify, restore.
+#[test]
+fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    /// Of a user and a group that are not ours.
+    const OWNER: (u32, u32) = (65_533, 65_532);
+
+    let home = directory();
+    if fs::metadata(home.path()).expect("it is there").uid() != 0 {
+        println!("skipped: only root can give files away");
+        return;
+    }
+    let storage = home.path().join("state");
+    fs::create_dir(&storage).expect("there is room");
+    chown(&storage, Some(OWNER.0), Some(OWNER.1)).expect("root may");
+    let events = home.path().join("events.jsonl");
+    fs::write(&events, format!("{EVENT}\n").repeat(30)).expect("there is room");
+    let backup = home.path().join("backup.olbk");
+    let [events, backup] = [&events, &backup].map(|path| path.to_str().expect("it is text"));
+    for arguments in [
+        &["import", events][..],
+        &["verify"],
+        &["backup", backup],
+        &["restore", backup, "--start-empty"],
+        &["import", events],
+    ] {
+        let (code, said) = run(&storage, arguments);
+        assert_eq!(code, 0, "{arguments:?}: {said}");
+        let mut files = 0;
+        for entry in fs::read_dir(&storage).expect("it is there").flatten() {
+            let made = entry.metadata().expect("it is there");
+            if made.is_file() {
+                let name = entry.file_name();
+                assert_eq!((made.uid(), made.gid()), OWNER, "{name:?} after {arguments:?}");
+                files += 1;
+            }
+        }
+        // The database, the lock, a model.
+        assert!(files >= 3, "{files} files after {arguments:?}");
+    }
+}
