@@ -111,10 +111,11 @@ fn cgroup_max(groups: &str, read: &dyn Fn(&str) -> Option<String>) -> Option<u64
     let limits = groups.lines().flat_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next().unwrap_or(""), fields.next().unwrap_or("/"));
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
+        let (root, files): (_, &[&str]) = match controllers {
+            // Above the first the kernel slows a process down until it stands still, above the second it kills.
+            "" => ("/sys/fs/cgroup", &["memory.high", "memory.max"]),
             _ if controllers.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+                ("/sys/fs/cgroup/memory", &["memory.limit_in_bytes"])
             }
             _ => return Vec::new(),
         };
@@ -122,8 +123,8 @@ fn cgroup_max(groups: &str, read: &dyn Fn(&str) -> Option<String>) -> Option<u64
             path.rsplit_once('/').map(|(parent, _)| parent)
         });
         // Without a limit it says "max", which is no number.
-        let limit = |path| read(&format!("{root}{path}/{file}"))?.trim().parse::<u64>().ok();
-        paths.filter_map(limit).collect()
+        let limit = |path, file| read(&format!("{root}{path}/{file}"))?.trim().parse::<u64>().ok();
+        paths.flat_map(|path| files.iter().filter_map(move |file| limit(path, file))).collect()
     });
     limits.min()
 }
@@ -151,6 +152,9 @@ mod tests {
         check("0::/\n", nested, Some(500));
         check("0::/elsewhere\n", nested, Some(500));
         check("0::/a/b\n", &nested[..1], None);
+        let slowed =
+            &[("/sys/fs/cgroup/s/memory.high", "200\n"), ("/sys/fs/cgroup/s/memory.max", "400\n")];
+        check("0::/s\n", slowed, Some(200));
         let first: &[(&str, &str)] = &[("/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "77")];
         check("5:cpu,memory:/x\n4:cpu:/y\n", first, Some(77));
         check("4:cpu:/x\n", first, None);
