@@ -342,7 +342,7 @@ fn what_root_makes_belongs_to_the_owner_of_the_directory() {
 
     let home = directory();
     if fs::metadata(home.path()).expect("it is there").uid() != 0 {
-        println!("skipped: only root can give files away");
+        eprintln!("skipped: only root can give files away");
         return;
     }
     let storage = home.path().join("state");
