@@ -92,9 +92,10 @@ impl Matched {
         self.found.is_empty()
     }
 
-    /// The methods that the path takes.
+    /// The methods that the description names at the path's pattern.
     pub(super) fn methods(&self) -> Vec<&'static str> {
-        self.found.iter().map(|(route, _)| route.method).collect()
+        let described = self.found.iter().filter(|(route, _)| route.pattern == self.pattern());
+        described.map(|(route, _)| route.method).collect()
     }
 
     /// The route that takes `method`, and what stands for the names in its pattern.
