@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 use super::*;
+use crate::outcome::{DEFAULT_TENANT, Outcome, Status};
 
 const ANY: Question<'_> = Question {
     tenant: DEFAULT_TENANT,

@@ -28,13 +28,13 @@ use rand_distr::{Distribution, StandardNormal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::learning::AgentPerformanceModel;
 use super::mixture::Luck;
 use super::propensity::{curve_breaks, probabilities_of_highest_score, shared_draws};
 use super::question::{Parts, Question};
-use super::ranking::{Recommendation, Standing, best_expected, propensities, rank};
+use super::ranking::{Belief, Recommendation, Standing, best_expected, propensities, rank};
 use super::score::{Part, Score};
 use super::values::{Measure, Predicted, Value};
-use super::{AgentPerformanceModel, Belief};
 use crate::stats::normal;
 
 /// Outcomes on a question from which on an agent is judged by them.

@@ -5,6 +5,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::contest::*;
 use super::*;
+use crate::outcome::{DEFAULT_TENANT, Outcome, Status};
 
 const TASK: &str = "extract";
 

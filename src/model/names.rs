@@ -62,7 +62,7 @@ impl Waiting {
         now: u64,
         placed: impl Iterator<Item = Placed<'a>>,
     ) -> Option<Arc<str>> {
-        let name = super::hash(name.as_bytes());
+        let name = super::learning::hash(name.as_bytes());
         let outcomes = match self.by_name.get(&name) {
             Some((outcomes, seen)) => {
                 let outcomes = outcomes.saturating_add(1);
@@ -123,7 +123,7 @@ impl Waiting {
     /// A name is given a place that is free.
     pub(super) fn placed(&mut self, name: &str) {
         self.searched = None;
-        if let Some((_, seen)) = self.by_name.remove(&super::hash(name.as_bytes())) {
+        if let Some((_, seen)) = self.by_name.remove(&super::learning::hash(name.as_bytes())) {
             self.by_age.remove(&seen);
         }
     }

@@ -7,14 +7,12 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::families::beta::{Posterior, probabilities_best};
 use super::families::logistic::{Block, Contribution, Logistic, Sum};
 use super::features::Active;
-use super::mixture::{self, Luck, overall_share};
+use super::learning::{Agent, AgentPerformanceModel, Settings, Strategy, Task, Tenant};
+use super::mixture::{self, Luck, Mixture, overall_share};
 use super::question::{Parts, Question};
-use super::{
-    Agent, AgentPerformanceModel, Mixture, Posterior, Settings, Strategy, Task, Tenant,
-    probabilities_best,
-};
 use crate::outcome::Feature;
 
 /// What is believed about an agent's mean reward.

@@ -7,6 +7,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use super::families::logistic::{COPIES, sigmoid};
 use super::*;
+use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
 const AGENTS: usize = 8;
 const TASKS: usize = 20;

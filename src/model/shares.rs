@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::families::logistic::Lanes;
-use super::{AgentPerformanceModel, Caps, Tenant};
+use super::learning::{Agent, AgentPerformanceModel, Caps, Tenant};
 
 /// What is taken of the caps over all tenants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +203,7 @@ impl Tenant {
         let mut agents: Vec<_> = self.agents.iter().collect();
         // Of equals, which only an older state has, the first by name.
         agents.sort_by_key(|(_, agent)| agent.seen);
-        let holds = |agent: &super::Agent| match held {
+        let holds = |agent: &Agent| match held {
             Held::Cells => self.tasks.values().any(|task| task.cells.contains_key(&agent.id)),
             Held::RecentValues | Held::ValueBytes => false,
             Held::Covariances => agent.block.is_some(),
@@ -347,7 +347,8 @@ mod tests {
             let (now, then) = (model.holding.get(held), closed_at.get(held));
             assert!(now <= then, "{held:?}: {now}, and {then} when it was closed");
         }
-        let buffers_max = closed_at.recent_values + 3 * 8 * 3 * super::super::RECENT_VALUES_MIN;
+        let buffers_max =
+            closed_at.recent_values + 3 * 8 * 3 * crate::model::learning::RECENT_VALUES_MIN;
         assert!(model.holding.recent_values <= buffers_max);
         for (_, tenant) in model.tenants() {
             assert_eq!((tenant.agents().len(), tenant.task_types().len()), (7, 4));

@@ -4,6 +4,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Beta, Distribution, Gamma, LogNormal};
 
 use super::*;
+use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 
 const ANY: Question<'static> = Question {
     tenant: DEFAULT_TENANT,

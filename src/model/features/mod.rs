@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 mod ranks;
 
 use self::ranks::{HATS, HATS_U32, Rank, Ranks};
-use crate::model::Caps;
-use crate::model::fingerprint;
+use crate::model::learning::{Caps, fingerprint};
 use crate::outcome::Feature;
 
 /// Texts per key up to which they are part of a combination; one that has more is an identifier.

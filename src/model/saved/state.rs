@@ -13,13 +13,13 @@ use sha2::{Digest, Sha256};
 use super::writing::MapRef;
 use crate::error::{Error, Result};
 use crate::model::families::logistic::{EffectsRef, EffectsState, Taken};
-use crate::model::names::Waiting;
-use crate::model::shares::Holding;
-use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
-use crate::model::{
+use crate::model::learning::{
     Agent, AgentPerformanceModel, Cell, ContextKey, Other, SCORE_WINDOW, Score, Settings, Strategy,
     Tally, Task, Tenant, next_id,
 };
+use crate::model::names::Waiting;
+use crate::model::shares::Holding;
+use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::outcome::hex;
 
 impl AgentPerformanceModel {

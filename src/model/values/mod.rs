@@ -38,7 +38,7 @@ mod window;
 
 use self::effects::{Contexts, EFFECT_BYTES, Effects, agent_tag, tag, task_id};
 use self::window::{ENTRY_BYTES, Entry, WINDOW, WINDOW_MIN, Window};
-use super::Tenant;
+use super::learning::Tenant;
 use super::small_map::SmallMap;
 use crate::outcome::{Outcome, Status};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::super::Tenant;
+use super::super::learning::Tenant;
 use super::super::saved::writing::MapRef;
 use super::super::small_map::SmallMap;
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};

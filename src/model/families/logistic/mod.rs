@@ -51,9 +51,10 @@ use std::sync::Arc;
 use imbl::Vector;
 
 use crate::model::features::{Active, Keys, NamesMax};
+use crate::model::learning::Caps;
+use crate::model::ranking::CopyWeight;
 use crate::model::shares::Holding;
 use crate::model::small_map::SmallMap;
-use crate::model::{Caps, CopyWeight};
 use crate::outcome::Context;
 
 mod block;
