@@ -30,6 +30,7 @@ mod contest;
 mod control;
 mod families;
 mod features;
+mod hashing;
 mod learning;
 mod mixture;
 mod names;
@@ -37,10 +38,13 @@ mod pareto;
 mod propensity;
 mod question;
 mod ranking;
+mod records;
 mod saved;
 mod score;
+mod settings;
 mod shares;
 mod small_map;
+mod tenant;
 mod values;
 
 pub use caps::Used;
@@ -50,10 +54,7 @@ pub use contest::{
 };
 pub use control::Control;
 pub use families::beta::{Posterior, probabilities_best};
-pub use learning::{
-    Agent, AgentPerformanceModel, Caps, Cell, ContextKey, Other, RECENT_VALUES, Recent,
-    SCORE_WINDOW, Score, Settings, Strategy, Tally, Tenant, ValueKind,
-};
+pub use learning::AgentPerformanceModel;
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};
 pub use question::{Parts, Question};
@@ -61,6 +62,11 @@ pub use ranking::{
     Belief, CopyWeight, Explanation, Part, Recommendation, Standing, best_expected,
     best_probabilities, propensities, rank,
 };
+pub use records::{
+    Agent, Cell, ContextKey, Other, RECENT_VALUES, Recent, SCORE_WINDOW, Score, Tally, ValueKind,
+};
+pub use settings::{Caps, Settings, Strategy};
+pub use tenant::Tenant;
 pub use values::{Measure, Predicted, Value, best_first};
 
 #[cfg(test)]

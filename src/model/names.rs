@@ -17,6 +17,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use super::hashing::hash;
+
 /// Outcomes with which a name is established.
 pub(super) const ESTABLISHED: u64 = 5;
 /// Outcomes of the tenant after which a name that had none of them is stale.
@@ -62,7 +64,7 @@ impl Waiting {
         now: u64,
         placed: impl Iterator<Item = Placed<'a>>,
     ) -> Option<Arc<str>> {
-        let name = super::learning::hash(name.as_bytes());
+        let name = hash(name.as_bytes());
         let outcomes = match self.by_name.get(&name) {
             Some((outcomes, seen)) => {
                 let outcomes = outcomes.saturating_add(1);
@@ -123,7 +125,7 @@ impl Waiting {
     /// A name is given a place that is free.
     pub(super) fn placed(&mut self, name: &str) {
         self.searched = None;
-        if let Some((_, seen)) = self.by_name.remove(&super::learning::hash(name.as_bytes())) {
+        if let Some((_, seen)) = self.by_name.remove(&hash(name.as_bytes())) {
             self.by_age.remove(&seen);
         }
     }

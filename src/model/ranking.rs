@@ -10,9 +10,12 @@ use serde::Serialize;
 use super::families::beta::{Posterior, probabilities_best};
 use super::families::logistic::{Block, Contribution, Logistic, Sum};
 use super::features::Active;
-use super::learning::{Agent, AgentPerformanceModel, Settings, Strategy, Task, Tenant};
+use super::learning::AgentPerformanceModel;
 use super::mixture::{self, Luck, Mixture, overall_share};
 use super::question::{Parts, Question};
+use super::records::{Agent, Task};
+use super::settings::{Settings, Strategy};
+use super::tenant::Tenant;
 use crate::outcome::Feature;
 
 /// What is believed about an agent's mean reward.

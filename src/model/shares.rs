@@ -11,7 +11,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::families::logistic::Lanes;
-use super::learning::{Agent, AgentPerformanceModel, Caps, Tenant};
+use super::learning::AgentPerformanceModel;
+use super::records::Agent;
+use super::settings::Caps;
+use super::tenant::Tenant;
 
 /// What is taken of the caps over all tenants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -348,7 +351,7 @@ mod tests {
             assert!(now <= then, "{held:?}: {now}, and {then} when it was closed");
         }
         let buffers_max =
-            closed_at.recent_values + 3 * 8 * 3 * crate::model::learning::RECENT_VALUES_MIN;
+            closed_at.recent_values + 3 * 8 * 3 * crate::model::records::RECENT_VALUES_MIN;
         assert!(model.holding.recent_values <= buffers_max);
         for (_, tenant) in model.tenants() {
             assert_eq!((tenant.agents().len(), tenant.task_types().len()), (7, 4));

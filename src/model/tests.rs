@@ -7,7 +7,7 @@ use proptest::strategy::Strategy as Arbitrary;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::learning::{Places, RECENT_VALUES_MIN};
+use super::records::{Places, RECENT_VALUES_MIN};
 use super::*;
 use crate::outcome::{DEFAULT_TENANT, Feature, Outcome, Status};
 

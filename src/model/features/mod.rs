@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 mod ranks;
 
 use self::ranks::{HATS, HATS_U32, Rank, Ranks};
-use crate::model::learning::{Caps, fingerprint};
+use crate::model::hashing::fingerprint;
+use crate::model::settings::Caps;
 use crate::outcome::Feature;
 
 /// Texts per key up to which they are part of a combination; one that has more is an identifier.

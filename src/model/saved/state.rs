@@ -13,12 +13,12 @@ use sha2::{Digest, Sha256};
 use super::writing::MapRef;
 use crate::error::{Error, Result};
 use crate::model::families::logistic::{EffectsRef, EffectsState, Taken};
-use crate::model::learning::{
-    Agent, AgentPerformanceModel, Cell, ContextKey, Other, SCORE_WINDOW, Score, Settings, Strategy,
-    Tally, Task, Tenant, next_id,
-};
+use crate::model::learning::AgentPerformanceModel;
 use crate::model::names::Waiting;
+use crate::model::records::{Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task};
+use crate::model::settings::{Settings, Strategy};
 use crate::model::shares::Holding;
+use crate::model::tenant::{Tenant, next_id};
 use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::outcome::hex;
 

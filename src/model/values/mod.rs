@@ -38,8 +38,8 @@ mod window;
 
 use self::effects::{Contexts, EFFECT_BYTES, Effects, agent_tag, tag, task_id};
 use self::window::{ENTRY_BYTES, Entry, WINDOW, WINDOW_MIN, Window};
-use super::learning::Tenant;
 use super::small_map::SmallMap;
+use super::tenant::Tenant;
 use crate::outcome::{Outcome, Status};
 
 pub use self::predict::{Predicted, Value, best_first};

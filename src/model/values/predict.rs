@@ -33,9 +33,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::super::learning::{Agent, AgentPerformanceModel};
+use super::super::learning::AgentPerformanceModel;
 use super::super::question::Question;
 use super::super::ranking::Asked as Agents;
+use super::super::records::Agent;
 use super::effects::{Active, Asked, agent_tag, tag, task_id};
 use super::window::Window;
 use super::{Measure, Own, Values};

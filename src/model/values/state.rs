@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::super::learning::Tenant;
 use super::super::saved::writing::MapRef;
 use super::super::small_map::SmallMap;
+use super::super::tenant::Tenant;
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};
 use super::window::{Entry, WINDOW, Window};
 use super::{Cell, Measure, Own, Pool, Record, Values};

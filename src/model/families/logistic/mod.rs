@@ -51,8 +51,8 @@ use std::sync::Arc;
 use imbl::Vector;
 
 use crate::model::features::{Active, Keys, NamesMax};
-use crate::model::learning::Caps;
 use crate::model::ranking::CopyWeight;
+use crate::model::settings::Caps;
 use crate::model::shares::Holding;
 use crate::model::small_map::SmallMap;
 use crate::outcome::Context;

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::model::features::{Key, Keys};
-use crate::model::learning::{Tenant, next_id};
 use crate::model::saved::hex_numbers;
 use crate::model::saved::writing::MapRef;
+use crate::model::tenant::{Tenant, next_id};
 
 fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
     hex_numbers::write(lanes.into_iter().flatten())

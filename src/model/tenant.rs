@@ -1,0 +1,323 @@
+//! One tenant's agents, task types and context keys, and how an outcome changes them.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::families::logistic::{Block, Logistic, MeanPrior, Width};
+use super::hashing::fingerprint;
+use super::names::{Placed, Waiting};
+use super::records::{Agent, Cell, ContextKey, Other, Places, Recent, Score, Tally, Task};
+use super::settings::Caps;
+use super::shares::Holding;
+use super::values::{Growth, Values};
+use crate::outcome::{Feature, Outcome};
+
+/// One tenant's agents, task types and context keys.
+#[derive(Debug, Clone, Default)]
+pub struct Tenant {
+    pub(super) agents: OrdMap<Arc<str>, Arc<Agent>>,
+    pub(super) tasks: OrdMap<Arc<str>, Task>,
+    pub(super) context: OrdMap<Arc<str>, Arc<ContextKey>>,
+    pub(super) total: Tally,
+    pub(super) score: Arc<Score>,
+    pub(super) other: Other,
+    /// With the strategy `thompson`.
+    pub(super) logistic: Option<Logistic>,
+    pub(super) values: Values,
+    /// What it takes of the caps over all tenants.
+    pub(super) holding: Holding,
+    /// Ids of agents that were removed, for those that come next.
+    pub(super) free_ids: Vec<u32>,
+    /// Names past the cap.
+    pub(super) waiting_agents: Waiting,
+    pub(super) waiting_tasks: Waiting,
+}
+
+impl Tenant {
+    /// Sets the effects of one agent back to their priors. `prior` is that of the mean of all.
+    pub(super) fn forget_effects_of(&mut self, agent: &str, prior: MeanPrior) {
+        let Some(agent) = self.agents.get_mut(agent) else { return };
+        let agent = Arc::make_mut(agent);
+        if let Some(block) = agent.block.take() {
+            self.holding.covariances -= block.covariance.len();
+            self.holding.effects -= block.independent_effects();
+        }
+        let id = agent.id;
+        self.each_task(|task| {
+            task.effects.own.remove(&id);
+        });
+        if let Some(logistic) = &mut self.logistic {
+            let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
+            self.holding.effects -= logistic.forget(id, blocks, prior);
+        }
+    }
+
+    /// Forgets what one agent did on each task type.
+    pub(super) fn forget_cells_of(&mut self, agent: &str) {
+        let Some(id) = self.agents.get(agent).map(|agent| agent.id) else { return };
+        let mut forgotten = 0;
+        self.each_task(|task| {
+            forgotten += usize::from(task.cells.remove(&id).is_some());
+            task.effects.own.remove(&id);
+        });
+        self.holding.cells -= forgotten;
+    }
+
+    /// Forgets the quality, latency and cost of one agent.
+    pub(super) fn forget_values_of(&mut self, agent: &str) {
+        let Some(agent) = self.agents.get_mut(agent) else { return };
+        if let Some(own) = Arc::make_mut(agent).values.take() {
+            self.values.forget(&own);
+            self.holding.value_bytes = self.values.bytes();
+        }
+    }
+
+    /// Empties the buffers of one agent.
+    pub(super) fn forget_recent_values_of(&mut self, agent: &str) {
+        let Some(agent) = self.agents.get_mut(agent) else { return };
+        let agent = Arc::make_mut(agent);
+        self.holding.recent_values -= agent.recent_values();
+        for buffer in [&mut agent.latencies_ms, &mut agent.qualities, &mut agent.rewards] {
+            *buffer = Recent::default();
+        }
+    }
+
+    fn each_task(&mut self, mut change: impl FnMut(&mut Task)) {
+        let names: Vec<Arc<str>> = self.tasks.keys().cloned().collect();
+        for name in names {
+            self.tasks.get_mut(&name).into_iter().for_each(&mut change);
+        }
+    }
+
+    /// The names of the agent and the task type that give way to those of the outcome, where these are
+    /// new and past a cap.
+    pub(super) fn give_way(
+        &mut self,
+        outcome: &Outcome,
+        caps: &Caps,
+    ) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let now = self.total.executions;
+        let (mut agent, mut task_type) = (None, None);
+        let (agents, tasks) = (&self.agents, &self.tasks);
+        if agents.len() >= caps.agents_per_tenant && !agents.contains_key(&*outcome.agent) {
+            let placed = agents.iter().map(|(name, agent)| {
+                let outcomes = agent.tally.executions;
+                Placed { name, outcomes, seen: agent.seen }
+            });
+            agent = self.waiting_agents.place_for(&outcome.agent, now, placed);
+        }
+        if let Some(name) = &outcome.task_type
+            && tasks.len() >= caps.task_types_per_tenant
+            && !tasks.contains_key(&**name)
+        {
+            let placed = tasks.iter().map(|(name, task)| {
+                let outcomes = task.tally.executions;
+                Placed { name, outcomes, seen: task.seen }
+            });
+            task_type = self.waiting_tasks.place_for(name, now, placed);
+        }
+        (agent, task_type)
+    }
+
+    /// Returns the agent's id, or `None` past the cap.
+    pub(super) fn learn_agent(
+        &mut self,
+        outcome: &Outcome,
+        reward: Option<f64>,
+        exponential_alpha: f64,
+        caps: &Caps,
+        places: &mut Places,
+    ) -> Option<u32> {
+        let now = self.total.executions;
+        if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
+            let agent = Arc::make_mut(agent);
+            agent.learn(outcome, reward, exponential_alpha, now, places);
+            return Some(agent.id);
+        }
+        if self.agents.len() >= caps.agents_per_tenant {
+            let other = Arc::make_mut(&mut self.other.agent);
+            other.learn(outcome, reward, exponential_alpha, now, places);
+            return None;
+        }
+        self.waiting_agents.placed(&outcome.agent);
+        let id = self.free_ids.pop().unwrap_or_else(|| next_id(self.agents.len()));
+        let mut agent = Agent { id, ..Agent::default() };
+        agent.learn(outcome, reward, exponential_alpha, now, places);
+        self.agents.insert(outcome.agent.as_str().into(), Arc::new(agent));
+        Some(id)
+    }
+
+    pub(super) fn learn_task(
+        &mut self,
+        agent_id: Option<u32>,
+        outcome: &Outcome,
+        reward: Option<f64>,
+        caps: &Caps,
+    ) {
+        let Some(name) = outcome.task_type.as_deref() else { return };
+        let task_types = self.tasks.len();
+        let task = match self.tasks.get_mut(name) {
+            Some(task) => task,
+            None if task_types >= caps.task_types_per_tenant => {
+                self.other.task_type.add(reward);
+                return;
+            }
+            None => {
+                self.waiting_tasks.placed(name);
+                self.tasks.entry(name.into()).or_default()
+            }
+        };
+        task.seen = self.total.executions;
+        task.tally.add(reward);
+        let Some(agent_id) = agent_id else { return };
+        let cell = match task.cells.get_mut(&agent_id) {
+            Some(cell) => cell,
+            None if self.holding.cells >= caps.cells => {
+                self.other.cell.add(reward);
+                return;
+            }
+            None => {
+                self.holding.cells += 1;
+                task.cells.get_or_insert_with(agent_id, Cell::default)
+            }
+        };
+        cell.tally.add(reward);
+        if let Some(latency_ms) = outcome.observed_latency_ms() {
+            cell.latencies += 1;
+            cell.latency_sum_ms += latency_ms;
+        }
+    }
+
+    pub(super) fn count_context(&mut self, key: &str, value: &Feature, caps: &Caps) {
+        let keys = self.context.len();
+        let seen = match self.context.get_mut(key) {
+            Some(seen) => seen,
+            None if keys >= caps.context_keys_per_tenant => {
+                self.other.context_keys += 1;
+                return;
+            }
+            None => self.context.entry(key.into()).or_default(),
+        };
+        let seen = Arc::make_mut(seen);
+        seen.outcomes += 1;
+        let Some(fingerprint) = fingerprint(value) else { return };
+        if let Err(place) = seen.values.binary_search(&fingerprint) {
+            let cells = &mut self.holding.cells;
+            if seen.values.len() >= caps.context_values_per_key || *cells >= caps.cells {
+                seen.other += 1;
+            } else {
+                *cells += 1;
+                seen.values.insert(place, fingerprint);
+            }
+        }
+    }
+
+    pub(super) fn learn_values(&mut self, outcome: &Outcome, growth: Growth) {
+        // One past the cap teaches nothing.
+        if let Some(agent) = self.agents.get_mut(&*outcome.agent) {
+            self.values.learn(outcome, &mut Arc::make_mut(agent).values, growth);
+            self.holding.value_bytes = self.values.bytes();
+        }
+    }
+
+    /// (agent, task type) records of quality, latency and cost, and how many gave way for lack of memory.
+    pub fn value_records(&self) -> (usize, u64) {
+        self.values.cells()
+    }
+
+    /// Returns the expected reward before that; `None` when there is nothing to learn.
+    pub(super) fn learn_effects(
+        &mut self,
+        outcome: &Outcome,
+        caps: &Caps,
+        room: &Holding,
+        prior: MeanPrior,
+    ) -> Option<f64> {
+        let width = &mut Width::new(caps, &self.holding, room);
+        let logistic = self.logistic.get_or_insert_with(|| Logistic::new(prior));
+        let reward = outcome.reward()?;
+        // One past the cap teaches nothing.
+        let agent = self.agents.get_mut(&*outcome.agent)?;
+        let agent = Arc::make_mut(agent);
+        let task = outcome.task_type.as_deref().and_then(|name| {
+            let task = self.tasks.get_mut(name)?;
+            Some((name, &mut task.effects, task.cells.contains_key(&agent.id)))
+        });
+        let context = &outcome.context;
+        let foretold = logistic.learn(context, task, agent.id, &mut agent.block, reward, width);
+        let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
+        logistic.settle(blocks, prior);
+        self.other.effects += width.refused;
+        (self.holding.covariances, self.holding.effects) = (width.covariances, width.effects);
+        Some(foretold)
+    }
+
+    /// The place by name of each agent, by id. Ids follow the order of arrival.
+    pub(super) fn agent_id_to_place(&self) -> Vec<u32> {
+        let mut places = vec![0; self.agents.len() + self.free_ids.len()];
+        for (place, agent) in self.agents.values().enumerate() {
+            places[agent.id as usize] = next_id(place);
+        }
+        places
+    }
+
+    /// Outcomes and rewards of all agents.
+    pub fn total(&self) -> Tally {
+        self.total
+    }
+
+    /// The score windows.
+    pub fn score(&self) -> &Score {
+        &self.score
+    }
+
+    /// Every agent by name.
+    pub fn agents(&self) -> impl ExactSizeIterator<Item = (&str, &Agent)> {
+        self.agents.iter().map(|(name, agent)| (&**name, &**agent))
+    }
+
+    /// One agent.
+    pub fn agent(&self, name: &str) -> Option<&Agent> {
+        self.agents.get(name).map(AsRef::as_ref)
+    }
+
+    /// Every task type by name, with all agents' record on it.
+    pub fn task_types(&self) -> impl ExactSizeIterator<Item = (&str, Tally)> {
+        self.tasks.iter().map(|(name, task)| (&**name, task.tally))
+    }
+
+    /// Every context key by name.
+    pub fn context_keys(&self) -> impl ExactSizeIterator<Item = (&str, &ContextKey)> {
+        self.context.iter().map(|(name, key)| (&**name, &**key))
+    }
+
+    /// Most context values that one of its agents has in its covariance.
+    pub fn joint_values(&self) -> usize {
+        self.blocks().map(Block::joint_values).max().unwrap_or(0)
+    }
+
+    /// Context values that agents have independent effects of.
+    pub fn independent_effects(&self) -> u64 {
+        self.blocks().map(|block| block.independent_effects() as u64).sum()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.agents.values().filter_map(|agent| agent.block.as_deref())
+    }
+
+    /// What came past a cap.
+    pub fn other(&self) -> &Other {
+        &self.other
+    }
+
+    /// An agent's record on a task type; all zeros when there is none.
+    pub fn cell(&self, agent: &Agent, task_type: &str) -> Cell {
+        let task = self.tasks.get(task_type);
+        task.and_then(|task| task.cells.get(&agent.id)).copied().unwrap_or_default()
+    }
+}
+
+pub(super) fn next_id(names: usize) -> u32 {
+    u32::try_from(names).expect("caps on names are checked to be below 2^32")
+}
