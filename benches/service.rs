@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use online_learning::config::Config;
-use online_learning::http::App;
 use online_learning::http::access::Access;
 use online_learning::http::server::{Limits, Request, Response, Server};
+use online_learning::http::{App, Sources};
 use online_learning::learner::LearnerOptions;
 use online_learning::model::{
     AgentPerformanceModel, Caps, Preset, Question, Settings, Strategy, Terms, rank,
@@ -313,6 +313,7 @@ fn bare(request: &mut Request<'_>) -> Response {
     Response::json(200, vec![b' '; 60])
 }
 
+#[expect(clippy::too_many_lines, reason = "a service and its requests, side by side")]
 fn bench_predictions() {
     const REQUESTS: usize = 100_000;
     let threads: usize =
@@ -338,8 +339,15 @@ fn bench_predictions() {
         let (inbox, shared) = (updater.inbox(), updater.shared());
         let access = Arc::new(Access::open(&config.access).expect("there are no tokens to read"));
         let alerts = Arc::default();
-        let app =
-            Arc::new(App::new(config.http(), access, inbox, shared, None, alerts, stop_rx.clone()));
+        let app = Arc::new(App::new(
+            config.http(),
+            access,
+            inbox,
+            shared,
+            Sources::default(),
+            alerts,
+            stop_rx.clone(),
+        ));
         (updater, app)
     });
     let address = "127.0.0.1:0".parse().expect("it is an address");

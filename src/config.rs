@@ -15,6 +15,7 @@ use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
 use crate::sources::kafka::{KafkaOptions, OffsetReset, Sasl};
+use crate::sources::otlp::{Executions, OtlpOptions};
 use crate::store::{StoreOptions, Synchronous};
 use crate::watch::alerts::AlertOptions;
 use crate::watch::process::MemoryLimit;
@@ -42,7 +43,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 79] = [
+pub const OPTIONS: [Opt; 87] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -272,6 +273,44 @@ pub const OPTIONS: [Opt; 79] = [
         "100",
         "Requests of a token at once, with a rate limit",
     ),
+    opt(
+        "ENABLE_OTLP",
+        "enable-otlp",
+        "true",
+        "Take telemetry (OTLP over HTTP) at /v1/traces, /v1/logs and /v1/metrics",
+    ),
+    opt(
+        "OTLP_EXECUTIONS",
+        "otlp-executions",
+        "agents",
+        "Which spans are executions: those of agents, or calls of models, which are the agents then",
+    ),
+    opt(
+        "OTLP_TASK_TYPE",
+        "otlp-task-type",
+        "task_type,gen_ai.task.name,gen_ai.workflow.name,traceloop.workflow.name",
+        "Attributes that name the task type, of a span or its resource; the first that is set, or none",
+    ),
+    opt("OTLP_TENANT", "otlp-tenant", "none", "Attributes that name the tenant, or none"),
+    opt(
+        "OTLP_CONTEXT",
+        "otlp-context",
+        "deployment.environment.name",
+        "Attributes that are context features, or none; metadata.KEY is a key of a JSON text metadata",
+    ),
+    opt(
+        "OTLP_QUALITY",
+        "otlp-quality",
+        "none",
+        "Evaluations whose score (0 to 1) is the quality, by their names, or none",
+    ),
+    opt(
+        "OTLP_PRICES",
+        "otlp-prices",
+        "",
+        "File of prices per token, as LiteLLM has it, for spans that count tokens and name no cost",
+    ),
+    opt("OTLP_BODY_MAX_MIB", "otlp-body-max-mib", "64", "MiB that an export may have, unpacked"),
     opt("LOG_FORMAT", "log-format", "text", "Log lines as text or json"),
     opt(
         "METRICS_AGENTS_MAX",
@@ -374,6 +413,7 @@ pub struct Config {
     pub storage_path: PathBuf,
     pub kafka_topic: String,
     pub kafka: Option<KafkaOptions>,
+    pub otlp: Option<OtlpOptions>,
     pub queue_capacity: usize,
     pub decision_wait: Duration,
     pub explore_min: f64,
@@ -493,6 +533,7 @@ impl Config {
             storage_path: PathBuf::from(storage_path),
             kafka_topic: source.topic("KAFKA_OUTCOME_TOPIC")?,
             kafka: source.kafka()?,
+            otlp: source.otlp()?,
             queue_capacity,
             decision_wait,
             explore_min: source.real("EXPLORE_MIN", 0.0, 1.0)?,
@@ -527,6 +568,8 @@ fn positive(number: f64) -> Option<f64> {
     (number > 0.0).then_some(number)
 }
 
+/// Most attributes that a setting may name.
+const OTLP_NAMES_MAX: usize = 64;
 const MIB: u64 = 1024 * 1024;
 /// Answered selections that may wait to be recorded, per place in the queue.
 const DECISIONS_PER_PLACE: usize = 16;
@@ -707,6 +750,39 @@ impl Source<'_> {
             ssl_ca_location: some("KAFKA_SSL_CA_LOCATION").map(PathBuf::from),
             sasl,
         }))
+    }
+
+    /// How telemetry is read; `None` when it is not.
+    fn otlp(&self) -> Result<Option<OtlpOptions>> {
+        let names = |env: &str| -> Result<Vec<String>> {
+            let text = self.text(env);
+            if text == "none" {
+                return Ok(Vec::new());
+            }
+            let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+            if names.iter().any(String::is_empty) || names.len() > OTLP_NAMES_MAX {
+                let allowed = format!("none, or 1 to {OTLP_NAMES_MAX} names separated by commas");
+                return Err(self.wrong(env, &allowed));
+            }
+            Ok(names)
+        };
+        let executions = match &*self.choice("OTLP_EXECUTIONS", &Executions::NAMES)? {
+            "models" => Executions::Models,
+            _ => Executions::Agents,
+        };
+        let body_mib: usize = self.number("OTLP_BODY_MAX_MIB", 1, 4_096)?;
+        let options = OtlpOptions {
+            executions,
+            task_type: names("OTLP_TASK_TYPE")?,
+            tenant: names("OTLP_TENANT")?,
+            context: names("OTLP_CONTEXT")?,
+            quality: names("OTLP_QUALITY")?,
+            prices: Some(self.text("OTLP_PRICES"))
+                .filter(|file| !file.is_empty())
+                .map(PathBuf::from),
+            body_bytes_max: body_mib << 20,
+        };
+        Ok(self.flag("ENABLE_OTLP")?.then_some(options))
     }
 
     /// Who may ask for what.

@@ -22,6 +22,7 @@ use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, kept_name, tidy};
 use crate::sources::kafka::{Producer, View};
+use crate::sources::otlp::Otlp;
 use crate::store::Reader;
 use crate::watch::alerts::Board;
 
@@ -41,6 +42,7 @@ mod models;
 mod objective;
 mod openapi;
 mod operation;
+mod otlp;
 mod outcomes;
 mod pareto;
 mod plots;
@@ -79,6 +81,15 @@ pub struct Kafka {
     pub view: Arc<View>,
 }
 
+/// Where records come from beside the API itself.
+#[derive(Default)]
+pub struct Sources {
+    /// The topic.
+    pub kafka: Option<Kafka>,
+    /// Telemetry.
+    pub otlp: Option<Otlp>,
+}
+
 /// What of the configuration the handlers go by.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "config::OPTIONS describes them")]
@@ -104,6 +115,7 @@ pub struct App {
     reader: Arc<Reader>,
     options: AppOptions,
     kafka: Option<Kafka>,
+    otlp: Option<Otlp>,
     started: Instant,
     /// When the service started, Unix time in ms.
     started_ms: i64,
@@ -124,7 +136,7 @@ impl App {
         access: Arc<Access>,
         inbox: Arc<Inbox>,
         shared: Arc<Shared>,
-        kafka: Option<Kafka>,
+        Sources { kafka, otlp }: Sources,
         board: Arc<Board>,
         stop_rx: Receiver<()>,
     ) -> Self {
@@ -136,6 +148,7 @@ impl App {
             reader: Arc::new(Reader::new(&options.storage_path)),
             options,
             kafka,
+            otlp,
             started: Instant::now(),
             started_ms: Now::read().unix_ms,
             board,

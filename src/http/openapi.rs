@@ -6,11 +6,10 @@
 
 use std::sync::OnceLock;
 
-use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::access::{Need, Scope};
-use super::operation::{Operation, Schemas};
+use super::operation::{Operation, Schemas, binary};
 use super::route::{Route, Tag};
 use super::server::{Problem, Response};
 
@@ -70,7 +69,7 @@ fn document(routes: &[Route]) -> Value {
         let path = paths.entry(route.pattern).or_insert_with(|| json!({}));
         path[route.method.to_ascii_lowercase()] = described;
     }
-    let problem = schemas.answered::<Problem>();
+    let problem = Value::from(schemas.answered::<Problem>());
     let problems: Map<String, Value> = PROBLEMS
         .iter()
         .map(|&(status, name, why)| ((*name).to_owned(), problem_response(status, why, &problem)))
@@ -114,7 +113,8 @@ fn document(routes: &[Route]) -> Value {
 
 /// An operation with everything that follows from its route.
 fn described(route: &Route, operation: Operation) -> Value {
-    let Operation { summary, names, mut parameters, body, answers, mut problems } = operation;
+    let Operation { summary, names, mut parameters, body, answers, mut problems, problem_media } =
+        operation;
     let in_path = in_path(route.pattern, &names);
     if !in_path.is_empty() {
         problems.push(404);
@@ -135,11 +135,17 @@ fn described(route: &Route, operation: Operation) -> Value {
         let answer = json!({"description": description, "headers": headers, "content": content});
         responses.insert(status.to_string(), answer);
     }
-    for (status, name, _) in PROBLEMS {
-        if problems.contains(&status) {
-            let reference = json!({"$ref": format!("#/components/responses/{name}")});
-            responses.insert(status.to_string(), reference);
-        }
+    for (status, name, why) in PROBLEMS.into_iter().filter(|row| problems.contains(&row.0)) {
+        let response = match problem_media {
+            None => json!({"$ref": format!("#/components/responses/{name}")}),
+            Some(media) => {
+                let problem = json!({"$ref": "#/components/schemas/Problem"});
+                let mut response = problem_response(status, why, &problem);
+                response["content"][media] = binary();
+                response
+            }
+        };
+        responses.insert(status.to_string(), response);
     }
     let mut described = json!({
         "operationId": route.id,
@@ -200,7 +206,7 @@ fn security(need: Need) -> Value {
     }
 }
 
-fn problem_response(status: u16, why: &str, schema: &Schema) -> Value {
+fn problem_response(status: u16, why: &str, schema: &Value) -> Value {
     let text = |description: &str| json!({"description": description, "required": true, "schema": {"type": "string"}});
     let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/RequestId"}});
     match status {

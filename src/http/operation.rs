@@ -60,6 +60,8 @@ pub(super) struct Operation {
     pub(super) body: Option<Value>,
     pub(super) answers: Vec<(u16, &'static str, Value)>,
     pub(super) problems: Vec<u16>,
+    /// Another media type in which problems are told.
+    pub(super) problem_media: Option<&'static str>,
 }
 
 impl Operation {
@@ -71,6 +73,7 @@ impl Operation {
             body: None,
             answers: Vec::new(),
             problems: Vec::new(),
+            problem_media: None,
         }
     }
 
@@ -134,11 +137,22 @@ impl Operation {
         self
     }
 
+    /// Problems are told in another media type as well, that of the request.
+    pub(super) fn problems_also_as(mut self, media: &'static str) -> Self {
+        self.problem_media = Some(media);
+        self
+    }
+
     /// A problem beside those that every route has.
     pub(super) fn problem(mut self, status: u16) -> Self {
         self.problems.push(status);
         self
     }
+}
+
+/// Content that is no text.
+pub(super) fn binary() -> Value {
+    json!({"schema": {"type": "string", "format": "binary"}})
 }
 
 /// The id of an entry of a list.

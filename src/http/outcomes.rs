@@ -138,7 +138,7 @@ impl App {
             // All of them first: the whole body is taken or nothing.
             lines(text).try_for_each(|range| check_tenant(&text[range], caller))?;
             let payloads = lines(text).map(|range| Payload::new(body.clone(), range));
-            let records = payloads.map(|payload| record(payload, now_ms, caller));
+            let records = payloads.map(|payload| record(HTTP, payload, now_ms, caller));
             if dry_run {
                 return self.dry_run(records);
             }
@@ -155,7 +155,10 @@ impl App {
     }
 
     /// Makes records durable: in the topic, or in our own journal without one.
-    fn submit(&self, records: impl Iterator<Item = Record>) -> crate::error::Result<AppendReply> {
+    pub(super) fn submit(
+        &self,
+        records: impl Iterator<Item = Record>,
+    ) -> crate::error::Result<AppendReply> {
         match &self.kafka {
             None => self.inbox.submit(records),
             Some(Kafka { producer, view }) => {
@@ -313,7 +316,8 @@ fn json_records(
     let text = std::str::from_utf8(bytes).map_err(|error| not_json(&error))?;
     if !text.trim_ascii_start().starts_with('[') {
         check_tenant(bytes, caller)?;
-        let record = record(Payload::new(body.clone(), 0..bytes.len()), now_ms, caller);
+        let payload = Payload::new(body.clone(), 0..bytes.len());
+        let record = record(HTTP, payload, now_ms, caller);
         if let Err(Refusal { code: RefusalCode::NotJson, detail }) = &record.content {
             let hint = format!("{detail} (several events: an array, or {ND_JSON})");
             return Err(Response::problem(400, hint).into());
@@ -355,7 +359,7 @@ fn array_records(
         let start = item.get().as_ptr() as usize - text.as_ptr() as usize;
         let payload = Payload::new(buffer.clone(), start..start + item.get().len());
         check_tenant(payload.bytes(), caller)?;
-        Ok(record(payload, now_ms, caller))
+        Ok(record(HTTP, payload, now_ms, caller))
     });
     records.collect()
 }
@@ -368,9 +372,14 @@ fn check_tenant(event: &[u8], caller: &Caller) -> std::result::Result<(), Denied
     }
 }
 
-/// Reads an event; one that names no tenant is the caller's. That is written into it, because a
-/// dead letter comes back without its caller.
-fn record(payload: Payload, now_ms: i64, caller: &Caller) -> Record {
+/// Reads an event that came from `source`; one that names no tenant is the caller's. That is written into
+/// it, because a dead letter comes back without its caller.
+pub(super) fn record(
+    source: &'static str,
+    payload: Payload,
+    now_ms: i64,
+    caller: &Caller,
+) -> Record {
     let payload = match caller.tenant() {
         Some(tenant) if named_tenant(payload.bytes()).is_none() => {
             let owned = with_tenant(payload.bytes(), tenant);
@@ -379,7 +388,7 @@ fn record(payload: Payload, now_ms: i64, caller: &Caller) -> Record {
         }
         _ => payload,
     };
-    let read = Record::read(payload, HTTP, now_ms, || format!("http:{}", new_id(now_ms)));
+    let read = Record::read(payload, source, now_ms, || format!("{source}:{}", new_id(now_ms)));
     Record { tenant: caller.tenant().map(str::to_owned), ..read }
 }
 

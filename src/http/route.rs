@@ -16,6 +16,8 @@ pub(super) enum Tag {
     Selection,
     /// Reports of what came of a task.
     Outcomes,
+    /// The same in the words of telemetry.
+    Telemetry,
     /// What agents have done, and what that says.
     Reports,
     /// Saved versions of the models.
@@ -29,6 +31,7 @@ impl Tag {
         match self {
             Self::Selection => "selection",
             Self::Outcomes => "outcomes",
+            Self::Telemetry => "telemetry",
             Self::Reports => "reports",
             Self::Models => "models",
             Self::Operations => "operations",

@@ -3,7 +3,7 @@
 
 use super::route::Route;
 use super::{
-    agents, alerts, budgets, catalog, dashboard, decisions, evaluate, lists, models, openapi,
+    agents, alerts, budgets, catalog, dashboard, decisions, evaluate, lists, models, openapi, otlp,
     outcomes, pareto, plots, predict, prometheus, status, values,
 };
 
@@ -24,6 +24,9 @@ pub(super) const ROUTES: &[Route] = &[
     models::ACTIVATE,
     models::IMPORT,
     outcomes::REPORT,
+    otlp::TRACES,
+    otlp::LOGS,
+    otlp::METRICS,
     lists::EVENTS,
     evaluate::EVALUATE,
     decisions::LIST,

@@ -63,8 +63,10 @@ pub const MODEL_TYPES: [&str; 4] =
 pub const TOPIC: &str = "kafka";
 /// The source of records that clients send.
 pub const HTTP: &str = "http";
+/// The source of records that are agents' telemetry.
+pub const OTLP: &str = "otlp";
 /// Every source of records.
-pub const SOURCES: [&str; 5] = [HTTP, TOPIC, "import", "replay", "library"];
+pub const SOURCES: [&str; 6] = [HTTP, OTLP, TOPIC, "import", "replay", "library"];
 
 /// Outcomes after which a group is settled although more are waiting.
 pub const GROUP_OUTCOMES_MAX: usize = 8_192;

@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::access::Access;
-use crate::http::{self, App, server};
+use crate::http::{self, App, Sources, server};
 use crate::learner::{
     AppendReply, Event, Inbox, Learner, LearnerOptions, MODEL_TYPES, Now, Record, Saved,
     SavedVersion, Saver, Shared,
@@ -28,6 +28,7 @@ use crate::outcome::{Context, DEFAULT_TENANT, Outcome, Payload};
 use crate::service::monitor::{Channel, Monitor, Observed, Sampler};
 use crate::service::notify::Webhook;
 use crate::sources::kafka::{self, KafkaOptions, Producer, View};
+use crate::sources::otlp::Otlp;
 use crate::store::{Counters, Reader, Store, StoreOptions, set_aside};
 use crate::watch::alerts::{Alert, Board};
 use crate::watch::instruments::CHANNELS;
@@ -416,6 +417,7 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     let at_terminal = std::io::stdin().is_terminal();
     config.check_exposure()?;
     let access = Arc::new(Access::open(&config.access)?);
+    let otlp = config.otlp.clone().map(Otlp::new).transpose()?;
     // First, so that a port in use leaves the storage alone.
     let server = bind(config, &access)?;
     let address = server.local_addr();
@@ -437,7 +439,7 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
         access.clone(),
         inbox,
         shared,
-        ends,
+        Sources { kafka: ends, otlp },
         board.clone(),
         stop_rx,
     ));

@@ -20,6 +20,9 @@ pub const CHANNELS: [&str; 2] = ["webhook", "kafka"];
 /// What becomes of an alert that is sent.
 pub const DELIVERIES: [&str; 3] = ["sent", "failed", "dropped"];
 
+/// What spans tell of.
+pub const SPANS: [&str; 3] = ["execution", "ignored", "refused"];
+
 /// The instruments of a process.
 pub struct Instruments {
     /// Time to answer a prediction, its body read, seconds.
@@ -31,6 +34,7 @@ pub struct Instruments {
     http_requests: IntCounterVec,
     http_refused: IntCounterVec,
     notifications: IntCounterVec,
+    otlp_spans: IntCounterVec,
 }
 
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -75,6 +79,11 @@ impl Default for Instruments {
                 "Changes of alerts that were to be sent, by channel and result",
                 &["channel", "result"],
             ),
+            otlp_spans: counters(
+                "online_learning_otlp_spans_total",
+                "Spans that came, by what they told of",
+                &["kind"],
+            ),
         }
     }
 }
@@ -101,6 +110,11 @@ impl Instruments {
         self.notifications.with_label_values(&[channel, result])
     }
 
+    /// Counts spans; `kind` is one of [`SPANS`].
+    pub fn otlp_spans(&self, kind: &'static str) -> IntCounter {
+        self.otlp_spans.with_label_values(&[kind])
+    }
+
     /// As they stand. What has not happened yet is shown as 0.
     pub fn collect(&self, routes: &[&'static str], reasons: &[&'static str]) -> Vec<MetricFamily> {
         for route in routes {
@@ -116,13 +130,17 @@ impl Instruments {
                 self.notifications(channel, result);
             }
         }
-        let collectors: [&dyn Collector; 6] = [
+        for kind in SPANS {
+            self.otlp_spans(kind);
+        }
+        let collectors: [&dyn Collector; 7] = [
             &self.prediction_seconds,
             &self.batch_seconds,
             &self.learning_delay_seconds,
             &self.http_requests,
             &self.http_refused,
             &self.notifications,
+            &self.otlp_spans,
         ];
         collectors.into_iter().flat_map(Collector::collect).collect()
     }

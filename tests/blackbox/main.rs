@@ -26,6 +26,7 @@ mod lifecycle;
 mod metrics;
 mod objectives;
 mod openapi;
+mod otlp;
 mod pareto;
 mod readme;
 mod refusals;

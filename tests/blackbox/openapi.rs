@@ -68,6 +68,9 @@ impl<'d> Checker<'d> {
                 Some("^[0-9a-f]{64}$") => value.as_str().is_none_or(|text| {
                     text.len() == 64 && text.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
                 }),
+                Some("^[0-9]{1,19}$") => value.as_str().is_none_or(|text| {
+                    (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+                }),
                 other => panic!("{at}: the pattern {other:?} is not known here"),
             },
             "items" => {
@@ -312,6 +315,7 @@ fn every_answer_is_as_described() {
         );
     }
     budgets(&service, tour);
+    telemetry(&service, tour);
     let agents = service.get("/api/learning/agents/performance").json();
     assert!(agents.as_array().is_some_and(|rows| rows.iter().any(|row| row["is_other"] == true)));
     for id in ["d1", "d3", "d4"] {
@@ -340,6 +344,22 @@ fn every_answer_is_as_described() {
         }
     }
     service.stop();
+}
+
+fn telemetry(service: &Service, tour: &mut Tour) {
+    let protobuf = "application/x-protobuf";
+    let kind = json!({"key": "openinference.span.kind", "value": {"stringValue": "AGENT"}});
+    let spans = json!([{"name": "x", "attributes": [kind]}]);
+    let request = json!({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).to_string();
+    for path in ["/v1/traces", "/v1/logs", "/v1/metrics"] {
+        tour.post_as(service, path, JSON, "{}", 200);
+        tour.post_as(service, path, protobuf, "", 200);
+        tour.post_as(service, path, "text/plain", "x", 415);
+    }
+    let answer = tour.post_as(service, "/v1/traces", JSON, &request, 200);
+    assert_eq!(answer.json()["partialSuccess"]["rejectedSpans"], "1");
+    tour.post_as(service, "/v1/traces", JSON, "[", 400);
+    tour.post_as(service, "/v1/traces", protobuf, "\u{1}", 400);
 }
 
 fn budgets(service: &Service, tour: &mut Tour) {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::harness::{Service, Setup, program, without_environment};
 
 /// Every file of the documentation.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "README.md",
     "benches/README.md",
     "data/README.md",
@@ -27,6 +27,7 @@ const FILES: [&str; 12] = [
     "src/model/README.md",
     "src/outcome/README.md",
     "src/sources/kafka/README.md",
+    "src/sources/otlp/README.md",
     "systemd/README.md",
     "tests/README.md",
 ];
@@ -399,6 +400,11 @@ fn evaluation_is_as_described() {
 #[test]
 fn kafka_is_as_described() {
     check_file("src/sources/kafka/README.md");
+}
+
+#[test]
+fn telemetry_is_as_described() {
+    check_file("src/sources/otlp/README.md");
 }
 
 #[test]

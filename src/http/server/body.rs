@@ -194,7 +194,9 @@ impl Body {
         // In proportion to what has arrived: a slow client holds little and copying stays linear.
         let step = self.length.clamp(BODY_STEP_MIN, BODY_STEP_MAX).max(self.length / 4).min(room);
         if !self.share.grow(step) {
-            return Err(BodyError::Busy);
+            // What has no room at any time is not asked for again.
+            let is_possible = self.share.may_grow(step);
+            return Err(if is_possible { BodyError::Busy } else { BodyError::TooLarge });
         }
         self.bytes.try_reserve_exact(step).map_err(|_| BodyError::Busy)?;
         self.bytes.resize(self.length + step, 0);

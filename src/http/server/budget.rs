@@ -70,6 +70,11 @@ impl Share {
         taken
     }
 
+    /// Whether so much more could be had if nobody else held any.
+    pub(super) fn may_grow(&self, count: usize) -> bool {
+        self.held.checked_add(count).is_some_and(|held| held <= self.budget.max)
+    }
+
     /// Gives back what is more than `count`.
     pub(super) fn shrink(&mut self, count: usize) {
         let spare = self.held.saturating_sub(count);

@@ -51,31 +51,81 @@ pub(super) fn named<'f>(fields: impl Iterator<Item = &'f [u8]>) -> Result<Vec<Co
     Ok(codings)
 }
 
+/// A body as it was sent, and how it was packed.
+pub struct Packed {
+    body: Body,
+    codings: Vec<Coding>,
+}
+
+impl Packed {
+    pub(super) fn new(body: Body, codings: Vec<Coding>) -> Self {
+        // Nothing is nothing in every coding.
+        let codings = if body.is_empty() { Vec::new() } else { codings };
+        Self { body, codings }
+    }
+
+    /// Undoes the codings, to at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`BodyError`]: more than that, no memory for it, or not what the codings say.
+    pub fn unpack(self, limit: usize) -> Result<Body, BodyError> {
+        if self.body.len() > limit {
+            return Err(BodyError::TooLarge);
+        }
+        let unpack = |body: Body, coding: &Coding| coding.decode(&body, limit);
+        self.codings.iter().rev().try_fold(self.body, unpack)
+    }
+
+    /// Undoes the codings while `read` reads, so that the whole need not be in memory. Where the body is not
+    /// what they say, reading fails with [`ErrorKind::InvalidData`].
+    pub fn unpacked<T>(&self, read: impl FnOnce(&mut dyn Read) -> T) -> T {
+        let _one = (!self.codings.is_empty()).then(|| lock(&DECODING));
+        let mut reader: Box<dyn Read + '_> = Box::new(&self.body[..]);
+        for coding in self.codings.iter().rev() {
+            reader = Box::new(Unpacking { reader: coding.reader(reader), wrong: coding.wrong() });
+        }
+        read(&mut reader)
+    }
+}
+
+/// Says what is wrong with a body that can't be unpacked.
+struct Unpacking<'b> {
+    reader: io::Result<Box<dyn Read + 'b>>,
+    wrong: &'static str,
+}
+
+impl Read for Unpacking<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wrong = || io::Error::new(ErrorKind::InvalidData, self.wrong);
+        match &mut self.reader {
+            Ok(reader) => reader.read(buffer).map_err(|error| match error.kind() {
+                ErrorKind::Interrupted => error,
+                _ => wrong(),
+            }),
+            Err(_) => Err(wrong()),
+        }
+    }
+}
+
 impl Coding {
-    /// Undoes this coding. What comes out takes its own share of the budget as it grows, up to
-    /// `limit` bytes.
-    pub(super) fn decode(self, coded: &Body, limit: usize) -> Result<Body, BodyError> {
-        let _one = lock(&DECODING);
-        let unreadable = |_: io::Error| BodyError::Undecodable(self.wrong());
+    /// What undoes this coding.
+    fn reader<'b>(self, coded: Box<dyn Read + 'b>) -> io::Result<Box<dyn Read + 'b>> {
         match self {
-            Self::Gzip => {
-                self.read_all(flate2::bufread::MultiGzDecoder::new(&coded[..]), coded, limit)
-            }
+            Self::Gzip => Ok(Box::new(flate2::read::MultiGzDecoder::new(coded))),
             Self::Zstd => {
-                let mut decoder =
-                    zstd::stream::read::Decoder::with_buffer(&coded[..]).map_err(unreadable)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(unreadable)?;
-                self.read_all(decoder, coded, limit)
+                let mut decoder = zstd::stream::read::Decoder::new(coded)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Ok(Box::new(decoder))
             }
         }
     }
 
-    fn read_all(
-        self,
-        mut decoder: impl Read,
-        coded: &Body,
-        limit: usize,
-    ) -> Result<Body, BodyError> {
+    /// Undoes this coding. What comes out takes its own share of the budget as it grows, up to
+    /// `limit` bytes.
+    pub(super) fn decode(self, coded: &Body, limit: usize) -> Result<Body, BodyError> {
+        let _one = lock(&DECODING);
+        let undecodable = || BodyError::Undecodable(self.wrong());
+        let mut decoder = self.reader(Box::new(&coded[..])).map_err(|_| undecodable())?;
         let mut body = Body::like(coded);
         loop {
             let room = limit - body.len();
@@ -86,7 +136,7 @@ impl Coding {
                 Ok(_) if room == 0 => return Err(BodyError::TooLarge),
                 Ok(count) => body.added(count),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(BodyError::Undecodable(self.wrong())),
+                Err(_) => return Err(undecodable()),
             }
         }
         body.finish();

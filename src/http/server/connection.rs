@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::body::{Body, BodyError};
 use super::budget::count_answers;
-use super::coding;
+use super::coding::{self, Packed};
 use super::head::{Head, Reject, Unread, parse_head};
 use super::limits::{Limits, after};
 use super::registry::{InFlight, Shared, Socket};
@@ -427,14 +427,15 @@ impl Request<'_> {
     /// See [`BodyError`]. Where the body was not read to its end, and is not short, the connection
     /// closes after the response.
     pub fn read_body(&mut self, limit: usize) -> Result<Body, BodyError> {
+        self.read_packed(limit)?.unpack(limit)
+    }
+
+    /// Reads the whole body as it was sent, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Request::read_body`].
+    pub fn read_packed(&mut self, limit: usize) -> Result<Packed, BodyError> {
         let codings = coding::named(self.head.values("content-encoding"))?;
-        let mut body = self.connection.read_body(limit)?;
-        // Nothing is nothing in every coding.
-        if !body.is_empty() {
-            for coding in codings.iter().rev() {
-                body = coding.decode(&body, limit)?;
-            }
-        }
-        Ok(body)
+        Ok(Packed::new(self.connection.read_body(limit)?, codings))
     }
 }

@@ -36,6 +36,7 @@ use limits::after;
 use registry::{Shared, lock};
 
 pub use body::{Body, BodyError};
+pub use coding::Packed;
 pub use connection::Request;
 pub use limits::Limits;
 pub use response::{Broken, Parts, Response};

@@ -595,10 +595,19 @@ fn refuses_codings_that_it_does_not_read_and_what_they_do_not_fit() {
 fn decoded_bodies_share_the_budget() {
     let limits = Limits { in_flight_body_bytes_max: 500_000, ..Limits::default() };
     let (addr, handle) = start(limits, demo);
-    let coded = gzip(&vec![b'x'; 600_000]);
+    let other = connect(addr);
+    let head = "PUT /c HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
+    send(&other, format!("{head}{}", "x".repeat(290_000)));
+    eventually("the other body has its share", || handle.shared.bodies.held() > 290_000);
+    let coded = gzip(&vec![b'x'; 400_000]);
     let (status, head, _) = put(addr, "Content-Encoding: gzip\r\n", &coded);
     assert_eq!(status, 503);
     assert!(head.contains("\r\nRetry-After: 1\r\n"), "{head}");
+    drop(other);
+    eventually("nothing is held", || handle.shared.bodies.held() == 0);
+    // What has no room at any time need not be tried again.
+    let coded = gzip(&vec![b'x'; 600_000]);
+    assert_eq!(put(addr, "Content-Encoding: gzip\r\n", &coded).0, 413);
     assert_eq!(handle.shared.bodies.held(), 0);
     assert_eq!(put(addr, "Content-Encoding: gzip\r\n", &gzip(b"x")).2, "PUT /c?- x");
 }
