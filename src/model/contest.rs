@@ -28,11 +28,12 @@ use rand_distr::{Distribution, StandardNormal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::belief::{Belief, Standing};
 use super::learning::AgentPerformanceModel;
 use super::mixture::Luck;
 use super::propensity::{curve_breaks, probabilities_of_highest_score, shared_draws};
 use super::question::{Parts, Question};
-use super::ranking::{Belief, Recommendation, Standing, best_expected, propensities, rank};
+use super::ranking::{Recommendation, best_expected, propensities, rank};
 use super::score::{Part, Score};
 use super::values::{Measure, Predicted, Value};
 use crate::stats::normal;

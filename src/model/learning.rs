@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::belief::Standing;
 use super::families::logistic::{self, Logistic, TaskEffects};
 use super::question::Question;
-use super::ranking::{Recommendation, Standing, rank};
+use super::ranking::{Recommendation, rank};
 use super::records::{Agent, Places, Score, Tally, Task};
 use super::settings::{Caps, Settings, Strategy};
 use super::shares::Holding;

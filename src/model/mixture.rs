@@ -21,9 +21,8 @@ use std::sync::Arc;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::families::logistic::{
-    COPIES, Lanes, Level, Levels, Own, SPREADS, Sum, Swapped, moderation, sigmoid,
-};
+use super::families::logistic::{COPIES, Lanes, Level, Levels, Own, SPREADS, Sum, Swapped};
+use super::log_odds::{moderation, sigmoid};
 use super::propensity::{self, Draws};
 use crate::stats::normal;
 

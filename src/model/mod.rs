@@ -25,16 +25,20 @@
 //!
 #![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/README.md"))]
 
+mod belief;
 mod caps;
 mod contest;
 mod control;
+mod explanation;
 mod families;
 mod features;
 mod hashing;
 mod learning;
+mod log_odds;
 mod mixture;
 mod names;
 mod pareto;
+mod posterior;
 mod propensity;
 mod question;
 mod ranking;
@@ -47,21 +51,20 @@ mod small_map;
 mod tenant;
 mod values;
 
+pub use belief::{Belief, Standing};
 pub use caps::Used;
 pub use contest::{
     Contest, EVIDENCE_MIN, Excluded, Limits, OnUnknown, Preset, Scales, Terms, Verdict, Verdicts,
     Violation, Weights,
 };
 pub use control::Control;
-pub use families::beta::{Posterior, probabilities_best};
+pub use explanation::{CopyWeight, Explanation, Part};
 pub use learning::AgentPerformanceModel;
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};
+pub use posterior::{Posterior, probabilities_best};
 pub use question::{Parts, Question};
-pub use ranking::{
-    Belief, CopyWeight, Explanation, Part, Recommendation, Standing, best_expected,
-    best_probabilities, propensities, rank,
-};
+pub use ranking::{Recommendation, best_expected, best_probabilities, propensities, rank};
 pub use records::{
     Agent, Cell, ContextKey, Other, RECENT_VALUES, Recent, SCORE_WINDOW, Score, Tally, ValueKind,
 };

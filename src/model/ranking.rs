@@ -4,83 +4,18 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use super::families::beta::{Posterior, probabilities_best};
-use super::families::logistic::{Block, Contribution, Logistic, Sum};
+use super::belief::{Belief, Standing};
+use super::explanation::{Contribution, Explanation, Part};
+use super::families::logistic::{Block, Logistic, Sum};
 use super::features::Active;
 use super::learning::AgentPerformanceModel;
 use super::mixture::{self, Luck, Mixture, overall_share};
+use super::posterior::{Posterior, probabilities_best};
 use super::question::{Parts, Question};
 use super::records::{Agent, Task};
 use super::settings::{Settings, Strategy};
 use super::tenant::Tenant;
 use crate::outcome::Feature;
-
-/// What is believed about an agent's mean reward.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "by default every belief is a mixture")]
-pub enum Belief {
-    /// A distribution, to draw from.
-    Posterior(Posterior),
-    /// A distribution over log-odds, to draw from.
-    Mixture(Mixture),
-    /// One number in `0..=1`, for strategies that do not explore.
-    Point(f64),
-}
-
-/// One agent before the draw.
-#[derive(Debug, Clone)]
-pub struct Standing {
-    /// The agent's name.
-    pub agent: Arc<str>,
-    /// What is believed about its reward on this question.
-    pub belief: Belief,
-    /// Learned outcomes of the agent.
-    pub samples: u64,
-    /// Learned outcomes of the agent on this task type; of any, when the question names none.
-    pub evidence: u64,
-}
-
-impl Standing {
-    /// Expected reward, `0..=1`.
-    pub fn expected_success(&self) -> f64 {
-        match &self.belief {
-            Belief::Posterior(posterior) => posterior.mean(),
-            Belief::Mixture(mixture) => mixture.expected(),
-            Belief::Point(mean) => *mean,
-        }
-    }
-
-    /// Density of the mean reward at `chance`, in (0, 1); `None` for strategies that have none.
-    pub fn density(&self, chance: f64) -> Option<f64> {
-        match &self.belief {
-            Belief::Posterior(posterior) => Some(posterior.density(chance)),
-            Belief::Mixture(mixture) => Some(mixture.density(chance)),
-            Belief::Point(_) => None,
-        }
-    }
-
-    /// The mean reward lies below with probability `p`, in (0, 1); the mean itself for strategies that
-    /// believe in one number.
-    pub fn success_quantile(&self, p: f64) -> f64 {
-        match &self.belief {
-            Belief::Posterior(posterior) => posterior.quantile(p),
-            Belief::Mixture(mixture) => mixture.quantile(p),
-            Belief::Point(mean) => *mean,
-        }
-    }
-
-    /// 90 % credible interval of the mean reward; `None` for strategies that have none.
-    pub fn interval(&self) -> Option<[f64; 2]> {
-        match &self.belief {
-            Belief::Posterior(posterior) => Some(posterior.interval()),
-            Belief::Mixture(mixture) => Some(mixture.interval()),
-            Belief::Point(_) => None,
-        }
-    }
-}
 
 /// One agent after the draw.
 #[derive(Debug, Clone)]
@@ -222,63 +157,6 @@ impl AgentPerformanceModel {
             .into_iter()
             .map(|(name, agent)| asked.standing(name, agent, candidates, &mut rows))
             .collect()
-    }
-}
-
-/// Why an agent stands where it stands.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Explanation {
-    /// Expected reward, `0..=1`.
-    pub expected_success: f64,
-    /// What it is made of.
-    pub parts: Vec<Part>,
-    /// How much each copy of the model counts; with the strategy `thompson`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub weights: Vec<CopyWeight>,
-    /// The same in words.
-    pub text: String,
-}
-
-/// The weight of one copy of the model.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct CopyWeight {
-    /// What the copy assumes.
-    pub assumes: &'static str,
-    /// `0..=1`.
-    pub weight: f64,
-}
-
-/// One part of a score.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Part {
-    /// What it is about.
-    pub name: String,
-    /// Learned outcomes that it rests on.
-    pub outcomes: u64,
-    /// What it adds to the log-odds; parts of `thompson`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_odds: Option<f64>,
-    /// Standard deviation of that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub deviation: Option<f64>,
-    /// Sum of rewards, prior pseudo-counts included where it is the prior; other strategies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reward: Option<f64>,
-    /// The same of missed rewards.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub missed: Option<f64>,
-}
-
-impl Part {
-    fn effect(name: impl Into<String>, contribution: Contribution) -> Self {
-        let Contribution { mean, deviation, outcomes } = contribution;
-        let (log_odds, deviation) = (Some(mean), Some(deviation));
-        Self { name: name.into(), outcomes, log_odds, deviation, reward: None, missed: None }
-    }
-
-    fn record(name: &str, outcomes: u64, reward: f64, missed: f64) -> Self {
-        let (reward, missed) = (Some(reward), Some(missed));
-        Self { name: name.into(), outcomes, log_odds: None, deviation: None, reward, missed }
     }
 }
 

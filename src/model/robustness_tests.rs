@@ -5,7 +5,8 @@
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::families::logistic::{COPIES, sigmoid};
+use super::families::logistic::COPIES;
+use super::log_odds::sigmoid;
 use super::*;
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
 

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::{COPIES, FORGETFUL, KEPT, Lanes};
+use crate::model::log_odds::sigmoid;
 
 /// Points on each side of the mean at which a tilted Gaussian is summed up, and their distance in
 /// deviations.
@@ -16,21 +17,6 @@ const NARROW: f64 = 0.05;
 const SURPRISE: f64 = 1.0;
 /// A sum further from even odds counts as one this far: its exponential stays finite.
 const LOG_ODDS_MAX: f64 = 300.0;
-
-pub(in crate::model) fn sigmoid(z: f64) -> f64 {
-    1.0 / (1.0 + (-z).exp())
-}
-
-/// `ln(1 + exp(z))`, without overflow.
-pub(super) fn softplus(z: f64) -> f64 {
-    z.max(0.0) + (-z.abs()).exp().ln_1p()
-}
-
-/// The mean of a sigmoid over a Gaussian is about the sigmoid of the mean times this (`MacKay`,
-/// "The evidence framework applied to classification networks", 1992, equation 10).
-pub(in crate::model) fn moderation(variance: f64) -> f64 {
-    1.0 / (1.0 + std::f64::consts::FRAC_PI_8 * variance).sqrt()
-}
 
 /// What the forgetful copy keeps of a belief for `age` outcomes.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
@@ -230,6 +216,7 @@ fn mode(mean: f64, variance: f64, reward: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::log_odds::softplus;
     use proptest::prelude::*;
 
     /// Newton steps from both sides of the steep part of the curve, each inside the bracket, hardly

@@ -50,8 +50,9 @@ use std::sync::Arc;
 
 use imbl::Vector;
 
+use crate::model::explanation::{Contribution, CopyWeight};
 use crate::model::features::{Active, Keys, NamesMax};
-use crate::model::ranking::CopyWeight;
+use crate::model::log_odds::{moderation, sigmoid, softplus};
 use crate::model::settings::Caps;
 use crate::model::shares::Holding;
 use crate::model::small_map::SmallMap;
@@ -64,12 +65,12 @@ mod hierarchy;
 mod saved;
 
 use combinations::CellEffect;
-use effect::{Step, softplus};
+use effect::Step;
 use hierarchy::PartOfSum;
 
 pub(in crate::model) use block::{Block, FeatureCell, Own};
 use combinations::{Combinations, SavedCombination};
-pub(in crate::model) use effect::{Effect, Sum, moderation, sigmoid};
+pub(in crate::model) use effect::{Effect, Sum};
 pub(in crate::model) use hierarchy::{
     Hierarchy, Level, Levels, MeanPrior, Overall, SPREADS, Swapped, Term,
 };
@@ -206,17 +207,6 @@ impl Logistic {
             has_tasks: false,
         }
     }
-}
-
-/// A part of an agent's log-odds, as an explanation shows it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct Contribution {
-    /// Logits.
-    pub(in crate::model) mean: f64,
-    /// Standard deviation, logits.
-    pub(in crate::model) deviation: f64,
-    /// What it was learned from.
-    pub(in crate::model) outcomes: u64,
 }
 
 /// The shared effect of a task type, and each agent's on it.
