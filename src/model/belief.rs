@@ -7,7 +7,6 @@ use super::posterior::Posterior;
 
 /// What is believed about an agent's mean reward.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "by default every belief is a mixture")]
 pub enum Belief {
     /// A distribution, to draw from.
     Posterior(Posterior),

@@ -16,12 +16,9 @@
 //! What all agents share moves none past another and takes no part. `V` is wider for an agent that was
 //! tried far less often than the others ([`overall_share`]).
 
-use std::sync::Arc;
-
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::families::logistic::{COPIES, Lanes, Level, Levels, Own, SPREADS, Sum, Swapped};
 use super::log_odds::{moderation, sigmoid};
 use super::propensity::{self, Draws};
 use crate::stats::normal;
@@ -60,91 +57,120 @@ pub(super) fn overall_share(outcomes: u64, all_outcomes: u64, candidates: usize)
     OVERALL_SHARE_MORE.mul_add(more, OVERALL_SHARE).min(OVERALL_SHARE_MAX)
 }
 
-/// The belief of the copies in the log-odds of an agent's success: its own part, by which
-/// agents are ranked, and the part that all agents share.
+/// The weights of those copies that take part, which sum to 1; 0 of all others.
+pub(super) fn kept<const COPIES: usize>(weights: &[f64; COPIES]) -> [f64; COPIES] {
+    let kept = weights.map(|weight| if weight < WEIGHT_MIN { 0.0 } else { weight });
+    let total: f64 = kept.iter().sum();
+    kept.map(|weight| weight / total)
+}
+
+/// The belief of copies of a model in the log-odds of an agent's success: its own part, by which agents are
+/// ranked, and the part that all agents share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mixture {
-    /// Sum to 1.
-    weights: Lanes,
-    /// Under the base prior.
-    own: Own,
-    shared: Sum,
-    levels: Arc<Levels>,
+    /// What is stated; weights sum to 1.
+    stated: Box<[Component]>,
+    /// By which agents are compared, copy by copy: the same copies for all agents of a question.
+    compared: Box<[Compared]>,
     draws: Draws,
+    /// Mean of what all agents share.
+    shared: f64,
     expected: f64,
 }
 
 /// A Gaussian over log-odds, all effects together.
-#[derive(Debug, Clone, Copy, Default)]
-struct Component {
-    weight: f64,
-    mean: f64,
-    variance: f64,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Component {
+    pub(super) weight: f64,
+    pub(super) mean: f64,
+    pub(super) variance: f64,
 }
 
-impl Mixture {
+/// What a copy believes about the agent's own effects, given the mean of what agents have in common.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Compared {
+    pub(super) mean: f64,
+    pub(super) variance: f64,
+    /// How far it moves with that mean: its derivative.
+    pub(super) load: f64,
+    /// Variance of that mean, which is the same for all agents.
+    pub(super) uncertainty: f64,
+    /// Of the copy.
+    pub(super) weight: f64,
+}
+
+/// What a copy draws the agent's own effects from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Drawn {
+    pub(super) mean: f64,
+    pub(super) variance: f64,
+    /// Variance of the overall effect alone.
+    pub(super) overall: f64,
+}
+
+/// A mixture that is put together copy by copy. Copies of weight 0 are left out.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    stated: Vec<Component>,
+    compared: Vec<Compared>,
+    centre: f64,
+    overall: f64,
+    rest: f64,
+    shared: f64,
+}
+
+impl Copies {
+    /// Room for so many copies, of so many Gaussians each.
+    pub(super) fn with_capacity(copies: usize, gaussians: usize) -> Self {
+        Self {
+            stated: Vec::with_capacity(copies * gaussians),
+            compared: Vec::with_capacity(copies),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a copy. `stated` are its Gaussians, all effects together, whose weights sum to its own; `shared` is
+    /// the mean of what all agents share.
+    pub(super) fn add(
+        &mut self,
+        stated: impl Iterator<Item = Component>,
+        compared: Compared,
+        drawn: Drawn,
+        shared: f64,
+    ) {
+        let weight = compared.weight;
+        let first = self.stated.len();
+        stated.for_each(|component| add_component(&mut self.stated, first, component));
+        self.compared.push(compared);
+        self.centre += weight * drawn.mean;
+        self.overall += weight * drawn.overall;
+        self.rest += weight * (drawn.variance - drawn.overall);
+        self.shared += weight * shared;
+    }
+
     /// `overall_share` is that of [`overall_share`].
-    pub(super) fn new(
-        weights: &Lanes,
-        own: Own,
-        shared: &Sum,
-        levels: &Arc<Levels>,
-        overall_share: f64,
-    ) -> Self {
-        let kept = weights.map(|weight| if weight < WEIGHT_MIN { 0.0 } else { weight });
-        let total: f64 = kept.iter().sum();
-        let draws = Draws { centre: 0.0, overall: VARIANCE_MIN, rest: 0.0 };
-        let mut mixture = Self {
-            weights: kept.map(|weight| weight / total),
-            own,
-            shared: *shared,
-            levels: levels.clone(),
-            draws,
-            expected: 0.0,
+    pub(super) fn mixture(self, overall_share: f64) -> Mixture {
+        let Self { stated, compared, centre, overall, rest, shared } = self;
+        let draws = Draws {
+            centre,
+            overall: (overall_share * overall).max(VARIANCE_MIN),
+            // The effects may be correlated such that their sum varies less than one of them.
+            rest: (REST_SHARE * rest).max(0.0),
         };
-        mixture.draws = mixture.draws_by(overall_share);
-        let components = mixture.components();
-        let expected = components
+        let expected = stated
             .iter()
             .map(|Component { weight, mean, variance }| weight * mean_chance(*mean, *variance));
         // Weights sum to 1 up to rounding.
-        mixture.expected = expected.sum::<f64>().clamp(0.0, 1.0);
-        mixture
+        let expected = expected.sum::<f64>().clamp(0.0, 1.0);
+        let (stated, compared) = (stated.into_boxed_slice(), compared.into_boxed_slice());
+        Mixture { stated, compared, draws, shared, expected }
     }
+}
 
-    fn weighted(&self, of: impl Fn(usize) -> f64) -> f64 {
-        (0..COPIES).map(|copy| self.weights[copy] * of(copy)).sum()
-    }
-
-    /// The agent's own effects by what a tenant's agents have in common.
-    fn swapped(&self, copy: usize, level: &Level) -> Swapped {
-        let Own { sum, covariance, overall } = &self.own;
-        let overall = (overall.mean[copy], overall.variance[copy]);
-        level.swap(sum.mean[copy], sum.variance[copy], overall, covariance[copy])
-    }
-
-    /// What is stated: a Gaussian per copy and spread, one for those that are nearly the same.
-    fn components(&self) -> Components {
-        let mut components = Components::default();
-        for copy in (0..COPIES).filter(|copy| self.weights[*copy] > 0.0) {
-            let first = components.count;
-            for (share, level) in self.levels.stated[copy].iter().filter(|(share, _)| *share > 0.0)
-            {
-                let swapped = self.swapped(copy, level);
-                let component = Component {
-                    weight: self.weights[copy] * share,
-                    mean: swapped.mean + self.shared.mean[copy],
-                    variance: swapped.variance + self.shared.variance[copy],
-                };
-                components.add(first, component);
-            }
-        }
-        components
-    }
-
+impl Mixture {
     /// Mean of the log-odds, all effects together.
     pub fn log_odds(&self) -> f64 {
-        self.components().iter().map(|component| component.weight * component.mean).sum()
+        self.stated.iter().map(|component| component.weight * component.mean).sum()
     }
 
     /// Expected success, `0..=1`.
@@ -158,8 +184,7 @@ impl Mixture {
             return 0.0;
         }
         let t = chance.ln() - (-chance).ln_1p();
-        let components = self.components();
-        let density = components.iter().map(|component| {
+        let density = self.stated.iter().map(|component| {
             let spread = component.variance.max(VARIANCE_MIN).sqrt();
             component.weight * normal::density((t - component.mean) / spread) / spread
         });
@@ -168,28 +193,12 @@ impl Mixture {
 
     /// Central 90 % credible interval of the chance of success.
     pub fn interval(&self) -> [f64; 2] {
-        let components = self.components();
-        [0.05, 0.95].map(|p| sigmoid(components.quantile(p)))
+        [0.05, 0.95].map(|p| sigmoid(quantile(&self.stated, p)))
     }
 
     /// The chance of success lies below with probability `p`, in (0, 1).
     pub fn quantile(&self, p: f64) -> f64 {
-        sigmoid(self.components().quantile(p))
-    }
-
-    fn draws_by(&self, overall_share: f64) -> Draws {
-        let mut draws = Draws { centre: 0.0, overall: 0.0, rest: 0.0 };
-        for copy in (0..COPIES).filter(|copy| self.weights[*copy] > 0.0) {
-            let weight = self.weights[copy];
-            let swapped = self.swapped(copy, &self.levels.choice[copy]);
-            draws.centre += weight * swapped.mean;
-            draws.overall += weight * swapped.overall;
-            draws.rest += weight * (swapped.variance - swapped.overall);
-        }
-        draws.overall = (overall_share * draws.overall).max(VARIANCE_MIN);
-        // The effects may be correlated such that their sum varies less than one of them.
-        draws.rest = (REST_SHARE * draws.rest).max(0.0);
-        draws
+        sigmoid(quantile(&self.stated, p))
     }
 
     /// One draw, in log-odds: what agents are ranked by.
@@ -200,13 +209,13 @@ impl Mixture {
 
     /// Where the scores of draws lie.
     pub(super) fn scores(&self) -> Scores {
-        Scores { draws: self.draws, shared: self.weighted(|copy| self.shared.mean[copy]) }
+        Scores { draws: self.draws, shared: self.shared }
     }
 
     /// The probability that stands for a draw, `0..=1`: what all agents share is added, which
     /// keeps the order.
     pub(super) fn score(&self, draw: f64) -> f64 {
-        sigmoid(draw + self.weighted(|copy| self.shared.mean[copy]))
+        sigmoid(draw + self.shared)
     }
 }
 
@@ -231,79 +240,64 @@ fn mean_chance(mean: f64, variance: f64) -> f64 {
     below.iter().sum()
 }
 
-/// At most a Gaussian per copy and spread.
-#[derive(Debug, Clone, Copy, Default)]
-struct Components {
-    all: [Component; COPIES * SPREADS],
-    count: usize,
+/// Adds one after those of the same copy, which begin at `first`; to the last of them if it is nearly the
+/// same: the moments stay.
+fn add_component(components: &mut Vec<Component>, first: usize, one: Component) {
+    if let Some(last) = components[first..].last_mut() {
+        let apart = one.mean - last.mean;
+        let is_near = apart * apart < SAME_MEAN * SAME_MEAN * last.variance
+            && one.variance < SAME_VARIANCE * last.variance
+            && last.variance < SAME_VARIANCE * one.variance;
+        if is_near {
+            let weight = last.weight + one.weight;
+            let share = one.weight / weight;
+            let between = share * (1.0 - share) * apart * apart;
+            last.variance += share * (one.variance - last.variance) + between;
+            last.mean += share * apart;
+            last.weight = weight;
+            return;
+        }
+    }
+    components.push(one);
 }
 
-impl Components {
-    fn iter(&self) -> std::slice::Iter<'_, Component> {
-        self.all[..self.count].iter()
+/// The mixture lies below with probability `p`, in log-odds: Newton's method on its distribution
+/// function, inside a bracket, from where a Gaussian of the same moments has it.
+fn quantile(components: &[Component], p: f64) -> f64 {
+    let z = normal::quantile(p);
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    let (mut mean, mut square) = (0.0, 0.0);
+    for component in components {
+        let end = component.mean + z * component.variance.sqrt();
+        (low, high) = (low.min(end), high.max(end));
+        mean += component.weight * component.mean;
+        square += component.weight * (component.variance + component.mean * component.mean);
     }
-
-    /// Adds one after those of the same copy, which begin at `first`; to the last of them if it is nearly the
-    /// same: the moments stay.
-    fn add(&mut self, first: usize, one: Component) {
-        if self.count > first {
-            let last = &mut self.all[self.count - 1];
-            let apart = one.mean - last.mean;
-            let is_near = apart * apart < SAME_MEAN * SAME_MEAN * last.variance
-                && one.variance < SAME_VARIANCE * last.variance
-                && last.variance < SAME_VARIANCE * one.variance;
-            if is_near {
-                let weight = last.weight + one.weight;
-                let share = one.weight / weight;
-                let between = share * (1.0 - share) * apart * apart;
-                last.variance += share * (one.variance - last.variance) + between;
-                last.mean += share * apart;
-                last.weight = weight;
-                return;
-            }
+    let deviation = (square - mean * mean).max(VARIANCE_MIN).sqrt();
+    let mut t = (mean + z * deviation).clamp(low, high);
+    for _ in 0..60 {
+        let (mut below, mut density) = (0.0, 0.0);
+        for component in components {
+            let spread = 1.0 / component.variance.max(VARIANCE_MIN).sqrt();
+            let z = (t - component.mean) * spread;
+            below += component.weight * normal::below(z);
+            density += component.weight * normal::density(z) * spread;
         }
-        self.all[self.count] = one;
-        self.count += 1;
+        if below > p {
+            high = t;
+        } else {
+            low = t;
+        }
+        let newton = t - (below - p) / density;
+        let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
+        // The error of a Newton step is of the order of its square.
+        let done = (next - t).abs() < 1e-3 * deviation;
+        t = next;
+        if done {
+            break;
+        }
     }
-
-    /// The mixture lies below with probability `p`, in log-odds: Newton's method on its distribution
-    /// function, inside a bracket, from where a Gaussian of the same moments has it.
-    fn quantile(&self, p: f64) -> f64 {
-        let z = normal::quantile(p);
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        let (mut mean, mut square) = (0.0, 0.0);
-        for component in self.iter() {
-            let end = component.mean + z * component.variance.sqrt();
-            (low, high) = (low.min(end), high.max(end));
-            mean += component.weight * component.mean;
-            square += component.weight * (component.variance + component.mean * component.mean);
-        }
-        let deviation = (square - mean * mean).max(VARIANCE_MIN).sqrt();
-        let mut t = (mean + z * deviation).clamp(low, high);
-        for _ in 0..60 {
-            let (mut below, mut density) = (0.0, 0.0);
-            for component in self.iter() {
-                let spread = 1.0 / component.variance.max(VARIANCE_MIN).sqrt();
-                let z = (t - component.mean) * spread;
-                below += component.weight * normal::below(z);
-                density += component.weight * normal::density(z) * spread;
-            }
-            if below > p {
-                high = t;
-            } else {
-                low = t;
-            }
-            let newton = t - (below - p) / density;
-            let next = if newton > low && newton < high { newton } else { 0.5 * (low + high) };
-            // The error of a Newton step is of the order of its square.
-            let done = (next - t).abs() < 1e-3 * deviation;
-            t = next;
-            if done {
-                break;
-            }
-        }
-        t
-    }
+    t
 }
 
 /// The part of a draw that all agents of a decision share.
@@ -354,25 +348,23 @@ pub(super) fn probabilities_best(mixtures: &[&Mixture]) -> Vec<f64> {
     let mut best = vec![0.0; mixtures.len()];
     let Some(one) = mixtures.first() else { return best };
     let mut gaussians = Vec::with_capacity(mixtures.len());
-    for copy in (0..COPIES).filter(|copy| one.weights[*copy] >= COMPARED_WEIGHT_MIN) {
-        let level = one.levels.comparison[copy];
-        let certain = Level { uncertainty: 0.0, ..level };
-        let deviation = level.uncertainty.sqrt();
-        let swapped: Vec<Swapped> =
-            mixtures.iter().map(|mixture| mixture.swapped(copy, &certain)).collect();
-        let [least, most] = [f64::min, f64::max]
-            .map(|of| swapped.iter().map(|swapped| swapped.load).reduce(of).unwrap_or(0.0));
+    let copies = one.compared.iter().enumerate();
+    for (copy, of_one) in copies.filter(|(_, of_one)| of_one.weight >= COMPARED_WEIGHT_MIN) {
+        let deviation = of_one.uncertainty.sqrt();
+        let compared = || mixtures.iter().map(|mixture| &mixture.compared[copy]);
+        let [least, most] =
+            [f64::min, f64::max].map(|of| compared().map(|one| one.load).reduce(of).unwrap_or(0.0));
         let common: &[(f64, f64)] =
             if (most - least) * deviation < COMMON_MIN { &[(0.0, 1.0)] } else { &COMMON };
         for (z, weight) in common {
             let moved = z * deviation;
             gaussians.clear();
-            gaussians.extend(swapped.iter().map(|swapped| {
-                (swapped.load.mul_add(moved, swapped.mean), swapped.variance.sqrt())
-            }));
+            gaussians.extend(
+                compared().map(|one| (one.load.mul_add(moved, one.mean), one.variance.sqrt())),
+            );
             let highest = propensity::probabilities_highest(&gaussians);
             for (best, highest) in best.iter_mut().zip(highest) {
-                *best += one.weights[copy] * weight * highest;
+                *best += of_one.weight * weight * highest;
             }
         }
     }
@@ -408,12 +400,10 @@ mod tests {
 
     #[test]
     fn quantiles_of_components_are_where_they_say() {
-        let mut components = Components::default();
-        for (weight, mean, variance) in [(0.5, -1.0, 0.3), (0.2, 3.0, 4.0), (0.3, 0.0, 0.01)] {
-            components.add(components.count, Component { weight, mean, variance });
-        }
+        let components = [(0.5, -1.0, 0.3), (0.2, 3.0, 4.0), (0.3, 0.0, 0.01)]
+            .map(|(weight, mean, variance)| Component { weight, mean, variance });
         for p in [0.01, 0.05, 0.5, 0.95, 0.999] {
-            let t = components.quantile(p);
+            let t = quantile(&components, p);
             let below: f64 = components
                 .iter()
                 .map(|one| one.weight * normal::below((t - one.mean) / one.variance.sqrt()))
@@ -426,11 +416,11 @@ mod tests {
     #[test]
     fn merged_components_keep_the_moments() {
         let parts = [(0.3, 1.0, 0.5), (0.2, 1.1, 0.52), (0.5, 2.0, 0.5)];
-        let mut components = Components::default();
+        let mut components = Vec::new();
         for (weight, mean, variance) in parts {
-            components.add(0, Component { weight, mean, variance });
+            add_component(&mut components, 0, Component { weight, mean, variance });
         }
-        assert_eq!(components.count, 2);
+        assert_eq!(components.len(), 2);
         let moment = |of: fn(f64, f64) -> f64| -> (f64, f64) {
             let now = components.iter().map(|one| one.weight * of(one.mean, one.variance)).sum();
             (now, parts.iter().map(|(weight, mean, variance)| weight * of(*mean, *variance)).sum())

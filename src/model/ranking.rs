@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::belief::{Belief, Standing};
 use super::explanation::{Contribution, Explanation, Part};
-use super::families::logistic::{Block, Logistic, Sum};
+use super::families::logistic::{Block, Lanes, Logistic, Sum};
 use super::features::Active;
 use super::learning::AgentPerformanceModel;
 use super::mixture::{self, Luck, Mixture, overall_share};
@@ -46,6 +46,8 @@ struct AskedEffects<'a> {
     /// Whether task types have effects.
     has_tasks: bool,
     shared: Sum,
+    /// Of the copies that take part.
+    weights: Lanes,
 }
 
 impl<'a> Asked<'a> {
@@ -61,7 +63,8 @@ impl<'a> Asked<'a> {
             let active = logistic.active(question.context, &settings.caps);
             let has_tasks = question.task_type.is_some_and(|name| logistic.has_tasks(name));
             let shared = logistic.shared(&active, has_tasks, task.map(|task| &task.effects));
-            AskedEffects { logistic, active, has_tasks, shared }
+            let weights = mixture::kept(&logistic.weights());
+            AskedEffects { logistic, active, has_tasks, shared, weights }
         });
         Self { settings, question, tenant, task, effects }
     }
@@ -142,7 +145,7 @@ impl AskedEffects<'_> {
         let known = agent.map(|agent| (agent.id, block));
         let own = logistic.own(&self.active, known, self.has_tasks, own_task, rows);
         let share = overall_share(block.map_or(0, Block::learned), logistic.now, candidates);
-        Mixture::new(&logistic.weights(), own, &self.shared, logistic.levels(), share)
+        logistic.mixture(&self.weights, &own, &self.shared, share)
     }
 }
 

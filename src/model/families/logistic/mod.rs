@@ -53,6 +53,7 @@ use imbl::Vector;
 use crate::model::explanation::{Contribution, CopyWeight};
 use crate::model::features::{Active, Keys, NamesMax};
 use crate::model::log_odds::{moderation, sigmoid, softplus};
+use crate::model::mixture::{Compared, Component, Copies, Drawn, Mixture};
 use crate::model::settings::Caps;
 use crate::model::shares::Holding;
 use crate::model::small_map::SmallMap;
@@ -427,6 +428,49 @@ impl Logistic {
             self.add_combination(hash, agent.map(|(id, _)| id), &mut own.sum);
         }
         own
+    }
+
+    /// What is believed about an agent's success, by copies of these weights. `own` is what [`Logistic::own`]
+    /// says, `shared` what [`Logistic::shared`] does.
+    pub(in crate::model) fn mixture(
+        &self,
+        weights: &Lanes,
+        own: &Own,
+        shared: &Sum,
+        overall_share: f64,
+    ) -> Mixture {
+        let levels = self.levels();
+        let mut copies = Copies::with_capacity(COPIES, SPREADS);
+        for copy in (0..COPIES).filter(|copy| weights[*copy] > 0.0) {
+            let weight = weights[copy];
+            let overall = (own.overall.mean[copy], own.overall.variance[copy]);
+            let swapped = |level: &Level| {
+                level.swap(
+                    own.sum.mean[copy],
+                    own.sum.variance[copy],
+                    overall,
+                    own.covariance[copy],
+                )
+            };
+            let levels_stated = levels.stated[copy].iter().filter(|(share, _)| *share > 0.0);
+            let stated = levels_stated.map(|(share, level)| {
+                let swapped = swapped(level);
+                Component {
+                    weight: weight * share,
+                    mean: swapped.mean + shared.mean[copy],
+                    variance: swapped.variance + shared.variance[copy],
+                }
+            });
+            let comparison = levels.comparison[copy];
+            let certain = swapped(&Level { uncertainty: 0.0, ..comparison });
+            let Swapped { mean, variance, load, .. } = certain;
+            let uncertainty = comparison.uncertainty;
+            let compared = Compared { mean, variance, load, uncertainty, weight };
+            let Swapped { mean, variance, overall, .. } = swapped(&levels.choice[copy]);
+            let drawn = Drawn { mean, variance, overall };
+            copies.add(stated, compared, drawn, shared.mean[copy]);
+        }
+        copies.mixture(overall_share)
     }
 
     /// Learns that an agent had this reward, `0..=1`. `task` holds the effects of the task type
