@@ -14,6 +14,7 @@ use crate::http::AppOptions;
 use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
+use crate::sources::formats::LITELLM_AGENTS;
 use crate::sources::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::sources::otlp::{Executions, OtlpOptions};
 use crate::store::{StoreOptions, Synchronous};
@@ -43,7 +44,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 87] = [
+pub const OPTIONS: [Opt; 88] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -311,6 +312,12 @@ pub const OPTIONS: [Opt; 87] = [
         "File of prices per token, as LiteLLM has it, for spans that count tokens and name no cost",
     ),
     opt("OTLP_BODY_MAX_MIB", "otlp-body-max-mib", "64", "MiB that an export may have, unpacked"),
+    opt(
+        "LITELLM_AGENT",
+        "litellm-agent",
+        "model_group",
+        "Which field of LiteLLM's records is the agent: model_group, model or agent_id",
+    ),
     opt("LOG_FORMAT", "log-format", "text", "Log lines as text or json"),
     opt(
         "METRICS_AGENTS_MAX",
@@ -414,6 +421,7 @@ pub struct Config {
     pub kafka_topic: String,
     pub kafka: Option<KafkaOptions>,
     pub otlp: Option<OtlpOptions>,
+    pub litellm_agent: String,
     pub queue_capacity: usize,
     pub decision_wait: Duration,
     pub explore_min: f64,
@@ -534,6 +542,7 @@ impl Config {
             kafka_topic: source.topic("KAFKA_OUTCOME_TOPIC")?,
             kafka: source.kafka()?,
             otlp: source.otlp()?,
+            litellm_agent: source.choice("LITELLM_AGENT", &LITELLM_AGENTS)?,
             queue_capacity,
             decision_wait,
             explore_min: source.real("EXPLORE_MIN", 0.0, 1.0)?,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, ValueHint, value_parser};
 use clap_complete::Shell;
 use serde_json::{Map, Value, json};
 
@@ -21,6 +21,7 @@ use crate::evaluate::log::{Plan, print as print_evaluation};
 use crate::logging::one_line;
 use crate::outcome::DEFAULT_TENANT;
 use crate::service;
+use crate::sources::formats;
 
 const URL: &str = "http://127.0.0.1:8000";
 const EXIT_STATUS: &str = "Exit status: 0 after success, 1 after a failure, 2 when the \
@@ -63,26 +64,7 @@ pub fn command() -> clap::Command {
                 ))
                 .args(settings()),
         )
-        .subcommand(
-            clap::Command::new("import")
-                .about("Feed recorded outcomes (JSON Lines or CSV) through the path of live ones")
-                .arg(
-                    Arg::new("file")
-                        .value_name("FILE")
-                        .help("File to read; - for standard input")
-                        .value_hint(ValueHint::FilePath)
-                        .value_parser(value_parser!(PathBuf))
-                        .required(true),
-                )
-                .arg(
-                    Arg::new("url")
-                        .long("url")
-                        .value_name("URL")
-                        .help("Send to the service there, instead of opening the storage"),
-                )
-                .arg(token_file())
-                .args(settings()),
-        )
+        .subcommand(import_command())
         .subcommand(
             clap::Command::new("emit")
                 .about("Write recorded outcomes (JSON Lines or CSV) to the Kafka topic")
@@ -129,6 +111,80 @@ pub fn command() -> clap::Command {
                 .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
         )
         .subcommand(help_command())
+}
+
+fn import_command() -> clap::Command {
+    let is_foreign = |arg: Arg| arg.requires("foreign");
+    clap::Command::new("import")
+        .about("Feed recorded outcomes (JSON Lines, CSV, other tools' files) through the path of live ones")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .help("Files to read; - for standard input")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf))
+                .num_args(1..)
+                .required(true),
+        )
+        .arg(
+            text("from", "FORMAT", "Whose format they are in, where it is not our own")
+                .value_parser(formats::NAMES),
+        )
+        .arg(
+            text("map", "FILE", "A map of your own: which of a record's values become what")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .group(ArgGroup::new("foreign").args(["from", "map"]))
+        .arg(is_foreign(
+            Arg::new("map-check")
+                .long("map-check")
+                .help("Only print the first 5 events that they would give")
+                .action(ArgAction::SetTrue),
+        ))
+        .arg(is_foreign(
+            text("agents", "AGENT,AGENT", "Only the records of these agents")
+                .action(ArgAction::Append)
+                .value_delimiter(','),
+        ))
+        .arg(is_foreign(
+            text("score", "SCORE,SCORE", "Which scores count, of records that have several")
+                .action(ArgAction::Append)
+                .value_delimiter(','),
+        ))
+        .arg(is_foreign(text("task-type", "TASK_TYPE", "The task type of records that name none")))
+        .arg(
+            Arg::new("url")
+                .long("url")
+                .value_name("URL")
+                .help("Send to the service there, instead of opening the storage"),
+        )
+        .arg(token_file())
+        .args(OPTIONS.iter().map(setting))
+}
+
+/// What the arguments of `import` ask for.
+fn imported(matches: &ArgMatches) -> import::Plan {
+    let texts =
+        |name: &str| matches.get_many::<String>(name).into_iter().flatten().cloned().collect();
+    let choices = formats::Choices {
+        agents: texts("agents"),
+        scores: texts("score"),
+        task_type: matches.get_one("task-type").cloned(),
+        ..formats::Choices::default()
+    };
+    let format = match (matches.get_one::<String>("from"), matches.get_one::<PathBuf>("map")) {
+        (Some(name), _) => import::Format::Named(name.clone(), choices),
+        (_, Some(map)) => import::Format::Mapped(map.clone(), choices),
+        (None, None) => import::Format::Own,
+    };
+    import::Plan {
+        files: matches.get_many("files").into_iter().flatten().cloned().collect(),
+        format,
+        url: matches.get_one("url").cloned(),
+        token_file: matches.get_one("token-file").cloned(),
+        only_check: matches.get_flag("map-check"),
+    }
 }
 
 fn help_command() -> clap::Command {
@@ -501,10 +557,8 @@ fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
 pub enum Command {
     /// Run the service.
     Serve(Settings, service::Plan),
-    /// Import into the storage.
-    Import(Settings, PathBuf),
-    /// Import through a service, with a file that holds its token.
-    ImportTo(String, Option<PathBuf>, PathBuf),
+    /// Import into the storage, or through a service.
+    Import(Settings, import::Plan),
     /// Write to the topic.
     Emit(Settings, PathBuf),
     /// Ask for agents: the service, a file with its token, the request, whether to print the raw
@@ -614,13 +668,7 @@ impl Command {
             |matches: &ArgMatches| matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
         let token = |matches: &ArgMatches| matches.get_one::<PathBuf>("token-file").cloned();
         Ok(match matches.subcommand() {
-            Some(("import", sub)) => {
-                let file = sub.get_one::<PathBuf>("file").cloned().unwrap_or_default();
-                match sub.get_one::<String>("url") {
-                    Some(url) => Self::ImportTo(url.clone(), token(sub), file),
-                    None => Self::Import(Settings::of(sub), file),
-                }
-            }
+            Some(("import", sub)) => Self::Import(Settings::of(sub), imported(sub)),
             Some(("emit", sub)) => {
                 let file = sub.get_one::<PathBuf>("file").cloned().unwrap_or_default();
                 Self::Emit(Settings::of(sub), file)
@@ -721,20 +769,11 @@ impl Command {
         let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
         match self {
             Self::Serve(settings, plan) => service::serve(&settings.config()?, plan)?,
-            Self::Import(settings, file) => {
-                let summary = import::into_storage(&settings.config()?, &file)?;
-                writeln!(out, "{summary}").map_err(gone)?;
-                summary.check(&file)?;
-            }
-            Self::ImportTo(url, token_file, file) => {
-                let summary = import::into_service(&url, token_file.as_deref(), &file)?;
-                writeln!(out, "{summary}").map_err(gone)?;
-                summary.check(&file)?;
-            }
+            Self::Import(settings, plan) => import::run(plan, || settings.config(), out)?,
             Self::Emit(settings, file) => {
                 let summary = emit::into_topic(&settings.config()?, &file)?;
                 writeln!(out, "{summary}").map_err(gone)?;
-                summary.check(&file)?;
+                summary.check(&file.display().to_string())?;
             }
             Self::Predict(url, token_file, request, raw) => {
                 let client = Client::new(&url)?.with_token_file(token_file.as_deref())?;

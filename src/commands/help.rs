@@ -25,7 +25,7 @@ macro_rules! topics {
 }
 
 /// Every topic, in the order in which a newcomer would read them.
-pub const TOPICS: [Topic; 13] = topics![
+pub const TOPICS: [Topic; 14] = topics![
     ("overview", "What it is, and how to begin", "README.md"),
     ("events", "What an outcome event means", "src/outcome/README.md"),
     ("api", "Every call, its answers, tokens, budgets, plots, dashboard", "src/http/README.md"),
@@ -33,6 +33,7 @@ pub const TOPICS: [Topic; 13] = topics![
     ("operations", "systemd, backup, metrics, alerts, troubles, all settings", "systemd/README.md"),
     ("kafka", "The topic, gaps, replicas, dead letters, security", "src/sources/kafka/README.md"),
     ("otlp", "Telemetry of agents: what counts, what becomes of it", "src/sources/otlp/README.md"),
+    ("formats", "Files of other tools; a map of your own", "src/sources/formats/README.md"),
     ("model", "What is learned, and how agents are ranked", "src/model/README.md"),
     ("evaluation", "What another policy would have earned; replay", "src/evaluate/README.md"),
     ("architecture", "The parts, the threads, what must stay true", "src/README.md"),

@@ -1,20 +1,128 @@
 //! `import`: recorded outcomes, fed through the path that live ones take.
 
-use std::path::Path;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::commands::client::Client;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::service::RealTimeModelUpdater;
-use crate::sources::file::{Source, Summary, feed};
+use crate::sources::file::{Input, Source, Summary, feed, inputs};
+use crate::sources::formats::{Choices, Reader, Taken};
+use crate::sources::otlp::Otlp;
 
-/// Imports into the state directory, which no service may hold at the time.
+/// How many events `--map-check` prints.
+const CHECKED: usize = 5;
+
+/// Whose format the files are in.
+#[derive(Debug)]
+pub enum Format {
+    /// Our own: JSON Lines or CSV.
+    Own,
+    /// Another tool's, by its name.
+    Named(String, Choices),
+    /// By the map in a file.
+    Mapped(PathBuf, Choices),
+}
+
+/// What is to be imported.
+#[derive(Debug)]
+pub struct Plan {
+    /// Files to read; `-` for standard input.
+    pub files: Vec<PathBuf>,
+    /// What is in them.
+    pub format: Format,
+    /// A service to send to, instead of opening the storage.
+    pub url: Option<String>,
+    /// A file with the token that it wants.
+    pub token_file: Option<PathBuf>,
+    /// Only print the first events.
+    pub only_check: bool,
+}
+
+impl Plan {
+    /// What is imported, in the words of whoever asked for it.
+    fn shown(&self) -> String {
+        let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        files.join(", ")
+    }
+}
+
+/// Imports files, and says what came of it.
 ///
 /// # Errors
-/// When the file can't be read or the directory can't be used.
-pub fn into_storage(config: &Config, file: &Path) -> Result<Summary> {
-    let mut source = Source::open(file)?;
+/// When a file can't be read, what it holds is taken nowhere, or nothing of it was accepted.
+pub fn run(plan: Plan, config: impl Fn() -> Result<Config>, out: &mut impl Write) -> Result<()> {
+    let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
+    let shown = plan.shown();
+    // Of a service's own settings only those that say how another tool's files are read matter here.
+    let opened = plan.format.open(&config, &plan.files)?;
+    if plan.only_check {
+        return check(opened, out);
+    }
+    let summary = match &plan.url {
+        Some(url) => into_service(url, plan.token_file.as_deref(), opened)?,
+        None => into_storage(&config()?, opened)?,
+    };
+    writeln!(out, "{summary}").map_err(gone)?;
+    summary.check(&shown)
+}
+
+/// Files, opened.
+enum Opened {
+    Own(Vec<Source>),
+    Foreign(Vec<Input>, Arc<Reader>),
+}
+
+impl Format {
+    /// Opens files of this format.
+    fn open(self, config: impl Fn() -> Result<Config>, files: &[PathBuf]) -> Result<Opened> {
+        let with_field = |choices| -> Result<Choices> {
+            Ok(Choices { agent_field: config()?.litellm_agent, ..choices })
+        };
+        let mut reader = match self {
+            Self::Own => {
+                let sources = files.iter().map(|file| Source::open(file));
+                return Ok(Opened::Own(sources.collect::<Result<_>>()?));
+            }
+            Self::Named(name, choices) => Reader::named(&name, with_field(choices)?, || {
+                let off =
+                    || Error::Config("ENABLE_OTLP is false: telemetry is not read".to_owned());
+                Otlp::new(config()?.otlp.ok_or_else(off)?)
+            })?,
+            Self::Mapped(file, choices) => Reader::with_map(&file, with_field(choices)?)?,
+        };
+        let inputs = inputs(files, &mut reader)?;
+        Ok(Opened::Foreign(inputs, Arc::new(reader)))
+    }
+}
+
+impl Opened {
+    /// Goes through the files one after the other.
+    fn each(self, mut take: impl FnMut(&mut Source) -> Result<Summary>) -> Result<Summary> {
+        let mut total = Summary::default();
+        match self {
+            Self::Own(sources) => {
+                for mut source in sources {
+                    total.add_up(take(&mut source)?);
+                }
+            }
+            Self::Foreign(inputs, reader) => {
+                for input in inputs {
+                    total.add_up(take(&mut Source::of(input, reader.clone())?)?);
+                }
+                total.verdicts_unmet = reader.verdicts_unmet();
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Imports into the state directory, which no service may hold at the time.
+fn into_storage(config: &Config, opened: Opened) -> Result<Summary> {
     let updater = RealTimeModelUpdater::start(&config.storage_path, config.store, config.learner)
         .map_err(|error| match error {
         Error::Fatal(text) if text.contains("in use by another") => Error::Fatal(format!(
@@ -24,38 +132,78 @@ pub fn into_storage(config: &Config, file: &Path) -> Result<Summary> {
         )),
         other => other,
     })?;
-    let fed = feed(&updater.inbox(), &mut source);
+    let fed = opened.each(|source| feed(&updater.inbox(), source));
     // What was accepted is learned and saved, whatever came after it.
     updater.stop()?;
     fed
 }
 
 /// Sends to the service at `url`, with the token in `token_file` where one is named.
-///
-/// # Errors
-/// When the file can't be read or the service does not take it.
-pub fn into_service(url: &str, token_file: Option<&Path>, file: &Path) -> Result<Summary> {
+fn into_service(url: &str, token_file: Option<&Path>, opened: Opened) -> Result<Summary> {
     let client = Client::new(url)?.with_token_file(token_file)?;
-    let mut source = Source::open(file)?;
-    let mut summary = Summary::default();
-    while let Some(part) = source.next_part()? {
-        let mut body = Vec::with_capacity(part.bytes.len() + 64);
-        for line in part.lines {
-            if let Some(refusal) = &line.refusal {
-                summary.refuse(refusal);
-                continue;
+    opened.each(|source| {
+        let mut summary = Summary::default();
+        while let Some(part) = source.next_part()? {
+            summary.passed_over += part.passed_over;
+            let mut body = Vec::with_capacity(part.bytes.len() + 64);
+            for line in part.lines {
+                if let Some(refusal) = &line.refusal {
+                    summary.refuse(refusal);
+                    continue;
+                }
+                let bytes = &part.bytes[line.range];
+                write_identified(&mut body, bytes, || source.identity(line.number, bytes));
             }
-            let bytes = &part.bytes[line.range];
-            write_identified(&mut body, bytes, || source.identity(line.number, bytes));
+            source.check_identities()?;
+            if !body.is_empty() {
+                summary.add_json(&client.post_lines("/api/learning/outcomes", &body)?);
+            }
+            source.show(&summary);
         }
-        source.check_identities()?;
-        if !body.is_empty() {
-            summary.add_json(&client.post_lines("/api/learning/outcomes", &body)?);
+        source.finish();
+        Ok(summary)
+    })
+}
+
+/// Prints the first events that files would give, and takes none.
+fn check(opened: Opened, out: &mut impl Write) -> Result<()> {
+    let Opened::Foreign(inputs, reader) = opened else {
+        return Err(Error::Config("--map-check checks a --map or a --from".to_owned()));
+    };
+    let mut left = CHECKED;
+    for mut input in inputs {
+        let mut printed = Ok(());
+        input.read(&reader, |_, taken| {
+            printed = match taken {
+                Taken::PassedOver => return ControlFlow::Continue(()),
+                Taken::Event(event) => print_checked(event, out),
+                Taken::Refused(refusal, _) => writeln!(out, "refused: {refusal}"),
+            };
+            left -= 1;
+            if left == 0 || printed.is_err() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        printed.map_err(|error| Error::Fatal(format!("can't print: {error}")))?;
+        if left == 0 {
+            return Ok(());
         }
-        source.show(&summary);
     }
-    source.finish();
-    Ok(summary)
+    if left == CHECKED {
+        return Err(Error::invalid("", "the files hold no outcome that was asked for"));
+    }
+    Ok(())
+}
+
+/// Prints an event, and what would be left out of it.
+fn print_checked(event: &[u8], out: &mut impl Write) -> std::io::Result<()> {
+    out.write_all(event)?;
+    match Outcome::parse(event, 0, String::new) {
+        Ok(outcome) if outcome.dropped.is_empty() => writeln!(out),
+        Ok(outcome) => writeln!(out, "\n  left out: {}", outcome.dropped.join(", ")),
+        Err(refusal) => writeln!(out, "\n  refused: {refusal}"),
+    }
 }
 
 /// Writes a line for the service, with an identity if it has none.

@@ -478,7 +478,7 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
         spawn("import", move || match crate::sources::file::into_inbox(&inbox, &file) {
             Ok(summary) => {
                 log::info!("import=done {summary}");
-                if let Err(error) = summary.check(&file) {
+                if let Err(error) = summary.check(&file.display().to_string()) {
                     log::error!("import=useless error=\"{error}\"");
                 }
                 show_next_steps(address);

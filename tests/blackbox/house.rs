@@ -114,7 +114,7 @@ fn only_the_files_that_may_name_a_thing_name_it() {
         ("rdkafka::", &["sources/kafka/"]),
         ("plotters::", &["plots/"]),
         ("httparse::", &["http/server/"]),
-        ("thread::Builder", &["service/mod.rs", "http/server/"]),
+        ("thread::Builder", &["service/mod.rs", "http/server/", "sources/file/foreign.rs"]),
         ("thread::spawn", &["http/server/"]),
         ("thread::scope", &["commands/replay.rs"]),
         ("SystemTime::now", &[]),

@@ -16,6 +16,7 @@ mod dispatch;
 mod doctor;
 mod evaluate;
 mod faults;
+mod formats;
 mod harness;
 mod house;
 mod http;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::harness::{Service, Setup, program, without_environment};
 
 /// Every file of the documentation.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "README.md",
     "benches/README.md",
     "data/README.md",
@@ -26,6 +26,7 @@ const FILES: [&str; 13] = [
     "src/http/README.md",
     "src/model/README.md",
     "src/outcome/README.md",
+    "src/sources/formats/README.md",
     "src/sources/kafka/README.md",
     "src/sources/otlp/README.md",
     "systemd/README.md",
@@ -405,6 +406,11 @@ fn kafka_is_as_described() {
 #[test]
 fn telemetry_is_as_described() {
     check_file("src/sources/otlp/README.md");
+}
+
+#[test]
+fn formats_are_as_described() {
+    check_file("src/sources/formats/README.md");
 }
 
 #[test]

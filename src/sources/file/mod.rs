@@ -7,20 +7,26 @@ use std::io::{BufRead, BufReader, IsTerminal, Read, Seek, Write};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room};
 use crate::outcome::{Payload, RECORD_BYTES_MAX, Refusal};
+use crate::sources::formats::{Reader, Taken};
 use crossbeam_channel::{Receiver, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 mod content;
+mod foreign;
 mod table;
 
 use content::{Content, Identities, Stream, unpacked};
+use foreign::Foreign;
 use table::Table;
+
+pub(crate) use foreign::{Input, inputs};
 
 /// Lines handed over together.
 const PART_LINES: usize = 2_000;
@@ -48,6 +54,10 @@ pub struct Summary {
     pub unkept: u64,
     /// Optional fields of accepted ones that made no sense, by name.
     pub dropped: BTreeMap<String, u64>,
+    /// Records of another tool that are no outcomes, or none that were asked for.
+    pub passed_over: u64,
+    /// Verdicts on records that no file held.
+    pub verdicts_unmet: u64,
     /// Why the first one that was refused was.
     pub first_refusal: Option<String>,
 }
@@ -66,6 +76,23 @@ impl Summary {
         }
     }
 
+    /// Counts what another file brought, too.
+    pub(crate) fn add_up(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        self.conflicting += other.conflicting;
+        self.unkept += other.unkept;
+        self.passed_over += other.passed_over;
+        self.verdicts_unmet += other.verdicts_unmet;
+        for (code, count) in other.rejected {
+            *self.rejected.entry(code).or_default() += count;
+        }
+        for (field, count) in other.dropped {
+            *self.dropped.entry(field).or_default() += count;
+        }
+        self.first_refusal = self.first_refusal.take().or(other.first_refusal);
+    }
+
     /// Counts a refused one.
     pub(crate) fn refuse(&mut self, refusal: &Refusal) {
         *self.rejected.entry(refusal.code.as_str().to_owned()).or_default() += 1;
@@ -76,15 +103,21 @@ impl Summary {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the first reason.
-    pub fn check(&self, file: &Path) -> Result<()> {
+    pub fn check(&self, files: &str) -> Result<()> {
         if self.accepted + self.duplicates > 0 {
             return Ok(());
         }
         let why = match &self.first_refusal {
             Some(detail) => format!("the first was refused because {detail}"),
+            None if self.verdicts_unmet > 0 => {
+                "its verdicts judge records that no file holds: give these files, too".to_owned()
+            }
+            None if self.passed_over > 0 => {
+                format!("none of its {} records is an outcome that was asked for", self.passed_over)
+            }
             None => "it holds no outcome".to_owned(),
         };
-        Err(Error::invalid("", format!("nothing of {} was accepted: {why}", file.display())))
+        Err(Error::invalid("", format!("nothing of {files} was accepted: {why}")))
     }
 
     /// Counts what a service answered.
@@ -117,8 +150,14 @@ impl std::fmt::Display for Summary {
         for (code, count) in &self.rejected {
             write!(f, " {code}={count}")?;
         }
-        if self.unkept > 0 {
-            write!(f, " dead_letters_unkept={}", self.unkept)?;
+        for (name, count) in [
+            ("dead_letters_unkept", self.unkept),
+            ("passed_over", self.passed_over),
+            ("verdicts_unmet", self.verdicts_unmet),
+        ] {
+            if count > 0 {
+                write!(f, " {name}={count}")?;
+            }
         }
         if !self.dropped.is_empty() {
             write!(f, " dropped_fields={}", self.dropped.values().sum::<u64>())?;
@@ -151,6 +190,10 @@ pub(crate) fn feed(inbox: &Inbox, source: &mut Source) -> Result<Summary> {
         reply.recv().unwrap_or_else(|_| Err(Error::Unavailable("the learner ended".to_owned())))
     };
     while let Some(part) = source.next_part()? {
+        summary.passed_over += part.passed_over;
+        if part.lines.is_empty() {
+            continue;
+        }
         let now_ms = Now::read().unix_ms;
         let buffer: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(part.bytes);
         let records = part.lines.into_iter().map(|line| {
@@ -206,6 +249,8 @@ pub(crate) struct Line {
 pub(crate) struct Part {
     pub(crate) bytes: Vec<u8>,
     pub(crate) lines: Vec<Line>,
+    /// Records that are no outcomes.
+    pub(crate) passed_over: u64,
 }
 
 impl Part {
@@ -226,6 +271,7 @@ impl Part {
 enum Format {
     Lines(Rc<RefCell<Stream>>),
     Table { table: Table, rows: csv::Reader<Box<dyn Read>> },
+    Foreign(Foreign),
 }
 
 /// A file of outcomes, read in parts.
@@ -238,7 +284,7 @@ pub(crate) struct Source {
 }
 
 /// Something that is read from its beginning, as text, as often as it is opened.
-type Again = Box<dyn FnMut() -> std::io::Result<Box<dyn BufRead>>>;
+type Again = Box<dyn FnMut() -> std::io::Result<Box<dyn BufRead>> + Send>;
 
 impl Source {
     pub(crate) fn open(file: &Path) -> Result<Self> {
@@ -384,6 +430,7 @@ impl Source {
                     }
                 }
             }
+            Format::Foreign(foreign) => return foreign.next_part(),
         }
         Ok((!part.lines.is_empty()).then_some(part))
     }

@@ -1,0 +1,215 @@
+//! Files of other tools: imported into a directory and through a service, once however often.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::harness::{Service, Setup, program};
+
+const LITELLM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/formats/litellm.json");
+const TELEMETRY: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/otlp/traces.invoke_agent.generated.json");
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("there is room for a directory")
+}
+
+fn import(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = program();
+    command.arg("import").args(arguments).env("MODEL_STORAGE_PATH", directory.join("models"));
+    command
+}
+
+#[track_caller]
+fn run(command: &mut Command) -> Output {
+    command.output().expect("the program can be run")
+}
+
+/// What it prints.
+#[track_caller]
+fn printed(command: &mut Command) -> String {
+    let output = run(command);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {complained}");
+    String::from_utf8(output.stdout).expect("it prints text").trim_end().to_owned()
+}
+
+/// It ends with the code, and says this.
+#[track_caller]
+fn check_failure(command: &mut Command, code: i32, said: &[&str]) {
+    let output = run(command);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {complained}");
+    for said in said {
+        assert!(complained.contains(said), "{complained} does not say {said}");
+    }
+}
+
+/// The file's content on a line.
+fn on_a_line(from: &str, to: &Path) {
+    let text = std::fs::read_to_string(from).expect("it is there");
+    let value: Value = serde_json::from_str(&text).expect("it is JSON");
+    std::fs::write(to, format!("{value}\n")).expect("there is room");
+}
+
+#[track_caller]
+fn performance(service: &Service, agent: &str) -> Value {
+    let rows = service.get("/api/learning/agents/performance").json();
+    let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["agent_name"] == agent));
+    row.unwrap_or_else(|| panic!("{agent} is not in {rows}")).clone()
+}
+
+#[test]
+fn a_foreign_file_is_imported_once_however_often_and_whichever_way() {
+    let home = directory();
+    let twice = |arguments: &[&str], first: &str, again: &str| {
+        assert_eq!(printed(&mut import(home.path(), arguments)), first);
+        assert_eq!(printed(&mut import(home.path(), arguments)), again);
+    };
+    twice(
+        &["--from", "litellm", LITELLM],
+        "accepted=2 duplicates=0 rejected=0",
+        "accepted=0 duplicates=2 rejected=0",
+    );
+    let telemetry = home.path().join("traces.jsonl");
+    on_a_line(TELEMETRY, &telemetry);
+    let telemetry = telemetry.to_str().expect("it is text");
+    twice(
+        &["--from", "otlp", telemetry],
+        "accepted=3 duplicates=0 rejected=0",
+        "accepted=0 duplicates=3 rejected=0",
+    );
+    let service = Setup::new(&home.path().join("models")).start();
+    let url = service.url("");
+    for (arguments, expected) in [
+        (["--from", "litellm", LITELLM], "accepted=0 duplicates=2 rejected=0"),
+        (["--from", "otlp", telemetry], "accepted=0 duplicates=3 rejected=0"),
+    ] {
+        assert_eq!(printed(import(home.path(), &arguments).args(["--url", &url])), expected);
+    }
+    let row = performance(&service, "gpt-4o");
+    assert_eq!((&row["total_executions"], &row["success_rate"]), (&2.into(), &0.5.into()));
+    service.stop();
+}
+
+#[test]
+fn several_files_are_counted_together() {
+    let home = directory();
+    let lines = home.path().join("calls.jsonl");
+    let record = r#"{"litellm_call_id":"x","model":"m","status":"success"}"#;
+    std::fs::write(&lines, format!("{record}\nno json\n{record}\n")).expect("there is room");
+    let lines = lines.to_str().expect("it is text");
+    let mut command = import(home.path(), &["--from", "litellm", LITELLM, lines]);
+    assert_eq!(printed(&mut command), "accepted=3 duplicates=1 rejected=1 not_json=1");
+    let mut command = import(home.path(), &["--from", "litellm", "--agents", "m", LITELLM, lines]);
+    let expected = "accepted=0 duplicates=2 rejected=1 not_json=1 passed_over=2";
+    assert_eq!(printed(&mut command), expected);
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/data/sample_outcomes.jsonl");
+    let mut own = import(&home.path().join("own"), &[sample, sample]);
+    assert_eq!(printed(&mut own), "accepted=816 duplicates=816 rejected=0");
+}
+
+#[test]
+fn what_is_refused_is_kept_with_its_place_and_without_its_content() {
+    let home = directory();
+    let file = home.path().join("calls.jsonl");
+    let lines = "{\"litellm_call_id\":\"1\",\"model\":\"m\",\"status\":\"success\",\"messages\":\"MARKER\"}\n\
+                 {\"litellm_call_id\":\"2\",\"status\":\"success\",\"messages\":\"MARKER\"}\n\
+                 {\"messages\":\"MARKER\"\n";
+    std::fs::write(&file, lines).expect("there is room");
+    let file = file.to_str().expect("it is text");
+    let expected = "accepted=1 duplicates=0 rejected=2 missing_agent_name=1 not_json=1";
+    assert_eq!(printed(&mut import(home.path(), &["--from", "litellm", file])), expected);
+    let service = Setup::new(&home.path().join("models")).start();
+    let letters = service.get("/api/learning/dead-letters").json();
+    let details: Vec<&str> = letters["dead_letters"]
+        .as_array()
+        .expect("it is a list")
+        .iter()
+        .map(|letter| letter["detail"].as_str().expect("it is a text"))
+        .collect();
+    assert!(details[0].starts_with("calls.jsonl, line 3: it is not JSON"), "{details:?}");
+    assert!(details[1].starts_with("calls.jsonl, line 2: agent_name is missing"), "{details:?}");
+    service.stop();
+    let mut folders = vec![home.path().join("models")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it is there") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            files += 1;
+            let bytes = std::fs::read(&path).expect("it can be read");
+            let found = bytes.windows(6).any(|window| window == b"MARKER");
+            assert!(!found, "{} holds what was asked", path.display());
+        }
+    }
+    assert!(files > 0);
+}
+
+#[test]
+fn a_map_is_checked_and_shows_what_it_gives() {
+    let home = directory();
+    let map = home.path().join("map.json");
+    std::fs::write(
+        &map,
+        r#"{"about": "x", "event": {"agent_name": "who", "status": "how", "latency_ms": "ms"}}"#,
+    )
+    .expect("there is room");
+    let file = home.path().join("runs.jsonl");
+    let record = r#"{"who":"a","how":"success","ms":-1}"#;
+    let lines = format!("{record}\n{}\n{}", r#"{"who":"b"}"#, format!("{record}\n").repeat(9));
+    std::fs::write(&file, lines).expect("there is room");
+    let [map, file] = [&map, &file].map(|path| path.to_str().expect("it is text"));
+    let shown = printed(&mut import(home.path(), &["--map", map, "--map-check", file]));
+    let expected = format!(
+        "{}\n{}\n{}",
+        "{\"agent_name\":\"a\",\"latency_ms\":-1,\"status\":\"success\"}\n  left out: latency_ms",
+        "refused: missing_status: runs.jsonl, line 2: status is missing: nothing is set of how",
+        ["{\"agent_name\":\"a\",\"latency_ms\":-1,\"status\":\"success\"}\n  left out: latency_ms";
+            3]
+            .join("\n")
+    );
+    assert_eq!(shown, expected);
+    assert!(!home.path().join("models").exists(), "nothing was taken");
+    // Without identities of their own, records are told by their places.
+    let expected =
+        "accepted=10 duplicates=0 rejected=1 missing_status=1 dropped_fields=10 latency_ms=10";
+    assert_eq!(printed(&mut import(home.path(), &["--map", map, file])), expected);
+    let again = "accepted=0 duplicates=10 rejected=1 missing_status=1";
+    assert!(printed(&mut import(home.path(), &["--map", map, file])).starts_with(again));
+
+    std::fs::write(
+        home.path().join("wrong.json"),
+        "{\n\"about\": \"x\",\n\"event\": {\"agent\": \"who\"}}",
+    )
+    .expect("there is room");
+    let wrong = home.path().join("wrong.json");
+    let wrong = wrong.to_str().expect("it is text");
+    let said = ["wrong.json", "agent", "agent_name?", "line 3"];
+    check_failure(&mut import(home.path(), &["--map", wrong, file]), 2, &said);
+}
+
+#[test]
+fn arguments_that_do_not_belong_together_are_refused() {
+    let home = directory();
+    for (arguments, said) in [
+        (&["--from", "mlflow", LITELLM][..], "litellm"),
+        (&["--from", "litellm", "--map", LITELLM, LITELLM], "cannot be used with"),
+        (&["--map-check", LITELLM], "--from"),
+        (&["--agents", "a", LITELLM], "--from"),
+    ] {
+        check_failure(&mut import(home.path(), arguments), 2, &[said]);
+    }
+    let missing = home.path().join("missing.json");
+    let missing = missing.to_str().expect("it is text");
+    check_failure(&mut import(home.path(), &["--from", "litellm", missing]), 1, &["missing.json"]);
+    let text = home.path().join("words.json");
+    std::fs::write(&text, "words\n").expect("there is room");
+    let text = text.to_str().expect("it is text");
+    let said = ["nothing of", "words.json, line 1: it is not JSON"];
+    check_failure(&mut import(home.path(), &["--from", "litellm", text]), 1, &said);
+}
