@@ -18,7 +18,11 @@ pub(super) const ALERTS: Route = Route {
     handler: |app, call| app.alerts(call.request),
     describe: |schemas| {
         Operation::new("What fires and what did, newest first")
-            .query("status", "Only these", json!({"enum": ["firing", "resolved"]}))
+            .query(
+                "status",
+                "Only these",
+                json!({"type": "string", "enum": ["firing", "resolved"]}),
+            )
             .page("Only alerts older than this one", number_as_id())
             .answer(200, "A page", schemas.answered::<answers::Alerts>())
     },

@@ -2,6 +2,7 @@
 //! [`super::openapi`].
 
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
@@ -22,6 +23,7 @@ impl Schemas {
         let settings = SchemaSettings::draft2020_12().with(|settings| {
             settings.definitions_path = SCHEMAS.into();
             settings.meta_schema = None;
+            settings.transforms.push(Box::new(RecursiveTransform(plain_enum)));
         });
         Self {
             requests: settings.clone().for_deserialize().into_generator(),
@@ -160,7 +162,35 @@ pub(super) fn number_as_id() -> Value {
     json!({"type": "string", "pattern": "^[0-9]{1,19}$"})
 }
 
-/// As [`super::Query::flag`] reads it; the name alone is a yes.
+/// As clients write it. [`super::Query::flag`] also reads `1`, `0`, the name alone and the like, but a
+/// schema that says so has no type in generated clients, which then leave the whole operation out.
 pub(super) fn flag() -> Value {
-    json!({"enum": [true, false, 1, 0, ""], "default": false})
+    json!({"type": "boolean", "default": false})
+}
+
+/// Makes one `enum` of a choice of strings whose variants have a text each. As a `oneOf` of a schema
+/// for each string, which keeps the texts apart, generated clients refuse every one of them.
+fn plain_enum(schema: &mut Schema) {
+    let Some(variants) = schema.get("oneOf").and_then(Value::as_array) else { return };
+    let mut names = Vec::new();
+    let mut texts: Vec<String> = Vec::new();
+    texts.extend(schema.get("description").and_then(Value::as_str).map(str::to_owned));
+    for variant in variants {
+        let alone = variant.get("const").map(std::slice::from_ref);
+        let several = variant.get("enum").and_then(Value::as_array).map(Vec::as_slice);
+        let Some(values) = alone.or(several).filter(|values| values.iter().all(Value::is_string))
+        else {
+            return;
+        };
+        names.extend_from_slice(values);
+        if let (Some(text), [Value::String(name)]) = (variant["description"].as_str(), values) {
+            texts.push(format!("- `{name}`: {text}"));
+        }
+    }
+    schema.remove("oneOf");
+    schema.insert("type".to_owned(), "string".into());
+    schema.insert("enum".to_owned(), names.into());
+    if !texts.is_empty() {
+        schema.insert("description".to_owned(), texts.join("\n").into());
+    }
 }

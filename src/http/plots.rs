@@ -134,7 +134,11 @@ pub(super) const PLOT: Route = Route {
             .name("plot", json!({"type": "string", "enum": Plot::ALL.map(Plot::as_str)}))
             .tenant(schemas)
             .query("task_type", "Only on this task type", schemas.asked::<Name>())
-            .query("theme", "Colours", json!({"enum": ["light", "dark"], "default": "light"}))
+            .query(
+                "theme",
+                "Colours",
+                json!({"type": "string", "enum": ["light", "dark"], "default": "light"}),
+            )
             .query("width", "In pixels", width)
             .query("hours", "How far back", hours)
             .answer_of("A plot", json!({"image/svg+xml": {"schema": {"type": "string"}}}))
