@@ -92,13 +92,3 @@ pub(super) struct CloudEvent {
     /// The event.
     data: OutcomeEvent,
 }
-
-/// What `POST /api/learning/outcomes` takes as `application/json`.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-pub(super) enum Outcomes {
-    One(Box<OutcomeEvent>),
-    Envelope(Box<CloudEvent>),
-    Many(#[schemars(length(max = 1_000))] Vec<OutcomeEvent>),
-}

@@ -1,4 +1,4 @@
-//! `POST /api/learning/outcomes` and the replay of dead letters: records come in.
+//! `POST /api/learning/outcomes`, its twin for batches, and the replay of dead letters: records come in.
 
 use super::dry_run::Tried;
 use serde_json::json;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::access::{Caller, Denied, Need, Scope};
 use super::answers::{Received, RejectedEvent, RejectedLetter, Replayed, SkippedLetter};
 use super::event;
-use super::operation::{Operation, flag};
+use super::operation::{Operation, Schemas, flag};
 use super::route::{Route, Tag};
 use super::server::{Request, Response};
 use super::{
@@ -58,37 +58,53 @@ impl AsRef<[u8]> for Shared {
 pub(super) const REPORT: Route = Route {
     method: "POST",
     pattern: "/api/learning/outcomes",
-    id: "reportOutcomes",
+    id: "reportOutcome",
     tag: Tag::Outcomes,
     need: Need::Scope(Scope::Ingest),
     handler: |app, call| app.outcomes(call.request, call.caller),
     describe: |schemas| {
-        let event = schemas.asked::<event::CloudEvent>();
-        let lines = "An event on each line, any number of them";
         let content = json!({
-            JSON: {"schema": schemas.asked::<event::Outcomes>()},
-            ND_JSON: {"schema": {"type": "string", "description": lines}},
-            CLOUD_EVENT: {"schema": event},
-            CLOUD_EVENTS: {"schema": {"type": "array", "items": event, "maxItems": ARRAY_MAX}},
+            JSON: {"schema": schemas.asked::<event::OutcomeEvent>()},
+            CLOUD_EVENT: {"schema": schemas.asked::<event::CloudEvent>()},
         });
-        let received = schemas.answered::<Received>();
-        let either = json!({"anyOf": [received, schemas.answered::<Tried>()]});
-        Operation::new("What came of it: report outcomes")
-            .query("wait", "Answer once everything accepted before is learned and visible", flag())
-            .query(
-                "dry_run",
-                "Write nothing: answer what would be accepted, and its features",
-                flag(),
-            )
-            .body(json!({"content": content}))
-            .answer(202, "All of it is durable; nothing need be accepted", received)
-            .answer(
-                200,
-                "With `wait`: it is also learned and visible; with `dry_run`: nothing was written",
-                either,
-            )
+        let operation = Operation::new("What came of a task: report an outcome");
+        described(operation.body(json!({"content": content})), schemas)
     },
 };
+
+/// The same under a name of its own: a body that may be one thing or many is beyond what generators of
+/// clients put into types.
+pub(super) const REPORT_MANY: Route = Route {
+    pattern: "/api/learning/outcomes/batch",
+    id: "reportOutcomes",
+    describe: |schemas| {
+        let events = |item| json!({"type": "array", "items": item, "maxItems": ARRAY_MAX});
+        let lines = "An event on each line, any number of them";
+        let content = json!({
+            JSON: {"schema": events(schemas.asked::<event::OutcomeEvent>())},
+            ND_JSON: {"schema": {"type": "string", "description": lines}},
+            CLOUD_EVENTS: {"schema": events(schemas.asked::<event::CloudEvent>())},
+        });
+        let operation = Operation::new("What came of several tasks: report their outcomes");
+        described(operation.body(json!({"content": content})), schemas)
+    },
+    ..REPORT
+};
+
+/// What both have in common.
+fn described(operation: Operation, schemas: &mut Schemas) -> Operation {
+    let received = schemas.answered::<Received>();
+    let either = json!({"anyOf": [received, schemas.answered::<Tried>()]});
+    operation
+        .query("wait", "Answer once everything accepted before is learned and visible", flag())
+        .query("dry_run", "Write nothing: answer what would be accepted, and its features", flag())
+        .answer(202, "What was accepted is durable", received)
+        .answer(
+            200,
+            "With `wait`: it is also learned and visible; with `dry_run`: nothing was written",
+            either,
+        )
+}
 
 pub(super) const REPLAY: Route = Route {
     method: "POST",

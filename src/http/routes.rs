@@ -24,6 +24,7 @@ pub(super) const ROUTES: &[Route] = &[
     models::ACTIVATE,
     models::IMPORT,
     outcomes::REPORT,
+    outcomes::REPORT_MANY,
     otlp::TRACES,
     otlp::LOGS,
     otlp::METRICS,
