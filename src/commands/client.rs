@@ -151,6 +151,8 @@ impl Client {
         };
         match status {
             200..=299 => Ok(answer),
+            // Of events of which none was understood it tells as much as of others.
+            422 if answer["rejected"].is_array() => Ok(answer),
             // 502 and 504 are a proxy's words for a service that is away.
             429 | 502..=504 => Err(Error::Unavailable(detail())),
             _ => Err(Error::invalid("", detail())),

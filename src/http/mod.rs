@@ -302,10 +302,17 @@ fn problem(status: u16, pointer: &str, detail: &str) -> Response {
 }
 
 fn json_response(status: u16, body: &impl Serialize) -> Response {
-    Response::serialized(status, body).unwrap_or_else(|error| {
-        log::error!("answer=failed error=\"{error}\"");
-        Response::problem(500, "the answer has no JSON form")
-    })
+    Response::serialized(status, body).unwrap_or_else(|error| no_json_form(&error))
+}
+
+/// A problem document with members of its own.
+fn problem_response(status: u16, problem: &impl Serialize) -> Response {
+    Response::problem_with(status, problem).unwrap_or_else(|error| no_json_form(&error))
+}
+
+fn no_json_form(error: &serde_json::Error) -> Response {
+    log::error!("answer=failed error=\"{error}\"");
+    Response::problem(500, "the answer has no JSON form")
 }
 
 /// The answer where a path names nothing.

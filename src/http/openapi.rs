@@ -113,8 +113,8 @@ fn document(routes: &[Route]) -> Value {
 
 /// An operation with everything that follows from its route.
 fn described(route: &Route, operation: Operation) -> Value {
-    let Operation { summary, names, mut parameters, body, answers, mut problems, problem_media } =
-        operation;
+    let Operation { summary, names, mut parameters, body, answers, .. } = operation;
+    let Operation { mut problems, special_problems, problem_media, .. } = operation;
     let in_path = in_path(route.pattern, &names);
     if !in_path.is_empty() {
         problems.push(404);
@@ -136,11 +136,15 @@ fn described(route: &Route, operation: Operation) -> Value {
         responses.insert(status.to_string(), answer);
     }
     for (status, name, why) in PROBLEMS.into_iter().filter(|row| problems.contains(&row.0)) {
-        let response = match problem_media {
-            None => json!({"$ref": format!("#/components/responses/{name}")}),
-            Some(media) => {
-                let problem = json!({"$ref": "#/components/schemas/Problem"});
-                let mut response = problem_response(status, why, &problem);
+        let plain = json!({"$ref": "#/components/schemas/Problem"});
+        let special = special_problems.iter().find(|special| special.0 == status);
+        let response = match (special, problem_media) {
+            (None, None) => json!({"$ref": format!("#/components/responses/{name}")}),
+            (Some((_, special)), _) => {
+                problem_response(status, why, &json!({"anyOf": [special, plain]}))
+            }
+            (None, Some(media)) => {
+                let mut response = problem_response(status, why, &plain);
                 response["content"][media] = binary();
                 response
             }

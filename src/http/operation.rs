@@ -62,6 +62,8 @@ pub(super) struct Operation {
     pub(super) body: Option<Value>,
     pub(super) answers: Vec<(u16, &'static str, Value)>,
     pub(super) problems: Vec<u16>,
+    /// What a problem of a status may hold beside what each has.
+    pub(super) special_problems: Vec<(u16, Schema)>,
     /// Another media type in which problems are told.
     pub(super) problem_media: Option<&'static str>,
 }
@@ -75,6 +77,7 @@ impl Operation {
             body: None,
             answers: Vec::new(),
             problems: Vec::new(),
+            special_problems: Vec::new(),
             problem_media: None,
         }
     }
@@ -143,6 +146,12 @@ impl Operation {
     pub(super) fn problems_also_as(mut self, media: &'static str) -> Self {
         self.problem_media = Some(media);
         self
+    }
+
+    /// A problem that may tell more than others of its status.
+    pub(super) fn problem_of(mut self, status: u16, schema: Schema) -> Self {
+        self.special_problems.push((status, schema));
+        self.problem(status)
     }
 
     /// A problem beside those that every route has.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{TryRecvError, bounded};
 use percent_encoding::percent_decode_str;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::access::{Caller, Denied, Need, Scope};
@@ -16,10 +16,10 @@ use super::answers::{Received, RejectedEvent, RejectedLetter, Replayed, SkippedL
 use super::event;
 use super::operation::{Operation, Schemas, flag};
 use super::route::{Route, Tag};
-use super::server::{Request, Response};
+use super::server::{Problem, Request, Response};
 use super::{
     Answer, App, Failure, JSON, Kafka, Query, json_body, json_object, json_response, media_type,
-    new_id, unsupported_media_type,
+    new_id, problem_response, unsupported_media_type,
 };
 use crate::error::Error;
 use crate::learner::{AppendReply, Event, HTTP, Now, Record};
@@ -98,12 +98,13 @@ fn described(operation: Operation, schemas: &mut Schemas) -> Operation {
     operation
         .query("wait", "Answer once everything accepted before is learned and visible", flag())
         .query("dry_run", "Write nothing: answer what would be accepted, and its features", flag())
-        .answer(202, "What was accepted is durable", received)
+        .answer(202, "What was accepted is durable, and something was or is known already", received)
         .answer(
             200,
             "With `wait`: it is also learned and visible; with `dry_run`: nothing was written",
             either,
         )
+        .problem_of(422, schemas.answered::<NothingUnderstood>())
 }
 
 pub(super) const REPLAY: Route = Route {
@@ -166,8 +167,12 @@ impl App {
             }
             self.submit(records)?
         };
+        let received = received(reply);
+        if received.accepted + received.duplicates == 0 && received.rejected_total > 0 {
+            return Ok(nothing_understood(received));
+        }
         let learned = wait && self.wait_until_learned();
-        Ok(json_response(if learned { 200 } else { 202 }, &received(reply)))
+        Ok(json_response(if learned { 200 } else { 202 }, &received))
     }
 
     /// Makes records durable: in the topic, or in our own journal without one.
@@ -287,6 +292,26 @@ fn received(reply: AppendReply) -> Received {
         dropped_fields: reply.dropped,
         dead_letters_unkept: (reply.unkept > 0).then_some(reply.unkept),
     }
+}
+
+/// The answer to a body with events of which none was understood. Senders that are told of success forget
+/// what they sent.
+fn nothing_understood(received: Received) -> Response {
+    let first = received.rejected.first().map_or("no reason given", |first| &first.detail);
+    let problem = match received.rejected_total {
+        1 => Problem::new(422, first),
+        total => Problem::new(422, format!("none of {total} events was understood; the first: {first}")),
+    };
+    problem_response(422, &NothingUnderstood { problem, received })
+}
+
+/// Nothing of a body with events was understood. As far as there is room, they are dead letters.
+#[derive(Serialize, JsonSchema)]
+struct NothingUnderstood {
+    #[serde(flatten)]
+    problem: Problem,
+    #[serde(flatten)]
+    received: Received,
 }
 
 /// The body of a request to feed dead letters back.

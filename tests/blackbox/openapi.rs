@@ -221,6 +221,7 @@ const PREDICTIONS: [&str; 4] = [
     "/api/learning/predict/cost",
 ];
 const OUTCOMES: &str = "/api/learning/outcomes";
+const BATCH: &str = "/api/learning/outcomes/batch";
 const MODEL: &str = "/api/learning/models/agent_selection";
 const REPLAY: &str = "/api/learning/dead-letters/replay";
 const EVALUATE: &str = "/api/learning/evaluate";
@@ -238,7 +239,12 @@ fn lived_in(service: &Service, tour: &mut Tour) {
         })
         .collect();
     tour.post(service, &format!("{OUTCOMES}?wait=true"), &lines.join("\n"), 200);
-    tour.post(service, OUTCOMES, "{\"agent_name\": \"amy\"}\nnonsense\n", 202);
+    let event = json!({"agent_name": "amy", "status": "success", "event_id": "e"});
+    for status in [200, 202] {
+        let flag = if status == 200 { "?dry_run=true" } else { "" };
+        let path = format!("{BATCH}{flag}");
+        tour.post_as(service, &path, JSON, &json!([event, {}, "x"]).to_string(), status);
+    }
     let objective = json!({"weights": {"success": 1, "latency": 1}, "scales": {"latency_ms": 5}});
     for (id, objective, limits) in [
         ("d3", json!("cheap"), json!({"max_latency_ms": 1_000, "min_success": 0.1})),
@@ -423,6 +429,9 @@ fn refused(service: &Service, tour: &mut Tour) {
         tour.post_as(service, path, "text/plain", "x", 415);
     }
     tour.post_as(service, OUTCOMES, JSON, "[1", 400);
+    for path in [OUTCOMES, BATCH] {
+        tour.post(service, path, "{\"agent_name\": \"amy\"}\nnonsense\n", 422);
+    }
     tour.post(service, &format!("{OUTCOMES}?wait=perhaps"), "", 422);
     tour.post(service, PREDICT, &format!("{{\"x\": \"{}\"}}", "x".repeat(1 << 20)), 413);
     let wrong_method = service.get(PREDICT);

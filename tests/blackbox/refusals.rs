@@ -63,3 +63,42 @@ fn a_body_of_rubbish_holds_up_nobody_and_pushes_nobody_out() {
     let line = format!("online_learning_dead_letters_unkept_total {}", LINES - 500 + 12_000);
     assert!(prometheus.contains(&line), "{line}");
 }
+
+#[test]
+fn a_body_of_which_nothing_is_understood_is_no_success_in_any_form() {
+    let home = tempfile::tempdir().expect("there is room for a directory");
+    let service = Setup::new(home.path()).start();
+    let known = r#"{"event_id": "1", "agent_name": "a", "status": "success"}"#;
+    assert_eq!(service.post(OUTCOMES, "application/json", known).status, 202);
+    let wrong = r#"{"agent_name": "a"}"#;
+    let (json, lines) = ("application/json", "application/x-ndjson");
+    for path in [OUTCOMES.to_owned(), format!("{OUTCOMES}/batch?wait=true")] {
+        let learned = if path == OUTCOMES { 202 } else { 200 };
+        for (media, body, status) in [
+            (json, wrong.to_owned(), 422),
+            (json, format!("[{wrong}, {{}}]"), 422),
+            (lines, format!("{wrong}\nnonsense\n"), 422),
+            // Known already is understood, and nothing to understand is nothing wrong.
+            (lines, format!("{wrong}\n{known}"), learned),
+            (json, "[]".to_owned(), learned),
+            (lines, String::new(), learned),
+        ] {
+            let answer = service.post(&path, media, &body);
+            assert_eq!(answer.status, status, "{path} {body}: {answer:?}");
+            if status != 422 {
+                continue;
+            }
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+            let told = answer.json();
+            let detail = told["detail"].as_str().expect("it says why");
+            assert!(detail.contains("status is missing, allowed are"), "{detail}");
+            assert_eq!(told["rejected"][0]["code"], "missing_status", "{told}");
+            assert_eq!((&told["accepted"], &told["status"]), (&0.into(), &422.into()), "{told}");
+        }
+    }
+    let letters = service.get("/api/learning/dead-letters").json();
+    assert_eq!(letters["dead_letters"].as_array().map(Vec::len), Some(12), "{letters}");
+    let tried = service.post(&format!("{OUTCOMES}?dry_run=true"), json, wrong);
+    assert_eq!((tried.status, &tried.json()["rejected_total"]), (200, &1.into()), "{tried:?}");
+    service.stop();
+}

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::budget::Share;
 
 const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
 
 /// A problem document (RFC 9457): what went wrong.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -30,6 +31,19 @@ pub(in crate::http) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     request_id: Option<String>,
+}
+
+impl Problem {
+    pub(in crate::http) fn new(status: u16, detail: impl Display) -> Self {
+        Self {
+            r#type: "about:blank",
+            title: reason(status),
+            status,
+            detail: detail.to_string(),
+            errors: Vec::new(),
+            request_id: None,
+        }
+    }
 }
 
 /// A field that is wrong.
@@ -147,10 +161,18 @@ impl Response {
     /// # Errors
     /// When it has no JSON form.
     pub fn serialized(status: u16, value: &impl Serialize) -> serde_json::Result<Self> {
+        Self::serialized_as(JSON, status, value)
+    }
+
+    fn serialized_as(
+        media: &'static str,
+        status: u16,
+        value: &impl Serialize,
+    ) -> serde_json::Result<Self> {
         let bytes = Vec::with_capacity(BUFFER_BYTES);
         let mut output = Output { bytes, share: Share::of_answers(), full: false };
         match serde_json::to_writer(&mut output, value) {
-            Ok(()) => Ok(Self { _share: output.share, ..Self::of(status, JSON, output.bytes) }),
+            Ok(()) => Ok(Self { _share: output.share, ..Self::of(status, media, output.bytes) }),
             Err(_) if output.full => Ok(too_many()),
             Err(error) => Err(error),
         }
@@ -184,16 +206,20 @@ impl Response {
         detail: impl Display,
         errors: Vec<FieldProblem>,
     ) -> Self {
-        let problem = Problem {
-            r#type: "about:blank",
-            title: reason(status),
-            status,
-            detail: detail.to_string(),
-            errors,
-            request_id: None,
-        };
+        let problem = Problem { errors, ..Problem::new(status, detail) };
         let body = serde_json::to_vec(&problem).expect("text always has a JSON form");
-        Self::of(status, "application/problem+json", body)
+        Self::of(status, PROBLEM, body)
+    }
+
+    /// A problem document with members of its own.
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    pub(in crate::http) fn problem_with(
+        status: u16,
+        problem: &impl Serialize,
+    ) -> serde_json::Result<Self> {
+        Self::serialized_as(PROBLEM, status, problem)
     }
 
     /// Adds a header field.
