@@ -14,6 +14,7 @@ use crate::http::AppOptions;
 use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
+use crate::outcome::PayloadKept;
 use crate::sources::formats::LITELLM_AGENTS;
 use crate::sources::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::sources::otlp::{Executions, OtlpOptions};
@@ -44,7 +45,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 88] = [
+pub const OPTIONS: [Opt; 89] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -98,6 +99,12 @@ pub const OPTIONS: [Opt; 88] = [
     opt("LEARNING_EVENTS_MAX", "learning-events-max", "100000", "Learning events kept"),
     opt("DEAD_LETTERS_MAX", "dead-letters-max", "10000", "Dead letters kept"),
     opt("DEAD_LETTERS_MAX_MIB", "dead-letters-max-mib", "256", "MiB of dead letters kept"),
+    opt(
+        "DEAD_LETTER_PAYLOAD",
+        "dead-letter-payload",
+        "full",
+        "What is kept of a dead letter: full, keys (names, types, lengths) or none",
+    ),
     opt("DECISIONS_MAX", "decisions-max", "100000", "Decisions kept; with 0 none is recorded"),
     opt("DECISIONS_MAX_MIB", "decisions-max-mib", "256", "MiB of decisions kept"),
     opt(
@@ -493,14 +500,11 @@ impl Config {
         let is_failure = source.text("DECISION_MISSING") == "failure";
         let queue_capacity = source.number("QUEUE_CAPACITY", 1, 1_000_000)?;
         let save_interval = source.number("MODEL_SAVE_INTERVAL", 0, 31_536_000)?;
+        let batch_timeout_s = source.real("MODEL_BATCH_TIMEOUT", 0.0, 86_400.0)?;
         let learner = LearnerOptions {
             settings,
             batch_outcomes: source.number("MODEL_BATCH_SIZE", 1, 100_000)?,
-            batch_timeout: Duration::from_secs_f64(source.real(
-                "MODEL_BATCH_TIMEOUT",
-                0.0,
-                86_400.0,
-            )?),
+            batch_timeout: Duration::from_secs_f64(batch_timeout_s),
             save_interval: (save_interval > 0).then(|| Duration::from_secs(save_interval)),
             checkpoint_outcomes: source.number("CHECKPOINT_OUTCOMES", 1_000, u64::MAX)?,
             decisions_waiting_max: DECISIONS_PER_PLACE * queue_capacity,
@@ -510,6 +514,7 @@ impl Config {
                 source.optional_number("MEMORY_MAX_MIB", 64, 1 << 30)?.map(|mib: u64| mib << 20),
             )),
             final_after: decision_wait,
+            dead_letter_payload: source.payload_kept()?,
             ..LearnerOptions::default()
         };
         let days: i64 = source.number("JOURNAL_MAX_DAYS", 1, 36_500)?;
@@ -637,6 +642,11 @@ impl Source<'_> {
         }
         let (last, others) = allowed.split_last().expect("there is a choice");
         Err(self.wrong(env, &format!("{} or {last}", others.join(", "))))
+    }
+
+    fn payload_kept(&self) -> Result<PayloadKept> {
+        let names = PayloadKept::ALL.map(PayloadKept::as_str);
+        Ok(PayloadKept::named(&self.choice("DEAD_LETTER_PAYLOAD", &names)?))
     }
 
     fn topic(&self, env: &str) -> Result<String> {

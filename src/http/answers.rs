@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::objective::{Objective, OnInfeasible};
 use crate::model::{Explanation, Limits, OnUnknown, Parts, Strategy, ValueKind, Verdict};
 use crate::outcome::decisions::Candidate;
-use crate::outcome::{Context, Feature, RefusalCode, Status, format_time};
+use crate::outcome::{Context, Feature, PayloadKept, RefusalCode, Status, format_time};
 use crate::store::{
     DeadLetter, JoinedOutcome, LearningEvent, MISSING, ModelVersion, RecordedDecision,
 };
@@ -25,6 +25,10 @@ fn one_of(names: impl IntoIterator<Item = &'static str>) -> Schema {
 
 pub(super) fn strategies(_: &mut SchemaGenerator) -> Schema {
     one_of(Strategy::ALL.map(Strategy::as_str))
+}
+
+fn kept(_: &mut SchemaGenerator) -> Schema {
+    one_of(PayloadKept::ALL.map(PayloadKept::as_str))
 }
 
 pub(super) fn refusal_codes(_: &mut SchemaGenerator) -> Schema {
@@ -132,7 +136,7 @@ pub(super) struct DecisionCounts {
     pub(super) explored_share: Option<f64>,
     /// That found their outcome.
     pub(super) with_outcome: u64,
-    /// Kept ones without an outcome for longer than `DECISION_WAIT`.
+    /// PayloadKept ones without an outcome for longer than `DECISION_WAIT`.
     pub(super) orphaned: u64,
     /// Given up, and learned as failures; with `DECISION_MISSING=failure`.
     pub(super) missing: u64,
@@ -647,11 +651,14 @@ pub(super) struct DeadLetterBody {
     pub(super) partition: Option<i32>,
     /// The offset there.
     pub(super) offset: Option<i64>,
-    /// The first 64 KiB, with replacements for what is not UTF-8.
+    /// The first 64 KiB of what is kept, with replacements for what is not UTF-8.
     pub(super) payload: String,
+    /// What is kept: all of it (`full`), its names, types and lengths (`keys`), or nothing (`none`).
+    #[schemars(schema_with = "kept")]
+    pub(super) payload_kept: &'static str,
     /// Bytes of the whole.
     pub(super) payload_bytes: u64,
-    /// It was longer than what is kept, and can't be replayed.
+    /// It is not kept whole, and can't be replayed.
     pub(super) payload_cut: bool,
     /// When it came.
     #[schemars(schema_with = "time")]
@@ -662,6 +669,7 @@ impl From<DeadLetter> for DeadLetterBody {
     fn from(letter: DeadLetter) -> Self {
         Self {
             payload_cut: letter.is_cut(),
+            payload_kept: letter.payload_kept.as_str(),
             payload: String::from_utf8_lossy(&letter.payload).into_owned(),
             id: letter.id,
             source: letter.source,

@@ -25,8 +25,8 @@ use crate::error::Error;
 use crate::learner::{AppendReply, Event, HTTP, Now, Record};
 use crate::outcome::fields;
 use crate::outcome::{
-    ENVELOPE_ATTRIBUTES, Outcome, Payload, RECORD_BYTES_MAX, Refusal, RefusalCode, enveloped,
-    named_tenant, non_finite_as_null, with_tenant,
+    ENVELOPE_ATTRIBUTES, Outcome, Payload, PayloadKept, RECORD_BYTES_MAX, Refusal, RefusalCode,
+    enveloped, named_tenant, non_finite_as_null, with_tenant,
 };
 use crate::sources::kafka;
 use crate::store::DeadLetter;
@@ -98,13 +98,17 @@ fn described(operation: Operation, schemas: &mut Schemas) -> Operation {
     operation
         .query("wait", "Answer once everything accepted before is learned and visible", flag())
         .query("dry_run", "Write nothing: answer what would be accepted, and its features", flag())
-        .answer(202, "What was accepted is durable, and something was or is known already", received)
+        .answer(
+            202,
+            "What was accepted is durable, and something was or is known already",
+            received,
+        )
         .answer(
             200,
             "With `wait`: it is also learned and visible; with `dry_run`: nothing was written",
             either,
         )
-        .problem_of(422, schemas.answered::<NothingUnderstood>())
+        .problem_of(422, schemas.answered::<NothingAccepted>())
 }
 
 pub(super) const REPLAY: Route = Route {
@@ -169,7 +173,7 @@ impl App {
         };
         let received = received(reply);
         if received.accepted + received.duplicates == 0 && received.rejected_total > 0 {
-            return Ok(nothing_understood(received));
+            return Ok(nothing_accepted(received));
         }
         let learned = wait && self.wait_until_learned();
         Ok(json_response(if learned { 200 } else { 202 }, &received))
@@ -230,11 +234,17 @@ impl App {
                     }
                     Some(letter) if letter.is_cut() => skipped.push(SkippedLetter {
                         id: id.clone(),
-                        reason: format!(
-                            "only the first {} of its {} bytes were kept",
-                            letter.payload.len(),
-                            letter.payload_bytes
-                        ),
+                        reason: match letter.payload_kept {
+                            PayloadKept::Full => format!(
+                                "only the first {} of its {} bytes were kept",
+                                letter.payload.len(),
+                                letter.payload_bytes
+                            ),
+                            PayloadKept::Keys => {
+                                "only its names, types and lengths were kept".to_owned()
+                            }
+                            PayloadKept::None => "nothing of its payload was kept".to_owned(),
+                        },
                     }),
                     Some(letter) => {
                         record_ids.push(id);
@@ -294,20 +304,22 @@ fn received(reply: AppendReply) -> Received {
     }
 }
 
-/// The answer to a body with events of which none was understood. Senders that are told of success forget
+/// The answer to a body with events of which none was accepted. Senders that are told of success forget
 /// what they sent.
-fn nothing_understood(received: Received) -> Response {
+fn nothing_accepted(received: Received) -> Response {
     let first = received.rejected.first().map_or("no reason given", |first| &first.detail);
     let problem = match received.rejected_total {
         1 => Problem::new(422, first),
-        total => Problem::new(422, format!("none of {total} events was understood; the first: {first}")),
+        total => {
+            Problem::new(422, format!("none of {total} events was accepted; the first: {first}"))
+        }
     };
-    problem_response(422, &NothingUnderstood { problem, received })
+    problem_response(422, &NothingAccepted { problem, received })
 }
 
-/// Nothing of a body with events was understood. As far as there is room, they are dead letters.
+/// Nothing of a body with events was accepted. As far as there is room, they are dead letters.
 #[derive(Serialize, JsonSchema)]
-struct NothingUnderstood {
+struct NothingAccepted {
     #[serde(flatten)]
     problem: Problem,
     #[serde(flatten)]

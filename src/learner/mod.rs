@@ -25,8 +25,8 @@ use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Score, Settings};
 use crate::outcome::decisions::{Asked, Decisions, Waiting};
 use crate::outcome::{
-    ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Payload, RECORD_BYTES_MAX, Refusal,
-    RefusalCode, format_time, is_conflict, named_tenant,
+    ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Payload, PayloadKept, RECORD_BYTES_MAX,
+    Refusal, RefusalCode, format_time, is_conflict, named_tenant,
 };
 use crate::store::{
     Append, Counters, Late, LearningEvent, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position,
@@ -462,6 +462,8 @@ pub struct LearnerOptions {
     pub memory: Option<MemoryLimit>,
     /// How long the newest outcome of an execution waits for the final one before it is learned.
     pub final_after: Duration,
+    /// What is kept of the payload of a dead letter.
+    pub dead_letter_payload: PayloadKept,
 }
 
 impl Default for LearnerOptions {
@@ -478,6 +480,7 @@ impl Default for LearnerOptions {
             missing_after: None,
             memory: None,
             final_after: Duration::from_mins(10),
+            dead_letter_payload: PayloadKept::Full,
         }
     }
 }
@@ -1062,8 +1065,7 @@ impl Learner {
                             source,
                             position,
                             identity,
-                            payload: bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)].to_vec(),
-                            payload_bytes: bytes.len(),
+                            payload: self.options.dead_letter_payload.of(bytes, PAYLOAD_BYTES_MAX),
                             created_at: created_at.clone(),
                             owner: self.owner(source, &refusal, tenant, bytes),
                             refusal,

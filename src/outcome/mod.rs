@@ -26,6 +26,7 @@ pub(crate) mod cells;
 pub mod decisions;
 pub(crate) mod fair_shares;
 pub mod fields;
+mod outline;
 mod raw;
 mod spelling;
 
@@ -34,6 +35,7 @@ use raw::{Raw, Scalar};
 
 pub use annotate::{ENVELOPE_ATTRIBUTES, annotated, enveloped, named_tenant, with_tenant};
 pub use attempt::Attempt;
+pub use outline::{KeptPayload, PayloadKept};
 pub use raw::{is_placeholder, non_finite_as_null};
 pub use spelling::tidy;
 pub(crate) use spelling::{is_blank, nearest};

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::bounded::{Rows, Table};
 use super::{execute, from_sql, padded_id, query, reaction, to_sql};
 use crate::error::Result;
-use crate::outcome::Refusal;
+use crate::outcome::{KeptPayload, PayloadKept, Refusal};
 
 /// Bytes kept of a payload.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
@@ -23,10 +23,8 @@ pub struct NewDeadLetter {
     pub position: Option<(Arc<str>, i32, i64)>,
     /// The identity of its arrival, which a replay keeps.
     pub identity: String,
-    /// Its first [`PAYLOAD_BYTES_MAX`] bytes.
-    pub payload: Vec<u8>,
-    /// Its whole size.
-    pub payload_bytes: usize,
+    /// What is kept of it, at most [`PAYLOAD_BYTES_MAX`] bytes.
+    pub payload: KeptPayload,
     /// When it came.
     pub created_at: String,
     /// Whose share of the table it takes.
@@ -73,16 +71,21 @@ pub struct DeadLetter {
     pub offset: Option<i64>,
     pub identity: String,
     pub payload: Vec<u8>,
+    pub payload_kept: PayloadKept,
     pub payload_bytes: u64,
     pub created_at: String,
 }
 
 impl DeadLetter {
-    /// The payload was longer than what is kept.
+    /// The payload is not kept whole.
     pub fn is_cut(&self) -> bool {
-        self.payload_bytes > self.payload.len() as u64
+        self.payload_kept != PayloadKept::Full || self.payload_bytes > self.payload.len() as u64
     }
 }
+
+pub(super) const KEPT_SCHEMA: &str = "
+ALTER TABLE dead_letters ADD COLUMN payload_kept TEXT NOT NULL DEFAULT 'full';
+";
 
 pub(super) const TABLE: Table = Table { name: "dead_letters", key: "id", bytes: "length(payload)" };
 
@@ -99,8 +102,9 @@ pub(super) fn insert(
         execute(
             connection,
             "INSERT INTO dead_letters(id, source, code, detail, topic, partition, offset,
-                                      identity, payload, payload_bytes, created_at, tenant)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                                      identity, payload, payload_kept, payload_bytes, created_at,
+                                      tenant)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             params![
                 padded_id(number),
                 letter.source,
@@ -110,13 +114,14 @@ pub(super) fn insert(
                 position.map(|(_, partition, _)| partition),
                 position.map(|(.., offset)| offset),
                 letter.identity,
-                letter.payload,
-                to_sql(letter.payload_bytes as u64),
+                letter.payload.bytes,
+                letter.payload.kept.as_str(),
+                to_sql(letter.payload.whole_bytes as u64),
                 letter.created_at,
                 share
             ],
         )?;
-        rows.inserted(&share, letter.payload.len() as u64);
+        rows.inserted(&share, letter.payload.bytes.len() as u64);
     }
     rows.prune(connection)
 }
@@ -179,7 +184,7 @@ pub(super) fn ids(connection: &Connection) -> Result<Vec<String>> {
 }
 
 const SELECT: &str = "SELECT id, source, code, detail, topic, partition, offset, identity, payload,
-                      payload_bytes, created_at FROM dead_letters";
+                      payload_bytes, created_at, payload_kept FROM dead_letters";
 
 fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
     Ok(DeadLetter {
@@ -194,5 +199,6 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
         payload: row.get(8)?,
         payload_bytes: from_sql(row.get(9)?),
         created_at: row.get(10)?,
+        payload_kept: PayloadKept::named(row.get_ref(11)?.as_str()?),
     })
 }

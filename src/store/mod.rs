@@ -69,7 +69,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 11;
+const SCHEMA_VERSION: i32 = 12;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -186,6 +186,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     alerts::UNSENT_SCHEMA,
     journal::CONTENTS_SCHEMA,
     attempts::SCHEMA,
+    dead_letters::KEPT_SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -505,7 +506,7 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                 .map_err(at_start)?;
             transaction
                 .execute_batch(&format!(
-                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {}
+                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {} {}
                      PRAGMA application_id = {APPLICATION_ID};
                      PRAGMA user_version = {SCHEMA_VERSION};",
                     decisions::SCHEMA,
@@ -514,7 +515,8 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                     bounded::SCHEMA,
                     decisions::REPORTING_SCHEMA,
                     alerts::UNSENT_SCHEMA,
-                    attempts::SCHEMA
+                    attempts::SCHEMA,
+                    dead_letters::KEPT_SCHEMA
                 ))
                 .map_err(at_start)?;
             transaction.commit().map_err(at_start)?;

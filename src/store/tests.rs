@@ -10,8 +10,8 @@ use super::*;
 use crate::model::{AgentPerformanceModel, Control, Measure, Question, Settings};
 use crate::outcome::decisions::{Choice, Decision, Waiting};
 use crate::outcome::{
-    ContentKey, FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, Refusal, RefusalCode,
-    Status,
+    ContentKey, FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, PayloadKept, Refusal,
+    RefusalCode, Status,
 };
 
 const NOW_MS: i64 = 1_800_000_000_000;
@@ -43,8 +43,7 @@ fn letter(payload: &str) -> NewDeadLetter {
         refusal: Refusal::new(RefusalCode::NotJson, "the record is not JSON: \"quoted\" é"),
         position: Some(("topic".into(), 3, 42)),
         identity: "topic/3/42".to_owned(),
-        payload: payload.into(),
-        payload_bytes: payload.len(),
+        payload: PayloadKept::Full.of(payload.as_bytes(), 65_536),
         created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
         owner: Owner::Tenant("default".to_owned()),
     }
@@ -537,6 +536,7 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              DROP TABLE samples;
              DROP INDEX dead_letters_of_tenant;
              ALTER TABLE dead_letters DROP COLUMN tenant;
+             ALTER TABLE dead_letters DROP COLUMN payload_kept;
              PRAGMA user_version = 1;",
         )
         .unwrap();
@@ -670,7 +670,7 @@ fn samples_survive_and_are_thinned_out_by_age() {
 fn dead_letters_are_kept_whole_until_they_are_fed_back() {
     let mut kept = Kept::new(quick());
     let mut cut = letter("beginning");
-    cut.payload_bytes = 70_000;
+    cut.payload.whole_bytes = 70_000;
     cut.position = None;
     kept.try_append(&[], &[letter("not json \u{0}\u{ff}"), cut], &[], &[]).unwrap();
     kept.reopen();
@@ -687,6 +687,7 @@ fn dead_letters_are_kept_whole_until_they_are_fed_back() {
         offset: Some(42),
         identity: "topic/3/42".to_owned(),
         payload: "not json \u{0}\u{ff}".into(),
+        payload_kept: PayloadKept::Full,
         payload_bytes: 12,
         created_at: "2026-11-02T09:00:00.000+00:00".to_owned(),
     };
@@ -778,7 +779,8 @@ fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
         identities: column(&mut kept)[..3 * 16].to_vec(),
         payload: payload.unwrap(),
     };
-    let replace = "UPDATE journal SET identities = ?1, checksum = ?2; DROP TABLE attempts; PRAGMA user_version = 9;";
+    let replace = "UPDATE journal SET identities = ?1, checksum = ?2; DROP TABLE attempts;
+                   ALTER TABLE dead_letters DROP COLUMN payload_kept; PRAGMA user_version = 9;";
     let (update, version) = replace.split_once(';').unwrap();
     let connection = &kept.store().connection;
     connection.execute(update, params![old.identities, old.checksum()]).unwrap();
@@ -1425,6 +1427,7 @@ fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
              DROP INDEX early_outcomes_of_tenant;
              DROP INDEX dead_letters_of_tenant;
              ALTER TABLE dead_letters DROP COLUMN tenant;
+             ALTER TABLE dead_letters DROP COLUMN payload_kept;
              ALTER TABLE decisions RENAME COLUMN bytes TO start_bytes;
              ALTER TABLE alerts DROP COLUMN unsent;
              {}{}{}

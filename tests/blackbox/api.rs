@@ -83,6 +83,14 @@ impl Running {
         rows.iter().map(|row| (text(&row["agent_name"]), row.clone())).collect()
     }
 
+    /// Sends lines of which none is accepted.
+    #[track_caller]
+    fn refuse(&self, lines: &str) -> Value {
+        let answer = self.post(OUTCOMES, ND_JSON, lines);
+        assert_eq!(answer.status, 422, "{answer:?}");
+        answer.json()
+    }
+
     /// What was learned of each agent.
     fn learned(&self) -> Value {
         without_decisions(self.read(PERFORMANCE))
@@ -1110,7 +1118,7 @@ fn an_answer_does_not_wait_for_the_micro_batch_unless_asked() {
     assert_eq!(service.read(METRICS)["samples_processed"], 1, "although it was a duplicate");
     assert_eq!(names(&service.ask(&json!({}))), ["amy"]);
     let bad = service.post(WAITING, JSON, "{}");
-    assert_eq!((bad.status, &bad.json()["accepted"]), (200, &json!(0)));
+    assert_eq!((bad.status, &bad.json()["accepted"]), (422, &json!(0)));
     assert_eq!(service.read(METRICS)["total_updates"], 1, "nothing is no micro-batch");
 
     service.post(OUTCOMES, ND_JSON, outcomes(10, "bob", "t", "success"));
@@ -1590,7 +1598,7 @@ fn a_dead_letter_that_can_be_learned_now_is_learned_once_under_its_first_identit
     let nameless = r#"{"tenant_id": "red", "agent_name": "bob", "status": "success"}"#;
     let named =
         r#"{"event_id": "1", "tenant_id": "red", "agent_name": "bob", "status": "success"}"#;
-    let answer = service.learn(&format!("{nameless}\n{named}\n"));
+    let answer = service.refuse(&format!("{nameless}\n{named}\n"));
     assert_eq!(codes(&answer), [(0, "tenant_limit".to_owned()), (1, "tenant_limit".to_owned())]);
     assert_eq!(service.executions("red"), 0);
     let replayed = service.post_json(REPLAY, &json!({})).json();
@@ -1829,7 +1837,7 @@ fn a_tenant_past_the_cap_is_refused_and_the_known_ones_go_on() {
         (&json!(3), vec![(2, "tenant_limit".to_owned())])
     );
     let service = service.restarted(&[]);
-    assert_eq!(codes(&service.learn(&event("green"))).len(), 1);
+    assert_eq!(codes(&service.refuse(&event("green"))).len(), 1);
     assert_eq!(service.learn(&event("blue"))["accepted"], 1);
     // A question creates no tenant.
     assert_eq!(names(&service.ask(&json!({"tenant_id": "green", "candidates": ["x"]}))), ["x"]);
@@ -1913,7 +1921,7 @@ fn the_newest_are_kept_of_what_is_bounded() {
     };
     for number in 1..=4 {
         service.learn(&event(number));
-        service.learn(&format!("garbage {number}"));
+        service.refuse(&format!("garbage {number}"));
     }
     let numbers = |path: &str, name: &str| -> Vec<u64> {
         let ids = service.list(path, name);

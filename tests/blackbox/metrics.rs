@@ -128,7 +128,9 @@ fn use_it(service: &Service) {
     service.learn(&lines.join("\n"));
     // Once more: all known. And two that nobody can understand.
     service.learn(&lines.join("\n"));
-    service.learn("{\"agent_name\": \"a\"}\nnonsense\n");
+    let nonsense = "{\"agent_name\": \"a\"}\nnonsense\n";
+    let refused = service.post("/api/learning/outcomes", "application/x-ndjson", nonsense);
+    assert_eq!(refused.status, 422);
     for _ in 0..7 {
         let answer = service.post_json("/api/learning/predict/agent-selection", &json!({}));
         assert_eq!(answer.status, 200);
@@ -180,7 +182,8 @@ fn what_happens_is_counted_where_it_belongs() {
                 "http_requests_total{route=\"/api/learning/models/{model_type}\",status=\"4xx\"}",
                 1.0,
             ),
-            ("http_requests_total{route=\"/api/learning/outcomes\",status=\"2xx\"}", 3.0),
+            ("http_requests_total{route=\"/api/learning/outcomes\",status=\"2xx\"}", 2.0),
+            ("http_requests_total{route=\"/api/learning/outcomes\",status=\"4xx\"}", 1.0),
             ("learning_delay_seconds_count", 1.0),
             ("kafka_enabled", 0.0),
         ],

@@ -1,6 +1,10 @@
 //! Bodies of which nothing is understood: they hold up nobody, and push out nobody's dead letters.
 
-use crate::harness::Setup;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Service, Setup};
 
 const OUTCOMES: &str = "/api/learning/outcomes";
 const EVENT: &str = r#"{"agent_name": "a", "status": "success"}"#;
@@ -101,4 +105,79 @@ fn a_body_of_which_nothing_is_understood_is_no_success_in_any_form() {
     let tried = service.post(&format!("{OUTCOMES}?dry_run=true"), json, wrong);
     assert_eq!((tried.status, &tried.json()["rejected_total"]), (200, &1.into()), "{tried:?}");
     service.stop();
+}
+
+/// A call as `LiteLLM` reports it, with a prompt and an answer that must not be kept.
+fn litellm_call(marker: &str) -> Value {
+    json!({
+        "id": "chatcmpl-1", "litellm_call_id": "c1", "call_type": "acompletion", "status": "success",
+        "model": "gpt-4o", "model_group": "smart", "response_cost": 0.25, "response_time": 1.5,
+        "messages": [{"role": "user", "content": marker}],
+        "response": {"choices": [{"message": {"content": marker}}]},
+    })
+}
+
+/// Whether a text stands in any file of the state directory.
+fn is_stored(directory: &Path, marker: &str) -> bool {
+    let files = std::fs::read_dir(directory).expect("it is there");
+    let files = files.map(|entry| entry.expect("it can be read").path());
+    let holds = |file: &Path| {
+        let bytes = std::fs::read(file).expect("it can be read");
+        bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
+    };
+    files.filter(|file| file.is_file()).any(|file| holds(&file))
+}
+
+fn newest_letter(service: &Service) -> Value {
+    service.get("/api/learning/dead-letters?limit=1").json()["dead_letters"][0].clone()
+}
+
+#[test]
+fn of_a_log_of_calls_no_prompt_is_kept() {
+    const MARKER: &str = "a-prompt-that-nobody-may-keep";
+    let home = tempfile::tempdir().expect("there is room for a directory");
+    let mut service = Setup::new(home.path()).start();
+    let (json, lines) = ("application/json", "application/x-ndjson");
+    let call = litellm_call(MARKER);
+    for (media, body) in [
+        (json, call.to_string()),
+        (json, json!([call, call]).to_string()),
+        (lines, format!("{call}\n{call}\n")),
+    ] {
+        let answer = service.post(OUTCOMES, media, body);
+        assert_eq!(answer.status, 422, "{answer:?}");
+        assert!(!answer.body.contains(MARKER), "{answer:?}");
+        let letter = newest_letter(&service);
+        assert_eq!(letter["payload_kept"], "keys", "{letter}");
+        assert_eq!(letter["payload_cut"], true, "{letter}");
+        let payload = letter["payload"].as_str().expect("it is text");
+        let outline: Value = serde_json::from_str(payload).expect("it is JSON");
+        let content = format!("string, {} bytes", MARKER.len());
+        assert_eq!(outline["messages"][0]["content"], content, "{letter}");
+    }
+    let replayed = service.post("/api/learning/dead-letters/replay", json, "{}").json();
+    assert_eq!(replayed["skipped"].as_array().map(Vec::len), Some(5), "{replayed}");
+    assert_eq!(replayed["skipped"][0]["reason"], "only its names, types and lengths were kept");
+    assert!(!service.log().contains(MARKER));
+    service.stop();
+    assert!(!is_stored(home.path(), MARKER));
+}
+
+#[test]
+fn of_dead_letters_as_much_is_kept_as_is_asked_for() {
+    const MARKER: &str = "a-value-in-an-event";
+    let event = json!({"agent_name": "a", "context": {"k": MARKER}}).to_string();
+    for kept in ["full", "keys", "none"] {
+        let home = tempfile::tempdir().expect("there is room for a directory");
+        let service = Setup::new(home.path()).with("DEAD_LETTER_PAYLOAD", kept).start();
+        assert_eq!(service.post(OUTCOMES, "application/json", &event).status, 422);
+        let letter = newest_letter(&service);
+        let payload = letter["payload"].as_str().expect("it is text");
+        assert_eq!(letter["payload_kept"], kept, "{letter}");
+        assert_eq!(payload.contains(MARKER), kept == "full", "{letter}");
+        assert_eq!(payload.contains("context"), kept != "none", "{letter}");
+        assert_eq!(letter["payload_bytes"], event.len(), "{letter}");
+        service.stop();
+        assert_eq!(is_stored(home.path(), MARKER), kept == "full");
+    }
 }

@@ -78,6 +78,7 @@ fn outgoing(letter: DeadLetter) -> Outgoing {
         ("partition", number(letter.partition.map(i64::from))),
         ("offset", number(letter.offset)),
         ("payload_bytes", Some(letter.payload_bytes.to_string())),
+        ("payload_kept", Some(letter.payload_kept.as_str().to_owned())),
         ("created_at", Some(letter.created_at)),
     ];
     let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
