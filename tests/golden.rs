@@ -25,21 +25,21 @@ use sha2::{Digest, Sha256};
 const ROUNDING: &str = "8a82e40395b89f354713edc20f4ab47a4b5b2f42c2cad97e713a4f0f9400107f";
 
 const CASES: [(&str, &str); 13] = [
-    ("sample, thompson", "ff869b74143754970bb9ac42e14a280e2d5264e4db1002b9f39a25ab3d84db99"),
-    ("sample, beta", "0ae28ad57af2e6390f84438dbac8e1b7e5d96c201d7ee278cbe3379d2b3c1d91"),
+    ("sample, thompson", "99afc7600ca36c1bec0951818d55abd881288687c1972ccd7c1362bc61473cc0"),
+    ("sample, beta", "4cce3b8906a3563fd9c7e60ac0bacc568ce06fa76eef2f645b6f7a1a251005b4"),
     ("sample, moving_average", "5705bdf0b847c2ac4b8f9ed32494730f861a4e7f31f9d7e921e3bb8ed74206d2"),
     ("sample, exponential", "0fd9e81c1a3265fb9304a8f71046503fdbcc3c140982d829b57c7bdb37463459"),
-    ("made up, thompson", "e2cc707b34dbb1e9510c023aacd46b267e3ccaa9eaf9b5f1276142398191743d"),
-    ("made up, beta", "13d2724612814917229c9ae4db266076c2e04dd3279ee922060b778063897dc0"),
-    ("made up, little room", "d4c1fe56a452671e06f210d295af4a8f232feba4528726a0d63a432585ecaa40"),
+    ("made up, thompson", "0e5e7f8107f5c3206e453735d5e31ee60d58cdf3367887f9c83855a317937fe3"),
+    ("made up, beta", "ecdb843f26b5afd595c9fd7fde5d9c0f79e84aa7ab8fca3e7a803c58e96b9669"),
+    ("made up, little room", "ccfb1bc881ae1eaf2c04db45616b5c80525586d55b754fcedbe0f8c31558dbb3"),
     (
         "made up, operator's prior",
-        "25091994f9663d791d78cab77793387aed991162f8487a3b9ffc67e7112825e2",
+        "fe5fb98fa3c18d055a4df2f8be564c5696fc798451a9be36ec75ba03e80e54cf",
     ),
-    ("format 2", "1c2c951ac651579cc462b2086261eebadce61d907ae4aeaabcfc10f2f6115dc4"),
-    ("format 3", "435ab0e91e421149395bed8f10a03d60ec2b93436b48f965239054b829ce61bc"),
-    ("format 3, values", "47e25bc248975b4a71eda21b50b980a621829745a764e9e5ed871027cf235545"),
-    ("saved, learned again", "d742fb8e65ccbf8c89f0a25da8eb0799803052a157ea34816ec2a3e3c270c57d"),
+    ("format 2", "a7ca632705404fec50ca30681f4b870bc151c6d8679444a5cd8f076d8d9849a6"),
+    ("format 3", "59ab34c70969b8afad733b89692e9507608bf71747c4b82e1454df90593fa61f"),
+    ("format 3, values", "1d02a08069a30ce13e98b7ccd72a613f6630f621857cbe8a8fe106a5d64af8b8"),
+    ("saved, learned again", "f1f1432bcae19b00a85b2aaddbef3ccf12b57e349c1ca586a4b3ccf1888fd19b"),
     ("saved, another strategy", "dca0c245bc131234809c2342692a88b0613bdf996f4ecd449c1f425b9636678e"),
 ];
 

@@ -22,9 +22,19 @@ const GROWTH: f64 = 0.4;
 /// in deviations.
 const POINTS: u32 = 40;
 const DISTANCE: f64 = 0.13;
-/// Consecutive steps of a distribution function that differ by more than this factor are integrated
-/// over by straight lines, else by parabolas.
+/// Consecutive steps of a distribution function, and products of the others' over two steps, that differ by
+/// more than this factor are integrated over as powers, else by parabolas.
 const UNEVEN: f64 = 4.0;
+/// Of more agents than this the shared `z` is looked at more closely.
+const CROWD: usize = 8;
+const CROWD_BREAKS: [f64; 4] = [0.5, 1.0, 1.75, 2.5];
+/// Steps in which the product of all functions grows by more than this factor, to more than this, are
+/// shortened, down to this share.
+const STEEP: f64 = 8.0;
+const STEEP_FROM: f64 = 1e-5;
+const SHARE_MIN: f64 = 1.0 / 64.0;
+/// A product that grows less than this, as a logarithm, does not change.
+const GROWTH_MIN: f64 = 1e-9;
 /// Points of less weight are left out.
 const WEIGHT_MIN: f64 = 1e-7;
 
@@ -157,7 +167,13 @@ pub(super) fn probabilities_first(draws: &[Draws]) -> Vec<f64> {
     let lines: Vec<(f64, f64)> =
         draws.iter().map(|draws| (draws.centre, draws.rest.sqrt())).collect();
     let mut result = vec![0.0; draws.len()];
-    for (shared, weight) in shared_draws(&envelope_breaks(&lines)) {
+    let mut breaks = envelope_breaks(&lines);
+    if draws.len() > CROWD {
+        // The highest of many is far above their lowest, and so is where another passes it.
+        breaks.extend(CROWD_BREAKS);
+        breaks.sort_unstable_by(f64::total_cmp);
+    }
+    for (shared, weight) in shared_draws(&breaks) {
         add_first_given(draws, shared, weight, &mut result);
     }
     let total: f64 = result.iter().sum();
@@ -179,15 +195,39 @@ impl Contender {
         let others = [0, 1, 2].map(|end| products[end] / self.below[end]);
         let (first, second) = (middle - before, after - middle);
         let both = first + second;
-        self.first += if first > second * UNEVEN || second > first * UNEVEN || both <= 0.0 {
-            0.5 * first * (others[0] + others[1]) + 0.5 * second * (others[1] + others[2])
-        } else {
+        let is_even = |a: f64, b: f64| a <= b * UNEVEN && b <= a * UNEVEN;
+        self.first += if both > 0.0 && is_even(first, second) && is_even(others[0], others[2]) {
             // Simpson's rule with unequal steps.
             let parabola = (2.0 - second / first) * others[0]
                 + both * both / (first * second) * others[1]
                 + (2.0 - first / second) * others[2];
             both / 6.0 * parabola
+        } else {
+            self.share_of_step(products, 0) + self.share_of_step(products, 1)
         };
+    }
+
+    /// The share of the step from `from` to the next place, as if all functions were powers of each other
+    /// in it: `d(product) / product` is the sum of all `dF / F`. Never below 0.
+    fn share_of_step(&self, products: [f64; 3], from: usize) -> f64 {
+        let [before, after] = [self.below[from], self.below[from + 1]];
+        let [low, high] = [products[from], products[from + 1]];
+        let growth = (high / low).ln();
+        if growth > GROWTH_MIN {
+            (high - low) * (after / before).ln() / growth
+        } else {
+            (after - before) * high / after
+        }
+    }
+}
+
+/// Adds `weight` times what each has of all integrals.
+fn add_shares(contenders: &[Contender], weight: f64, result: &mut [f64]) {
+    let total: f64 = contenders.iter().map(|contender| contender.first).sum();
+    if total > 0.0 {
+        for contender in contenders {
+            result[contender.index] += weight * contender.first / total;
+        }
     }
 }
 
@@ -221,29 +261,36 @@ fn add_first_given(draws: &[Draws], shared: f64, weight: f64, result: &mut [f64]
     let smallest = (FIRST_STEP * narrowest).max(1e-12 * (1.0 + end.abs()));
     let mut products = [all_below; 3];
     let mut t = highest;
+    let mut share = 1.0;
     while t < end {
         products[0] = products[2];
         for c in &mut contenders {
             c.below[0] = c.below[2];
         }
-        for (step, product) in products.iter_mut().enumerate().skip(1) {
-            t += smallest.max(GROWTH * (t - highest));
-            *product = 1.0;
-            for c in &mut contenders {
-                c.below[step] = draws[c.index].below(t, shared).max(c.below[step - 1]);
-                *product *= c.below[step];
+        let after = loop {
+            let mut place = t;
+            for (step, product) in products.iter_mut().enumerate().skip(1) {
+                place += share * smallest.max(GROWTH * (place - highest));
+                *product = 1.0;
+                for c in &mut contenders {
+                    c.below[step] = draws[c.index].below(place, shared).max(c.below[step - 1]);
+                    *product *= c.below[step];
+                }
             }
-        }
+            // Where many are alike, the highest of them lies within little.
+            let is_steep = products[2] > STEEP_FROM && products[2] > STEEP * products[0];
+            if !is_steep || share <= SHARE_MIN {
+                break place;
+            }
+            share *= 0.5;
+        };
+        t = after;
+        share = f64::min(2.0 * share, 1.0);
         for c in &mut contenders {
             c.add_two_steps(products);
         }
     }
-    let total: f64 = contenders.iter().map(|c| c.first).sum();
-    if total > 0.0 {
-        for contender in contenders {
-            result[contender.index] += weight * contender.first / total;
-        }
-    }
+    add_shares(&contenders, weight, result);
 }
 
 /// The probability of each of these independent Gaussians, (mean, deviation >= 0), to have the largest
@@ -270,12 +317,9 @@ pub(super) fn probabilities_highest(gaussians: &[(f64, f64)]) -> Vec<f64> {
             }
         }
     }
-    let mut result = vec![0.0; gaussians.len()];
     walk(nodes, lowest, &mut contenders, |index, t| below(gaussians[index], t));
-    let total: f64 = contenders.iter().map(|c| c.first.max(0.0)).sum();
-    for contender in contenders {
-        result[contender.index] = contender.first.max(0.0) / total;
-    }
+    let mut result = vec![0.0; gaussians.len()];
+    add_shares(&contenders, 1.0, &mut result);
     result
 }
 
@@ -325,10 +369,7 @@ pub(super) fn probabilities_of_highest_score(scores: &[Score]) -> Vec<f64> {
     }
     walk(nodes, lowest, &mut contenders, |index, t| scores[index].below(t));
     let mut result = vec![0.0; scores.len()];
-    let total: f64 = contenders.iter().map(|c| c.first.max(0.0)).sum();
-    for contender in contenders {
-        result[contender.index] = contender.first.max(0.0) / total;
-    }
+    add_shares(&contenders, 1.0, &mut result);
     result
 }
 
@@ -413,12 +454,43 @@ mod tests {
         assert!(absolute < ABSOLUTE && relative < RELATIVE, "{absolute} {relative}");
     }
 
+    /// Many agents, some of them alike.
+    fn crowd(seed: u64) -> Vec<Draws> {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let fresh = rng.random_range(0..60);
+        let known = rng.random_range(1..30);
+        let spread = 10_f64.powf(rng.random_range(-3.0..0.5));
+        let mut draws = vec![Draws { centre: 0.0, overall: 1.0, rest: 0.3 }; fresh];
+        draws.extend((0..known).map(|_| {
+            let centre: f64 = StandardNormal.sample(&mut rng);
+            let overall = 10_f64.powf(rng.random_range(-5.0..0.3));
+            let rest = 10_f64.powf(rng.random_range(-5.0..0.3));
+            Draws { centre: spread * centre, overall, rest }
+        }));
+        draws
+    }
+
+    #[test]
+    fn propensities_of_a_crowd_are_probabilities() {
+        for seed in 0..200 {
+            let draws = crowd(seed);
+            let first = probabilities_first(&draws);
+            assert!(first.iter().all(|p| (0.0..=1.0).contains(p)), "{seed}: {first:?}");
+            assert!((first.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{seed}");
+            // Whoever is believed the same is chosen as often.
+            let fresh = |index: &usize| draws[*index] == draws[0];
+            let apart = (0..draws.len()).filter(fresh).map(|index| (first[index] - first[0]).abs());
+            assert!(apart.fold(0.0, f64::max) < 1e-12, "{seed}: {first:?}");
+        }
+    }
+
     #[test]
     fn propensities_are_how_often_a_draw_is_the_largest() {
-        const DRAWS: u32 = 1_000_000;
+        const DRAWS: u32 = 300_000;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(2);
-        for _ in 0..20 {
-            let draws = scenario(&mut rng);
+        let scenarios: Vec<_> =
+            (0..20).map(|_| scenario(&mut rng)).chain((0..20).map(crowd)).collect();
+        for draws in scenarios {
             let mut first = vec![0_u32; draws.len()];
             for _ in 0..DRAWS {
                 let mut z = || -> f64 { f64::max(StandardNormal.sample(&mut rng), 0.0) };
@@ -432,7 +504,8 @@ mod tests {
                 // Four standard errors of the share, and half of what is promised.
                 let bound =
                     4.0 * (share * (1.0 - share) / f64::from(DRAWS)).sqrt() + ABSOLUTE / 2.0;
-                assert!((actual - share).abs() < bound, "{actual}, drawn {share} in {draws:?}");
+                let agents = draws.len();
+                assert!((actual - share).abs() < bound, "{actual}, drawn {share} of {agents}");
             }
         }
     }
