@@ -33,12 +33,23 @@ pub(super) const TRACES: Route = Route {
             "type": "object",
             "properties": {
                 "attributes": attributes(),
-                "events": list(&json!({"type": "object", "properties": {"attributes": attributes()}})),
+                "events": list(&json!({"type": "object"})),
                 "links": list(&json!({"type": "object"})),
                 "status": {"type": ["object", "null"]},
             },
         });
-        export("OTLP: agents' spans, of which executions are learned", "Spans", "spans", &span)
+        let scope = json!({"type": "object", "properties": {"spans": list(&span)}});
+        let resource =
+            json!({"type": ["object", "null"], "properties": {"attributes": attributes()}});
+        let of_resource = json!({
+            "type": "object",
+            "properties": {"resource": resource, "scopeSpans": list(&scope)},
+        });
+        let request = json!({
+            "type": "object",
+            "properties": {"resourceSpans": list(&of_resource)},
+        });
+        export("OTLP: agents' spans, of which executions are learned", request)
     },
 };
 
@@ -49,10 +60,7 @@ pub(super) const LOGS: Route = Route {
     tag: Tag::Telemetry,
     need: Need::Scope(Scope::Ingest),
     handler: |app, call| app.export(call, App::passed_over),
-    describe: |_| {
-        let record = json!({"type": "object", "properties": {"attributes": attributes()}});
-        export("OTLP: log records, which are passed over", "Logs", "logRecords", &record)
-    },
+    describe: |_| export("OTLP: log records, which are passed over", json!({})),
 };
 
 pub(super) const METRICS: Route = Route {
@@ -62,10 +70,7 @@ pub(super) const METRICS: Route = Route {
     tag: Tag::Telemetry,
     need: Need::Scope(Scope::Ingest),
     handler: |app, call| app.export(call, App::passed_over),
-    describe: |_| {
-        let metric = json!({"type": "object"});
-        export("OTLP: metrics, which are passed over", "Metrics", "metrics", &metric)
-    },
+    describe: |_| export("OTLP: metrics, which are passed over", json!({})),
 };
 
 fn list(member: &Value) -> Value {
@@ -77,18 +82,7 @@ fn attributes() -> Value {
     list(&json!({"type": "object", "properties": {"key": {"type": "string"}, "value": value}}))
 }
 
-/// An export of `items`, in the field `items` of the field `scopeSIGNAL` of `resourceSIGNAL`.
-fn export(summary: &'static str, signal: &str, items: &str, item: &Value) -> Operation {
-    let scope = json!({"type": "object", "properties": {items: list(item)}});
-    let resource = json!({"type": ["object", "null"], "properties": {"attributes": attributes()}});
-    let of_resource = json!({
-        "type": "object",
-        "properties": {"resource": resource, format!("scope{signal}"): list(&scope)},
-    });
-    let request = json!({
-        "type": "object",
-        "properties": {format!("resource{signal}"): list(&of_resource)},
-    });
+fn export(summary: &'static str, request: Value) -> Operation {
     let answer = json!({
         "type": "object",
         "properties": {"partialSuccess": {

@@ -9,8 +9,8 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
-use serde_json::Result;
 use serde_json::value::RawValue;
+use serde_json::{Error, Result};
 
 use super::span::{
     ATTRIBUTES_MAX, Attributes, EVENTS_MAX, Span, TEXT_BYTES_MAX, Value, Wants, known_event,
@@ -105,15 +105,15 @@ pub(super) fn items<'a>(
     wants: Wants<'_>,
     mut on_item: impl FnMut(&'a RawValue, &Attributes<'a>) -> Result<()>,
 ) -> Result<()> {
-    let request: Request<'a> = serde_json::from_str(body)?;
+    let request: Request<'a> = object(body)?;
     each(request.resources, &mut |of_resource| {
-        let OfResource { resource, scopes } = serde_json::from_str(of_resource.get())?;
+        let OfResource { resource, scopes } = object(of_resource.get())?;
         let resource = match resource {
             Some(resource) => attributes(read(resource)?.attributes, wants)?,
             None => Attributes::default(),
         };
         each(scopes, &mut |scope| {
-            let scope: OfScope<'a> = serde_json::from_str(scope.get())?;
+            let scope: OfScope<'a> = object(scope.get())?;
             each(scope.items, &mut |item| on_item(item, &resource))
         })
     })
@@ -152,15 +152,34 @@ impl<'a> Span<'a> {
             Ok(())
         })?;
         if let Some(status) = item.status {
-            let status: Option<Status<'_>> = serde_json::from_str(status.get())?;
-            span.is_error = status.and_then(|status| whole(status.code)) == Some(2);
+            let status: Status<'_> = object(status.get())?;
+            span.is_error = whole(status.code) == Some(2);
         }
         Ok(span)
     }
 }
 
 fn read(item: &RawValue) -> Result<Item<'_>> {
-    serde_json::from_str(item.get())
+    object(item.get())
+}
+
+/// Reads a message. By itself serde takes a list, too, as its fields in their order.
+fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T> {
+    if json.trim_start().starts_with('[') {
+        return Err(Error::custom("a list stands where an object belongs"));
+    }
+    serde_json::from_str(json)
+}
+
+/// Refuses what is there and does not begin with `first`.
+fn expect(value: Raw<'_>, first: char, rule: &str) -> Result<()> {
+    match value {
+        Some(value) if !value.get().starts_with(first) => {
+            let shown: String = value.get().chars().take(40).collect();
+            Err(Error::custom(format!("{rule}, not {shown}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Those of a list of `KeyValue` that are wanted.
@@ -172,7 +191,10 @@ fn attributes<'a>(list: Raw<'a>, wants: Wants<'_>) -> Result<Attributes<'a>> {
         if seen > ATTRIBUTES_MAX {
             return Ok(());
         }
-        let KeyValue { key, value } = serde_json::from_str(attribute.get())?;
+        let KeyValue { key, value } = object(attribute.get())?;
+        // Of those that are not wanted this is all that is looked at.
+        expect(key, '"', "a string is the key of an attribute")?;
+        expect(value, '{', "an object is the value of an attribute")?;
         let (Some(key), Some(value)) = (text(key), value) else { return Ok(()) };
         if wants(&key)
             && let Some(value) = any_value(value)?
@@ -186,7 +208,7 @@ fn attributes<'a>(list: Raw<'a>, wants: Wants<'_>) -> Result<Attributes<'a>> {
 
 /// `None` for what is not looked at.
 fn any_value(value: &RawValue) -> Result<Option<Value<'_>>> {
-    let value: AnyValue<'_> = serde_json::from_str(value.get())?;
+    let value: AnyValue<'_> = object(value.get())?;
     let whole = |raw: &RawValue| unquoted(raw).parse().ok().map(Value::Int);
     let double = |raw: &RawValue| unquoted(raw).parse().ok().map(Value::Double);
     let yes = |raw: &RawValue| raw.get().parse().ok().map(Value::Bool);

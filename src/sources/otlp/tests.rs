@@ -519,6 +519,28 @@ fn what_is_no_export_request_is_refused_whole() {
         );
     }
     assert!(matches!(read_json(&otlp, b"\xff"), Err(Unreadable::Malformed(_))));
+    // By themselves structs are read from lists, too.
+    let span =
+        |json: &str| format!(r#"{{"resourceSpans": [{{"scopeSpans": [{{"spans": [{json}]}}]}}]}}"#);
+    assert!(read_json(&otlp, span("{}").as_bytes()).is_ok());
+    for wrong in [
+        "[[]]".into(),
+        r#"{"resourceSpans": [[null, null]]}"#.into(),
+        r#"{"resourceSpans": [{"resource": [null]}]}"#.into(),
+        r#"{"resourceSpans": [{"scopeSpans": [[null]]}]}"#.into(),
+        span("[null, null, null, null, null, null, null, null, null, null, null]"),
+        span("null"),
+        span(r#"{"status": [2]}"#),
+        span(r#"{"links": [[null, null]]}"#),
+        span(r#"{"events": [["x"]]}"#),
+        span(r#"{"attributes": [["gen_ai.agent.name", {"stringValue": "a"}]]}"#),
+        span(r#"{"attributes": [{"key": "gen_ai.agent.name", "value": ["a"]}]}"#),
+        span(r#"{"attributes": [{"key": "nobody wants it", "value": ["a"]}]}"#),
+        span(r#"{"attributes": [{"key": 7, "value": {}}]}"#),
+    ] {
+        let read = read_json(&otlp, wrong.as_bytes());
+        assert!(matches!(read, Err(Unreadable::Malformed(_))), "{wrong}");
+    }
     for nothing in
         ["{}", r#"{"resourceSpans": null}"#, r#"{"resourceSpans": []}"#, r#"{"other": 1}"#]
     {
