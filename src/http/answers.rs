@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::objective::{Objective, OnInfeasible};
 use crate::model::{Explanation, Limits, OnUnknown, Parts, Strategy, ValueKind, Verdict};
 use crate::outcome::decisions::Candidate;
-use crate::outcome::{Context, Feature, PayloadKept, RefusalCode, Status, format_time};
+use crate::outcome::{Context, Feature, PayloadKept, RefusalCode, Status, format_time, hex};
 use crate::store::{
     DeadLetter, JoinedOutcome, LearningEvent, MISSING, ModelVersion, RecordedDecision,
 };
@@ -1004,6 +1004,9 @@ pub(super) struct DecisionBody {
     /// What came of it after that, and was not learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) late: Option<OutcomeBody>,
+    /// The trace that the question was part of, 32 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trace_id: Option<String>,
     /// What else had a part in the choice.
     #[serde(flatten)]
     pub(super) details: Map<String, Value>,
@@ -1086,6 +1089,7 @@ impl From<RecordedDecision> for DecisionBody {
             candidates: decision.candidates.into_iter().map(candidate).collect(),
             outcome: decision.outcome.map(OutcomeBody::from),
             late: decision.late.map(OutcomeBody::from),
+            trace_id: decision.trace.map(|trace| hex(&trace)),
             details: decision.details,
         }
     }

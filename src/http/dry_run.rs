@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::answers::{FeatureBody, Received, RejectedEvent, features, statuses, time};
 use super::{Answer, App, json_response};
 use crate::learner::{
-    Admission, AdmitRequest, Event, REJECTED_NAMED_MAX, Record, SUBMIT_RECORDS_MAX,
+    Admission, AdmitRequest, Event, REJECTED_NAMED_MAX, Record, Reported, SUBMIT_RECORDS_MAX,
 };
-use crate::outcome::{Outcome, Refusal, format_time, is_conflict};
+use crate::outcome::{DecisionRef, Outcome, Refusal, format_time, is_conflict};
 
 /// Events that are shown as they would be learned.
 const SHOWN_MAX: usize = 1_000;
@@ -94,9 +94,7 @@ impl App {
         while records.peek().is_some() {
             let part: Vec<_> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
             let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
-            let outcomes =
-                outcomes.map(|outcome| (outcome.tenant.clone(), outcome.identity, outcome.content));
-            let outcomes = outcomes.collect();
+            let outcomes = outcomes.map(Reported::of).collect();
             let admissions = self
                 .inbox
                 .ask(|reply| Event::Admit(AdmitRequest { outcomes, dry_run: true, reply }))?;
@@ -122,17 +120,22 @@ impl App {
                         continue;
                     }
                     // An earlier part of the body may hold the same event.
-                    Some(Admission::New) => match earlier.entry(outcome.identity) {
-                        Entry::Vacant(place) => {
-                            place.insert(outcome.content);
-                            true
+                    Some(Admission::New { decision }) => {
+                        if let Some(id) = decision {
+                            outcome.decision = Some(DecisionRef::Explicit(id));
                         }
-                        Entry::Occupied(first) => {
-                            let conflicting = is_conflict(*first.get(), outcome.content);
-                            received.conflicting += u64::from(conflicting);
-                            false
+                        match earlier.entry(outcome.identity) {
+                            Entry::Vacant(place) => {
+                                place.insert(outcome.content);
+                                true
+                            }
+                            Entry::Occupied(first) => {
+                                let conflicting = is_conflict(*first.get(), outcome.content);
+                                received.conflicting += u64::from(conflicting);
+                                false
+                            }
                         }
-                    },
+                    }
                     Some(Admission::Known { conflicting }) => {
                         received.conflicting += u64::from(conflicting);
                         false

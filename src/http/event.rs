@@ -57,6 +57,9 @@ pub(super) struct OutcomeEvent {
     decision_id: Option<Identifier>,
     /// The same, when it names a decision that is known.
     correlation_id: Option<Identifier>,
+    /// The trace that it was part of, 32 hexadecimal digits: joins it with the decision of that trace, where
+    /// it names none.
+    trace_id: Option<String>,
     /// Milliseconds.
     latency_ms: Option<Lenient>,
     /// The latency where there is no `latency_ms`.

@@ -101,6 +101,14 @@ impl Operation {
         self.problem(422)
     }
 
+    /// A header field that is looked at. One that makes no sense is passed over.
+    pub(super) fn header(mut self, name: &str, description: &str) -> Self {
+        self.parameters.push(json!({
+            "name": name, "in": "header", "description": description, "schema": {"type": "string"},
+        }));
+        self
+    }
+
     /// The parameters of a list.
     pub(super) fn page(self, before: &str, before_schema: Value) -> Self {
         let limit = json!({

@@ -49,7 +49,7 @@ pub(super) const TRACES: Route = Route {
             "type": "object",
             "properties": {"resourceSpans": list(&of_resource)},
         });
-        export("OTLP: agents' spans, of which executions are learned", request)
+        export("OTLP: agents' spans, of which executions are learned", &request)
     },
 };
 
@@ -60,7 +60,7 @@ pub(super) const LOGS: Route = Route {
     tag: Tag::Telemetry,
     need: Need::Scope(Scope::Ingest),
     handler: |app, call| app.export(call, App::passed_over),
-    describe: |_| export("OTLP: log records, which are passed over", json!({})),
+    describe: |_| export("OTLP: log records, which are passed over", &json!({})),
 };
 
 pub(super) const METRICS: Route = Route {
@@ -70,7 +70,7 @@ pub(super) const METRICS: Route = Route {
     tag: Tag::Telemetry,
     need: Need::Scope(Scope::Ingest),
     handler: |app, call| app.export(call, App::passed_over),
-    describe: |_| export("OTLP: metrics, which are passed over", json!({})),
+    describe: |_| export("OTLP: metrics, which are passed over", &json!({})),
 };
 
 fn list(member: &Value) -> Value {
@@ -82,7 +82,7 @@ fn attributes() -> Value {
     list(&json!({"type": "object", "properties": {"key": {"type": "string"}, "value": value}}))
 }
 
-fn export(summary: &'static str, request: Value) -> Operation {
+fn export(summary: &'static str, request: &Value) -> Operation {
     let answer = json!({
         "type": "object",
         "properties": {"partialSuccess": {

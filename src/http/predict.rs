@@ -27,7 +27,9 @@ use crate::model::{
 };
 use crate::outcome::decisions::{Choice, Decision, First, RequestHash};
 use crate::outcome::fields::{self, AnyObject, Id, Name, Names, Real, Whole};
-use crate::outcome::{Context, DEFAULT_TENANT, format_time, is_placeholder, read_context};
+use crate::outcome::{
+    Context, DEFAULT_TENANT, TraceId, format_time, is_placeholder, read_context, trace_of_parent,
+};
 
 const TOP_K_MAX: u64 = 1_000;
 const TOP_K_DEFAULT: usize = 3;
@@ -403,6 +405,7 @@ pub(super) const SELECT_AGENT: Route = Route {
         let request = schemas.asked::<PredictionRequest>();
         let answer = schemas.answered::<Recommendations<'_>>();
         Operation::new("Which agent should take this task?")
+            .header("traceparent", "Telemetry of the same trace is joined with the decision (W3C)")
             .optional_json(request)
             .answer(200, "Agents, best first; none when nobody is known", answer)
             .problem(409)
@@ -417,12 +420,14 @@ impl App {
     ) -> Answer {
         let body = json_body(request)?;
         let began = Instant::now();
-        let answer = self.predict(body.as_deref(), caller);
+        let trace = request.header("traceparent").and_then(trace_of_parent);
+        let answer = self.predict(body.as_deref(), trace, caller);
         self.shared.instruments.prediction_seconds.observe(began.elapsed().as_secs_f64());
         answer
     }
 
-    fn predict(&self, body: Option<&[u8]>, caller: &Caller) -> Answer {
+    /// `trace`: the one that the request is part of.
+    fn predict(&self, body: Option<&[u8]>, trace: Option<TraceId>, caller: &Caller) -> Answer {
         let prediction = Prediction::of(fields::read(json_object(body)?)?, caller)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
@@ -506,6 +511,7 @@ impl App {
                         .map(|first| first.parts)
                         .filter(|_| prediction.objective.is_some()),
                 ),
+                trace,
             }
         });
         let decision = Decision {

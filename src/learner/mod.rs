@@ -30,7 +30,7 @@ use crate::outcome::{
 };
 use crate::store::{
     Append, Counters, Late, LearningEvent, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position,
-    Provisional, SourceCounters, Store,
+    Provisional, SourceCounters, Store, Taken,
 };
 use crate::watch::alerts::Alert;
 use crate::watch::budget::Budget;
@@ -39,6 +39,7 @@ use crate::watch::process::MemoryLimit;
 use crate::watch::samples::Sample;
 use crate::watch::{Forecast, Watch};
 
+mod admission;
 mod attempts;
 mod control;
 mod inbox;
@@ -46,12 +47,15 @@ mod memory;
 mod missing;
 mod recovery;
 mod saving;
+mod spans;
 
+pub use admission::{Admission, AdmitRequest};
 pub use inbox::{
     Inbox, LETTERS_KEPT_MAX, LeftOut, REJECTED_NAMED_MAX, Room, SUBMIT_RECORDS_MAX, Sieve,
 };
 pub use recovery::load as load_model;
 pub use saving::{SaveJob, Saved, SavedVersion, Saver, parameters};
+pub use spans::Reported;
 
 use saving::Saving;
 
@@ -196,30 +200,6 @@ pub struct AppendRequest {
     pub replayed: Vec<String>,
     /// Answered once they are durable.
     pub reply: Sender<Result<AppendReply>>,
-}
-
-/// Outcomes that are to be produced to a topic.
-pub struct AdmitRequest {
-    /// Tenant, identity and content of each.
-    pub outcomes: Vec<(String, IdentityKey, ContentKey)>,
-    /// They are only looked at: known ones are not counted.
-    pub dry_run: bool,
-    /// Answered with one admission each.
-    pub reply: Sender<Result<Vec<Admission>>>,
-}
-
-/// Whether an outcome may be produced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admission {
-    /// It may.
-    New,
-    /// It is in the journal, or earlier in the same request.
-    Known {
-        /// With another agent or status.
-        conflicting: bool,
-    },
-    /// Nobody would learn it.
-    Refused(Refusal),
 }
 
 /// One record, understood or not.
@@ -510,6 +490,8 @@ type Forgotten = HashMap<(String, String), Option<Asked>>;
 struct Known {
     forgotten: Forgotten,
     given_up: missing::GivenUp,
+    /// Outcomes whose execution was reported otherwise.
+    same: Vec<IdentityKey>,
 }
 
 /// Owns the model and the writing end of the store.
@@ -631,21 +613,7 @@ impl Learner {
                 self.group_records += request.records.len().max(1);
                 self.group.push(request);
             }
-            Event::Admit(request) => {
-                // What is staged may hold the same events.
-                self.append_group(now)?;
-                let admissions = self.admissions(&request.outcomes);
-                for admission in admissions.iter().filter(|_| !request.dry_run) {
-                    let Admission::Known { conflicting } = admission else { continue };
-                    self.counters.duplicates += 1;
-                    self.counters.conflicting += u64::from(*conflicting);
-                    let source = self.counters.source(HTTP);
-                    source.duplicates += 1;
-                    source.conflicting += u64::from(*conflicting);
-                }
-                // Whoever asked may have gone.
-                let _ = request.reply.send(Ok(admissions));
-            }
+            Event::Admit(request) => self.admit_outcomes(&request, now)?,
             // The next transaction takes it along: after a crash some are sent again.
             Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
             Event::Decisions => {
@@ -890,7 +858,7 @@ impl Learner {
     }
 
     fn append_group(&mut self, now: Now) -> Result<()> {
-        let group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.group);
         if self.shared.decisions.waiting() == 0 {
             self.decisions_due = None;
         }
@@ -913,16 +881,11 @@ impl Learner {
                 return self.refuse(group, error);
             }
         }
-        let forgotten = match self.forgotten_decisions(&group) {
-            Ok(forgotten) => forgotten,
-            Err(error) => return self.refuse(group, error),
-        };
-        let given_up = match self.given_up(&group) {
-            Ok(given_up) => given_up,
+        let (known, taken) = match self.look_up(&mut group, now) {
+            Ok(known) => known,
             Err(error) => return self.refuse(group, error),
         };
         let mut counters = self.current_counters(now);
-        let known = Known { forgotten, given_up };
         let mut sorted = self.sort(group, &known, &mut counters, now);
         // An outcome in the group may be of any decision answered until now.
         let mut decisions = Vec::new();
@@ -944,6 +907,7 @@ impl Learner {
             decisions: &decisions,
             late: &sorted.late,
             provisional: &sorted.provisional,
+            taken: &taken,
         };
         let began = Instant::now();
         let appended = self.store.append(&append, &mut counters, now.unix_ms);
@@ -992,6 +956,15 @@ impl Learner {
             Error::Fatal(_) | Error::Corrupt(_) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// What is to be known of the decisions of a group before it is sorted, and telemetry that takes one
+    /// without being its outcome.
+    fn look_up(&mut self, group: &mut [AppendRequest], now: Now) -> Result<(Known, Vec<Taken>)> {
+        let (same, taken) = self.place_spans(group, now)?;
+        let forgotten = self.forgotten_decisions(group)?;
+        let given_up = self.given_up(group)?;
+        Ok((Known { forgotten, given_up, same }, taken))
     }
 
     /// What was asked in decisions that new outcomes of the group name, and that are recorded but no
@@ -1073,8 +1046,8 @@ impl Learner {
                     }
                     Ok(mut outcome) => {
                         sorted.replayed.extend(replay_of);
-                        let key = (outcome.identity, outcome.content);
-                        if let Some(first) = self.first_content(key, &mut sorted.identities) {
+                        let first = self.first_of(&outcome, known, &mut sorted.identities);
+                        if let Some(first) = first {
                             let conflicting = u64::from(is_conflict(first, outcome.content));
                             reply.duplicates += 1;
                             counters.duplicates += 1;
@@ -1166,6 +1139,20 @@ impl Learner {
         ))
     }
 
+    /// The content of the first outcome of the same execution, if this is not it.
+    fn first_of(
+        &self,
+        outcome: &Outcome,
+        known: &Known,
+        earlier: &mut HashMap<IdentityKey, ContentKey>,
+    ) -> Option<ContentKey> {
+        if known.same.contains(&outcome.identity) {
+            // Telemetry and clients may differ in what they call a success.
+            return Some(outcome.content);
+        }
+        self.first_content((outcome.identity, outcome.content), earlier)
+    }
+
     /// The content of the first outcome with this identity; a new one becomes one of the `earlier`.
     fn first_content(
         &self,
@@ -1179,24 +1166,6 @@ impl Learner {
                 None
             }
         })
-    }
-
-    fn admissions(&self, outcomes: &[(String, IdentityKey, ContentKey)]) -> Vec<Admission> {
-        let mut tenants = BTreeSet::new();
-        let mut earlier = HashMap::new();
-        let admission = |(tenant, identity, content): &(String, IdentityKey, ContentKey)| {
-            if let Err(refusal) = self.admit(tenant, &tenants) {
-                return Admission::Refused(refusal);
-            }
-            if let Some(first) = self.first_content((*identity, *content), &mut earlier) {
-                return Admission::Known { conflicting: is_conflict(first, *content) };
-            }
-            if !self.tenants.contains(tenant) {
-                tenants.insert(tenant.clone());
-            }
-            Admission::New
-        };
-        outcomes.iter().map(admission).collect()
     }
 
     /// Learns the micro-batches that are full, and with `all` the open one too.

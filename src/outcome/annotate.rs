@@ -12,7 +12,7 @@ use super::raw::{Raw, Scalar};
 use super::{Feature, Outcome, non_finite_as_null, open_envelope, tidy};
 
 /// The record that `outcome` was read from, with its identity as `event_id` and what was resolved
-/// as `resolved`, inside `data` of a CloudEvents envelope. Reading the result gives the same outcome
+/// as `resolved`, and the decision to which its trace has led, inside `data` of a CloudEvents envelope. Reading the result gives the same outcome
 /// under the same identity, wherever it is read.
 ///
 /// `record` must be what [`Outcome::parse`] understood.
@@ -26,8 +26,11 @@ pub fn annotated(record: &[u8], identity: &str, outcome: &Outcome) -> Vec<u8> {
         let event = Event::of(&text).unwrap_or(Event { end: text.len() });
         (text.into(), event)
     };
-    let resolved = resolved(outcome);
-    let fields = json!({"event_id": identity, "resolved": resolved}).to_string();
+    let mut fields = json!({"event_id": identity, "resolved": resolved(outcome)});
+    if let (Some(_), Some(decision)) = (outcome.trace, &outcome.decision) {
+        fields["decision_id"] = decision.id().into();
+    }
+    let fields = fields.to_string();
     // At the end, where a field wins over an earlier one of its name.
     let brace = text[..event.end].rfind('}').unwrap_or(0);
     let mut annotated = Vec::with_capacity(text.len() + fields.len());

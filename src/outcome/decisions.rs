@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::outcome::fair_shares::{Held, Shares};
-use crate::outcome::{Context, Feature, Outcome};
+use crate::outcome::{Context, Feature, Outcome, TraceId};
 
 /// Decisions remembered, newest first.
 pub const REMEMBERED_MAX: usize = 10_000;
@@ -71,6 +71,8 @@ pub struct Choice {
     pub strategy: &'static str,
     /// What else had a part in the choice, as the fields of a JSON object.
     pub details: Option<String>,
+    /// The trace that the question was part of.
+    pub trace: Option<TraceId>,
 }
 
 /// One of those who competed.
@@ -386,6 +388,7 @@ mod tests {
             model_version: 0,
             strategy: "thompson",
             details: None,
+            trace: None,
         }
     }
 

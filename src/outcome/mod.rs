@@ -29,6 +29,7 @@ pub mod fields;
 mod outline;
 mod raw;
 mod spelling;
+mod trace;
 
 use attempt::Place;
 use raw::{Raw, Scalar};
@@ -39,6 +40,7 @@ pub use outline::{KeptPayload, PayloadKept};
 pub use raw::{is_placeholder, non_finite_as_null};
 pub use spelling::tidy;
 pub(crate) use spelling::{is_blank, nearest};
+pub use trace::{TraceId, id_of_hex, trace_id, trace_of_parent};
 
 /// Largest record that is looked at, in bytes.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
@@ -154,6 +156,9 @@ pub struct Outcome {
     pub time_ms: i64,
     /// The decision that this is the outcome of, if one is named.
     pub decision: Option<DecisionRef>,
+    /// The trace that it is part of: it comes from telemetry, and finds its decision by that.
+    #[serde(skip)]
+    pub trace: Option<TraceId>,
     /// Task type and context are final: no decision overrides them.
     #[serde(skip)]
     pub resolved: bool,
@@ -206,6 +211,7 @@ impl Outcome {
             cost: None,
             time_ms: 0,
             decision: None,
+            trace: None,
             resolved: false,
             zero_is_unknown: false,
             attempt: None,
@@ -401,6 +407,8 @@ impl Outcome {
             cost,
             time_ms: time_ms.unwrap_or(now_ms),
             decision,
+            // It may be anything, in the words of other systems.
+            trace: trace_id(&raw.trace_id.text()),
             resolved: resolved.task_seen,
             zero_is_unknown,
             attempt,

@@ -22,7 +22,7 @@ use super::{Store, execute, from_sql, query, reaction, to_sql};
 use crate::error::Result;
 use crate::model::Control;
 use crate::outcome::decisions::{Asked, Candidate, Decision, REMEMBERED_MAX, RequestHash, Waiting};
-use crate::outcome::{Context, Feature, Outcome, Status, context_of};
+use crate::outcome::{Context, Feature, IdentityKey, Outcome, Status, TraceId, context_of};
 use crate::watch::reporting::Reporting;
 
 pub(super) const SCHEMA: &str = "
@@ -80,8 +80,18 @@ CREATE INDEX decisions_without_outcome ON decisions(created_ms)
 CREATE INDEX decisions_of_agent ON decisions(tenant, chosen, created_ms, status);
 ";
 
+/// Telemetry finds its decision by the trace that both are part of, and takes it.
+pub(super) const TRACES_SCHEMA: &str = "
+ALTER TABLE decisions ADD COLUMN trace BLOB;
+ALTER TABLE decisions ADD COLUMN span BLOB;
+CREATE INDEX decisions_of_trace ON decisions(tenant, trace) WHERE trace IS NOT NULL;
+CREATE INDEX decisions_with_span ON decisions(span) WHERE span IS NOT NULL;
+";
+
 /// The status of a decision whose outcome never came.
 pub const MISSING: &str = "missing";
+/// Decisions of a trace for one agent that are looked at.
+const OF_TRACE_MAX: u32 = 256;
 /// Agents whose decisions are counted at a time; candidates may be made up.
 const AGENTS_MAX: usize = 10_000;
 
@@ -127,6 +137,8 @@ pub struct RecordedDecision {
     pub cancelled: bool,
     /// What came of it after it was given up.
     pub late: Option<JoinedOutcome>,
+    /// The trace that the question was part of.
+    pub trace: Option<TraceId>,
 }
 
 /// What came of a decision.
@@ -190,8 +202,9 @@ fn insert_one(connection: &Connection, waiting: &Waiting, number: u64) -> Result
         // OR REPLACE would have every statement prepared for its own undoing.
         "INSERT OR IGNORE INTO decisions(number, bytes, tenant, id, created_ms, task_type,
              chosen, score, propensity, explore, explored, model_version, strategy, request,
-             context, candidates, details, answer)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+             context, candidates, details, answer, trace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+             ?19)",
         params![
             to_sql(number),
             to_sql(waiting.bytes() as u64),
@@ -212,6 +225,7 @@ fn insert_one(connection: &Connection, waiting: &Waiting, number: u64) -> Result
             choice.details,
             // It is JSON of our own.
             str::from_utf8(&decision.answer).unwrap_or_default(),
+            choice.trace,
         ],
     )?;
     Ok(inserted > 0)
@@ -258,6 +272,10 @@ pub(super) fn join(
     let mut joined = 0;
     for (sequence, outcome) in (first_sequence..).zip(outcomes) {
         let Some(decision) = &outcome.decision else { continue };
+        if outcome.trace.is_some() {
+            let Outcome { tenant, agent, identity, .. } = outcome;
+            take(connection, tenant, decision.id(), agent, *identity)?;
+        }
         let Some(reward) = outcome.reward() else {
             if outcome.status == Status::Cancelled {
                 mark(connection, outcome, decision.id(), outcome.status)?;
@@ -305,6 +323,66 @@ pub(super) fn join(
     }
     early.prune(connection)?;
     Ok(joined)
+}
+
+/// A decision, as outcomes look for theirs among those of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// Its id.
+    pub id: String,
+    /// Unix time, ms.
+    pub created_ms: i64,
+    /// Its agent has reported, if not for the last time.
+    pub is_reported: bool,
+    /// The telemetry that has taken it.
+    pub span: Option<IdentityKey>,
+}
+
+/// Telemetry of an execution whose outcome was reported otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Whose decision.
+    pub tenant: String,
+    /// Its id.
+    pub decision: String,
+    /// Who was chosen.
+    pub agent: String,
+    /// By which telemetry.
+    pub span: IdentityKey,
+}
+
+/// Notes which telemetry is of a decision; the first of each.
+fn take(
+    connection: &Connection,
+    tenant: &str,
+    decision: &str,
+    agent: &str,
+    span: IdentityKey,
+) -> Result<()> {
+    execute(
+        connection,
+        "UPDATE decisions SET span = ?1
+         WHERE tenant = ?2 AND id = ?3 AND chosen = ?4 AND span IS NULL",
+        params![span, tenant, decision, agent],
+    )?;
+    Ok(())
+}
+
+/// The same for telemetry that is not journaled.
+pub(super) fn take_all(connection: &Connection, taken: &[Taken]) -> Result<()> {
+    let mut taken = taken.iter();
+    taken.try_for_each(|Taken { tenant, decision, agent, span }| {
+        take(connection, tenant, decision, agent, *span)
+    })
+}
+
+/// Whether telemetry has ever taken a decision that is kept.
+pub(super) fn have_spans(connection: &Connection) -> Result<bool> {
+    let found: Vec<i64> =
+        query(connection, "SELECT 1 FROM decisions WHERE span IS NOT NULL LIMIT 1", [], |row| {
+            row.get(0)
+        })?;
+    Ok(!found.is_empty())
 }
 
 /// Whether the decision that an outcome names has its outcome already. One of an item is not known to
@@ -435,6 +513,41 @@ impl Store {
         Ok(!found.is_empty())
     }
 
+    /// The decisions of a trace that chose this agent, newest first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn of_trace(&self, tenant: &str, trace: TraceId, agent: &str) -> Result<Vec<Open>> {
+        query(
+            &self.connection,
+            "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span
+             FROM decisions WHERE tenant = ?1 AND trace = ?2 AND chosen = ?3
+             ORDER BY created_ms DESC, number DESC LIMIT ?5",
+            params![tenant, trace, agent, MISSING, OF_TRACE_MAX],
+            open,
+        )
+    }
+
+    /// The decision with this id, if it chose this agent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unavailable`] when the database can't be read now.
+    pub fn open_decision(&self, tenant: &str, id: &str, agent: &str) -> Result<Option<Open>> {
+        let found = query(
+            &self.connection,
+            "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span
+             FROM decisions WHERE tenant = ?1 AND id = ?2 AND chosen = ?3",
+            [tenant, id, agent, MISSING],
+            open,
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Telemetry may have taken decisions.
+    pub fn has_spans(&self) -> bool {
+        self.has_spans
+    }
+
     /// What was asked in a recorded decision.
     ///
     /// # Errors
@@ -458,6 +571,15 @@ impl Store {
         decisions.reverse();
         Ok(decisions)
     }
+}
+
+fn open(row: &Row<'_>) -> rusqlite::Result<Open> {
+    Ok(Open {
+        id: row.get(0)?,
+        created_ms: row.get(1)?,
+        is_reported: row.get(2)?,
+        span: row.get(3)?,
+    })
 }
 
 /// What was asked in a decision.
@@ -504,7 +626,7 @@ fn remembered(row: &Row<'_>, at: usize) -> rusqlite::Result<Decision> {
 const SELECT: &str = "
     SELECT number, tenant, id, created_ms, task_type, context, candidates, chosen, score,
            propensity, explore, explored, model_version, strategy, details, outcome_sequence,
-           outcome_ms, status, reward, latency_ms, quality, cost, late
+           outcome_ms, status, reward, latency_ms, quality, cost, late, trace
     FROM decisions";
 
 fn json_of(text: &str) -> Value {
@@ -554,6 +676,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RecordedDecision> {
             && row.get::<_, Option<String>>(17)?.as_deref() == Some(Status::Cancelled.as_str()),
         outcome,
         late: late.and_then(|json| serde_json::from_str(&json).ok()),
+        trace: row.get(23)?,
     })
 }
 
@@ -605,7 +728,7 @@ pub(super) fn by_id(
     connection
         .prepare_cached(&format!("{select} WHERE tenant = ?1 AND id = ?2"))
         .and_then(|mut statement| {
-            statement.query_row([tenant, id], |row| Ok((read(row)?, row.get(23)?))).optional()
+            statement.query_row([tenant, id], |row| Ok((read(row)?, row.get(24)?))).optional()
         })
         .map_err(|error| reaction(&error))
 }

@@ -48,6 +48,7 @@ impl Store {
         Ok(Self {
             identities: IdentityWindow::load(&connection, 0)?,
             attempts: crate::outcome::fair_shares::Held::default(),
+            has_spans: false,
             decisions: decisions_of(&options),
             early_outcomes: early_outcomes_of(&options),
             dead_letters: dead_letters_of(&options),

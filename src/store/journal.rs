@@ -72,6 +72,8 @@ pub struct Append<'a> {
     pub late: &'a [super::Late],
     /// Outcomes that are not final, as they came.
     pub provisional: &'a [super::Provisional],
+    /// Telemetry of executions whose outcome was reported otherwise.
+    pub taken: &'a [super::Taken],
 }
 
 /// One entry of the journal.
@@ -277,6 +279,7 @@ impl Store {
                 now_ms,
             )?;
         }
+        super::decisions::take_all(&transaction, append.taken)?;
         super::dead_letters::insert(
             &transaction,
             append.dead_letters,
@@ -307,6 +310,8 @@ impl Store {
             self.identities.remember(outcome.identity, outcome.content);
         }
         self.attempts = attempts.unwrap_or(self.attempts);
+        self.has_spans |= !append.taken.is_empty()
+            || append.outcomes.iter().any(|of| of.trace.is_some() && of.decision.is_some());
         self.decisions.keep(decisions);
         self.early_outcomes.keep(early_outcomes);
         self.dead_letters.keep(dead_letters);

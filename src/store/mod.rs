@@ -48,7 +48,7 @@ pub use attempts::Provisional;
 pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX};
-pub use decisions::{AgentReporting, JoinedOutcome, Late, MISSING, RecordedDecision};
+pub use decisions::{AgentReporting, JoinedOutcome, Late, MISSING, Open, RecordedDecision, Taken};
 pub(crate) use evidence::GO_ON;
 pub use evidence::set_aside;
 pub use examine::Sizes;
@@ -69,7 +69,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 12;
+const SCHEMA_VERSION: i32 = 13;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -187,6 +187,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     journal::CONTENTS_SCHEMA,
     attempts::SCHEMA,
     dead_letters::KEPT_SCHEMA,
+    decisions::TRACES_SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -262,6 +263,8 @@ pub struct Store {
     place: Place,
     /// Outcomes that wait for a final one.
     attempts: Held,
+    /// Telemetry may have taken decisions.
+    has_spans: bool,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
     _lock: Option<[File; 2]>,
 }
@@ -293,6 +296,7 @@ impl Store {
             // The first look into a table has made the log.
             place: Place::of(&directory.join(DATABASE_FILE)),
             attempts: attempts::held(&connection)?,
+            has_spans: decisions::have_spans(&connection)?,
             connection,
             directory: directory.to_owned(),
             options,
@@ -506,7 +510,7 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                 .map_err(at_start)?;
             transaction
                 .execute_batch(&format!(
-                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {} {}
+                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {} {} {}
                      PRAGMA application_id = {APPLICATION_ID};
                      PRAGMA user_version = {SCHEMA_VERSION};",
                     decisions::SCHEMA,
@@ -516,7 +520,8 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                     decisions::REPORTING_SCHEMA,
                     alerts::UNSENT_SCHEMA,
                     attempts::SCHEMA,
-                    dead_letters::KEPT_SCHEMA
+                    dead_letters::KEPT_SCHEMA,
+                    decisions::TRACES_SCHEMA
                 ))
                 .map_err(at_start)?;
             transaction.commit().map_err(at_start)?;

@@ -214,6 +214,7 @@ impl Kept {
             model_version: 0,
             strategy: "thompson",
             details: None,
+            trace: None,
         };
         let (tenant, id) = (tenant.to_owned(), id.to_owned());
         let waiting = [Waiting { tenant, id, decision: decision.into(), choice }];
@@ -757,6 +758,33 @@ fn exactly_the_newest_identities_are_known_also_after_a_start() {
     assert!(kept.store().is_known(identity(1)) && !kept.store().is_known(identity(31)));
 }
 
+/// What takes schema 13 back to 12.
+const WITHOUT_TRACES: &str = "
+    DROP INDEX decisions_of_trace;
+    DROP INDEX decisions_with_span;
+    ALTER TABLE decisions DROP COLUMN trace;
+    ALTER TABLE decisions DROP COLUMN span;
+";
+
+/// Decisions of schema 12 are of no trace; an outcome that names one finds it all the same.
+#[test]
+fn decisions_of_before_there_were_traces_keep_their_outcomes() {
+    let mut kept = Kept::new(quick());
+    kept.decide("t", "old").unwrap();
+    let version = format!("{WITHOUT_TRACES} PRAGMA user_version = 12;");
+    kept.store().connection.execute_batch(&version).unwrap();
+    kept.reopen();
+    assert!(!kept.store().has_spans());
+    kept.decide("t", "new").unwrap();
+    let version = "PRAGMA user_version";
+    let read = |row: &rusqlite::Row<'_>| row.get::<_, i32>(0);
+    let version = kept.store().connection.query_row(version, [], read).unwrap();
+    assert_eq!(version, SCHEMA_VERSION);
+    let ids: Vec<String> =
+        kept.store().decisions().unwrap().into_iter().map(|(_, id, _)| id).collect();
+    assert_eq!(ids, ["old", "new"]);
+}
+
 /// Rows of schema 9 and older hold identities alone; those are known, whatever they stood for.
 #[test]
 fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
@@ -779,12 +807,14 @@ fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
         identities: column(&mut kept)[..3 * 16].to_vec(),
         payload: payload.unwrap(),
     };
-    let replace = "UPDATE journal SET identities = ?1, checksum = ?2; DROP TABLE attempts;
-                   ALTER TABLE dead_letters DROP COLUMN payload_kept; PRAGMA user_version = 9;";
-    let (update, version) = replace.split_once(';').unwrap();
     let connection = &kept.store().connection;
+    let update = "UPDATE journal SET identities = ?1, checksum = ?2";
     connection.execute(update, params![old.identities, old.checksum()]).unwrap();
-    connection.execute_batch(version).unwrap();
+    let version = format!(
+        "{WITHOUT_TRACES} DROP TABLE attempts;
+         ALTER TABLE dead_letters DROP COLUMN payload_kept; PRAGMA user_version = 9;"
+    );
+    connection.execute_batch(&version).unwrap();
     kept.reopen();
     kept.append(4..=6);
     for _ in 0..2 {
@@ -1418,7 +1448,8 @@ fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
     kept.store()
         .connection
         .execute_batch(&format!(
-            "DROP INDEX decisions_of_agent;
+            "{WITHOUT_TRACES}
+             DROP INDEX decisions_of_agent;
              DROP INDEX decisions_without_outcome;
              CREATE INDEX decisions_without_outcome ON decisions(created_ms)
                  WHERE outcome_sequence IS NULL AND chosen IS NOT NULL;

@@ -733,3 +733,41 @@ fn an_outcome_that_comes_back_from_the_topic_is_joined_with_its_decision() {
     let row = service.get("/api/learning/decisions/d").json();
     assert_eq!(row["outcome"]["reward"], 1.0);
 }
+
+/// A span through the topic finds the decision of its trace; every replica learns it with what was asked.
+#[test]
+fn telemetry_goes_through_the_topic_with_the_decision_of_its_trace() {
+    let cluster = Cluster::new(1);
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let one = cluster.setup(&one).with("KAFKA_CONSUMER_GROUP", "one").start();
+    let two = cluster.setup(&two).with("KAFKA_CONSUMER_GROUP", "two").start();
+    let trace = "5b8efff798038103d269b633813fc60c";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let question = json!({"task_type": "decided", "candidates": ["amy"], "decision_id": "d"});
+    let asked = ureq::post(one.url("/api/learning/predict/agent-selection"))
+        .header("traceparent", &parent)
+        .header("content-type", "application/json")
+        .send(question.to_string());
+    assert_eq!(asked.expect("it is answered").status(), 200);
+    let span = json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
+        "traceId": trace, "spanId": "eee19b7ec3c1b174", "name": "invoke_agent amy",
+        "attributes": [{
+            "key": "gen_ai.operation.name", "value": {"stringValue": "invoke_agent"},
+        }],
+    }]}]}]});
+    for _ in 0..2 {
+        let taken = one.post_json("/v1/traces", &span);
+        assert_eq!((taken.status, &*taken.body), (200, "{}"));
+    }
+    learned(&two, 1);
+    learned(&one, 1);
+    assert_eq!(one.digest(), two.digest());
+    let rows = two.get("/api/learning/agents/performance?task_type=decided").json();
+    assert_eq!(rows[0]["total_executions"], 1, "the decision's task type came along: {rows}");
+    let row = one.get("/api/learning/decisions/d").json();
+    assert_eq!((&row["outcome"]["status"], &row["trace_id"]), (&json!("success"), &json!(trace)));
+    // The client's own report of it is a duplicate.
+    let event = json!({"agent_name": "amy", "status": "failure", "decision_id": "d"});
+    let reply = one.post_json(OUTCOMES, &event).json();
+    assert_eq!((&reply["accepted"], &reply["duplicates"]), (&json!(0), &json!(1)));
+}

@@ -302,3 +302,84 @@ fn a_token_reports_for_its_tenant() {
     eventually("it is learned", || (agents("red") == Some(1)).then_some(()));
     assert_eq!(agents("blue"), Some(0));
 }
+
+/// Asks within a trace; the answer's decision.
+fn decide(service: &Service, number: u64, id: &str) {
+    let trace = format!("{:032x}", number + 1);
+    let body = json!({"candidates": ["a"], "decision_id": id, "task_type": "decided"}).to_string();
+    let headers = format!(
+        "content-type: application/json\r\ntraceparent: 00-{trace}-00f067aa0ba902b7-01\r\n"
+    );
+    let path = "/api/learning/predict/agent-selection";
+    let answer = send(service, path, &headers, body.as_bytes());
+    assert_eq!((answer.status, &answer.json()["recorded"]), (200, &json!(true)));
+}
+
+fn outcome_of(service: &Service, id: &str) -> Value {
+    service.get(&format!("/api/learning/decisions/{id}")).json()["outcome"]["status"].clone()
+}
+
+/// A hundred questions with their spans, in one request and one by one, before and after a restart; and
+/// what a client reports beside them.
+#[test]
+fn a_span_is_the_outcome_of_the_decision_of_its_trace() {
+    let home = directory();
+    let setup = Setup::new(home.path());
+    let service = setup.start();
+    let ids: Vec<String> = (0..100).map(|number| format!("d{number}")).collect();
+    for (number, id) in (0..).zip(&ids) {
+        decide(&service, number, id);
+    }
+    // They end now.
+    let spans = |numbers: std::ops::Range<u64>| {
+        let mut body = request(&numbers.map(|number| (number, json!({}))).collect::<Vec<_>>());
+        let since_1970 = std::time::UNIX_EPOCH.elapsed().expect("it is later");
+        let spans = &mut body["resourceSpans"][0]["scopeSpans"][0]["spans"];
+        for span in spans.as_array_mut().expect("it is a list") {
+            span["endTimeUnixNano"] = json!(since_1970.as_nanos().to_string());
+        }
+        body
+    };
+    for number in 0..30 {
+        assert_eq!(service.post_json(TRACES, &spans(number..number + 1)).body, "{}");
+    }
+    assert_eq!(service.post_json(TRACES, &spans(30..60)).body, "{}");
+    service.stop();
+    // Nothing else comes before the spans.
+    let service = setup.start();
+    assert_eq!(service.post_json(TRACES, &spans(60..100)).body, "{}");
+    assert_eq!(service.post_json(TRACES, &spans(0..100)).body, "{}", "again");
+    service.learn("");
+    for id in &ids {
+        assert_eq!(outcome_of(&service, id), "success", "{id}");
+    }
+    let rows = service.get("/api/learning/agents/performance?task_type=decided").json();
+    assert_eq!(rows[0]["total_executions"], 100, "with the task type of the question: {rows}");
+    let row = service.get("/api/learning/decisions/d0").json();
+    assert_eq!(row["trace_id"], format!("{:032x}", 1));
+
+    // What a client reports is the same execution, whichever comes first.
+    let report = |id: &str| {
+        let event = json!({"agent_name": "a", "status": "failure", "decision_id": id});
+        let reply = service.post_json("/api/learning/outcomes?wait=true", &event).json();
+        (reply["accepted"].clone(), reply["duplicates"].clone())
+    };
+    assert_eq!(report("d0"), (json!(0), json!(1)));
+    decide(&service, 200, "of-a-client");
+    assert_eq!(report("of-a-client"), (json!(1), json!(0)));
+    assert_eq!(service.post_json(TRACES, &spans(200..201)).body, "{}");
+    assert_eq!(outcome_of(&service, "of-a-client"), "failure");
+    assert_eq!(accepted(&service), 100, "a duplicate is none");
+    service.kill();
+
+    // It says so beforehand.
+    let service = setup.start();
+    decide(&service, 300, "tried");
+    let event =
+        json!({"agent_name": "a", "status": "success", "trace_id": format!("{:032x}", 301)});
+    let tried = service.post_json("/api/learning/outcomes?dry_run=true", &event).json();
+    assert_eq!(tried["outcomes"][0]["decision_id"], "tried");
+    assert_eq!(outcome_of(&service, "tried"), Value::Null);
+    let rows = service.get("/api/learning/agents/performance?task_type=decided").json();
+    assert_eq!(rows[0]["total_executions"], 101);
+}

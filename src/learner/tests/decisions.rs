@@ -4,7 +4,7 @@ use super::*;
 use crate::outcome::decisions::{Choice, First};
 use crate::store::RecordedDecision;
 
-fn choice(agent: &str) -> Choice {
+pub(super) fn choice(agent: &str) -> Choice {
     Choice {
         created_ms: 1_800_000_000_000,
         candidates: format!("[[{agent:?},0.75,0.5],[\"other\",0.5,0.5]]").into(),
@@ -14,6 +14,7 @@ fn choice(agent: &str) -> Choice {
         model_version: 7,
         strategy: "thompson",
         details: Some(r#"{"parts":{"success":0.625}}"#.to_owned()),
+        trace: None,
     }
 }
 

@@ -18,6 +18,7 @@ mod control;
 mod decisions;
 mod memory;
 mod missing;
+mod spans;
 
 /// What is sent in a test: identity `number`, everything else made of it.
 fn outcome(number: u64) -> Outcome {
@@ -529,11 +530,11 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
     let request = request(records, Room::unlimited(), reply);
     bench.learner().on_event(Event::Append(request), now).unwrap();
 
-    let of = |tenant: &str, number: u64| {
-        let Outcome { identity, content, .. } = outcome(number);
-        (tenant.to_owned(), identity, content)
+    let of = |tenant: &str, number: u64| Reported {
+        tenant: tenant.to_owned(),
+        ..Reported::of(&outcome(number))
     };
-    let other = |number| ("default".to_owned(), outcome(number).identity, [7, 7]);
+    let other = |number| Reported { content: [7, 7], ..of("default", number) };
     let outcomes = vec![
         of("default", 1),
         of("default", 2),
@@ -550,8 +551,9 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
     bench.learner().on_event(Event::Admit(request), now).unwrap();
     let admissions = reply_rx.try_recv().unwrap().unwrap();
     let known = Admission::Known { conflicting: false };
-    let expected = [known.clone(), known.clone(), Admission::New, known];
-    assert_eq!((&admissions[..4], &admissions[4]), (&expected[..], &Admission::New));
+    let new = Admission::New { decision: None };
+    let expected = [known.clone(), known.clone(), new.clone(), known];
+    assert_eq!((&admissions[..4], &admissions[4]), (&expected[..], &new));
     let conflicts = [const { Admission::Known { conflicting: true } }; 3];
     assert_eq!(admissions[6..], conflicts);
     let Admission::Refused(refusal) = &admissions[5] else { panic!("{admissions:?}") };

@@ -7,10 +7,12 @@ use super::producer::{Outgoing, Producer, unacknowledged};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::learner::{
-    Admission, AdmitRequest, AppendReply, AppendRequest, Event, Inbox, LeftOut, Record, Room,
-    SUBMIT_RECORDS_MAX, Shared, Sieve,
+    Admission, AdmitRequest, AppendReply, AppendRequest, Event, Inbox, LeftOut, Record, Reported,
+    Room, SUBMIT_RECORDS_MAX, Shared, Sieve,
 };
-use crate::outcome::{ANNOTATION_BYTES_MAX, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated};
+use crate::outcome::{
+    ANNOTATION_BYTES_MAX, DecisionRef, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated,
+};
 use crate::store::Reader;
 
 /// Longest value of a record we write, in bytes.
@@ -61,9 +63,7 @@ fn submit_part(
     (shared, reader): (&Shared, &Reader),
 ) -> Result<()> {
     let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
-    let outcomes: Vec<_> = outcomes
-        .map(|outcome| (outcome.tenant.clone(), outcome.identity, outcome.content))
-        .collect();
+    let outcomes: Vec<_> = outcomes.map(Reported::of).collect();
     let mut admissions = if outcomes.is_empty() {
         Vec::new()
     } else {
@@ -81,7 +81,10 @@ fn submit_part(
             Err(refusal) => Admission::Refused(refusal.clone()),
         };
         let admission = match (admission, &mut record.content) {
-            (Admission::New, Ok(outcome)) => {
+            (Admission::New { decision }, Ok(outcome)) => {
+                if let Some(id) = decision {
+                    outcome.decision = Some(DecisionRef::Explicit(id));
+                }
                 let recorded = match &outcome.decision {
                     Some(decision) if shared.decisions.may_be_recorded(outcome) => {
                         reader.asked(&outcome.tenant, decision.id())?
@@ -109,7 +112,7 @@ fn submit_part(
         };
         match admission {
             Admission::Refused(refusal) => refused.push((index, refusal, record)),
-            Admission::New => total.duplicates += 1,
+            Admission::New { .. } => total.duplicates += 1,
             Admission::Known { conflicting } => {
                 total.duplicates += 1;
                 total.conflicting += u64::from(conflicting);

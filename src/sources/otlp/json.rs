@@ -15,6 +15,7 @@ use serde_json::{Error, Result};
 use super::span::{
     ATTRIBUTES_MAX, Attributes, EVENTS_MAX, Span, TEXT_BYTES_MAX, Value, Wants, known_event,
 };
+use crate::outcome::id_of_hex;
 
 type Raw<'a> = Option<&'a RawValue>;
 
@@ -242,7 +243,7 @@ fn unquoted(value: &RawValue) -> &str {
 
 /// An identifier of `N` bytes in hexadecimal, in either case; zero for what is none.
 fn id<const N: usize>(value: Raw<'_>) -> [u8; N] {
-    text(value).and_then(|text| super::id_of_hex(&text)).unwrap_or([0; N])
+    text(value).and_then(|text| id_of_hex(&text)).unwrap_or([0; N])
 }
 
 /// Calls `on_member` with the members of a list, one at a time. Nothing and `null` have none.

@@ -12,7 +12,6 @@ use std::io::{self, BufReader, ErrorKind, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::de::Error as _;
 
 mod json;
@@ -21,11 +20,11 @@ mod prices;
 mod span;
 mod wire;
 
-use span::{Attributes, Span, SpanId, TraceId};
+use span::{Attributes, Span, SpanId};
 
 pub use prices::Prices;
 
-use crate::outcome::hex;
+use crate::outcome::{TraceId, hex};
 
 /// Most spans of a request.
 pub const SPANS_MAX: u64 = 65_536;
@@ -282,16 +281,6 @@ pub fn status(message: &str) -> Vec<u8> {
 /// `otlp:TRACE:SPAN`: what identifies the outcome of a span.
 fn event_id(trace_id: TraceId, span_id: SpanId) -> String {
     format!("otlp:{}:{}", hex(&trace_id), hex(&span_id))
-}
-
-/// An identifier of `N` bytes in hexadecimal, in either case.
-fn id_of_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut id = [0; N];
-    if HEXLOWER_PERMISSIVE.decode_len(text.len()).ok()? != N {
-        return None;
-    }
-    HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut id).ok()?;
-    Some(id)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use super::wire::{self, Wire};
+use crate::outcome::TraceId;
 
 /// Most attributes of a span, a span event or a log record that are looked at.
 pub(super) const ATTRIBUTES_MAX: usize = 128;
@@ -12,7 +13,6 @@ pub(super) const TEXT_BYTES_MAX: usize = 4 * 1024;
 /// Most events and links of a span that are looked at.
 pub(super) const EVENTS_MAX: usize = 128;
 
-pub(super) type TraceId = [u8; 16];
 pub(super) type SpanId = [u8; 8];
 
 /// The event of a span, or the name of a log record, that holds the verdict of an evaluation.
