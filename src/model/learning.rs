@@ -5,10 +5,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::belief::Standing;
-use super::families::logistic::{self, Logistic, TaskEffects};
+use super::families::logistic::{self, Logistic};
 use super::question::Question;
 use super::ranking::{Recommendation, rank};
-use super::records::{Agent, Places, Score, Tally, Task};
+use super::records::{Places, Score, Tally};
 use super::settings::{Caps, Settings, Strategy};
 use super::shares::Holding;
 use super::tenant::Tenant;
@@ -180,15 +180,6 @@ impl AgentPerformanceModel {
             tenant.logistic = logistic.cloned();
             (tenant.holding.covariances, tenant.holding.effects) = (0, 0);
             tenant.other.effects = 0;
-            let agents = tenant.agents.iter().map(|(name, agent)| {
-                let agent = Agent { block: None, ..Agent::clone(agent) };
-                (name.clone(), Arc::new(agent))
-            });
-            tenant.agents = agents.collect();
-            let tasks = tenant.tasks.iter().map(|(name, task)| {
-                (name.clone(), Task { effects: TaskEffects::default(), ..task.clone() })
-            });
-            tenant.tasks = tasks.collect();
         }
     }
 
@@ -238,6 +229,9 @@ impl AgentPerformanceModel {
         self.change(tenant, |tenant| {
             if let Some(task) = tenant.tasks.remove(task_type) {
                 tenant.holding.cells -= task.cells.len();
+            }
+            if let Some(logistic) = &mut tenant.logistic {
+                logistic.forget_task(task_type);
             }
         });
     }

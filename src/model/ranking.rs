@@ -43,8 +43,8 @@ pub(super) struct Asked<'a> {
 struct AskedEffects<'a> {
     logistic: Cow<'a, Logistic>,
     active: Active,
-    /// Whether task types have effects.
-    has_tasks: bool,
+    /// If task types have effects.
+    task_type: Option<&'a str>,
     shared: Sum,
     /// Of the copies that take part.
     weights: Lanes,
@@ -61,10 +61,10 @@ impl<'a> Asked<'a> {
                 None => Cow::Owned(Logistic::new(settings.mean_prior())),
             };
             let active = logistic.active(question.context, &settings.caps);
-            let has_tasks = question.task_type.is_some_and(|name| logistic.has_tasks(name));
-            let shared = logistic.shared(&active, has_tasks, task.map(|task| &task.effects));
+            let task_type = question.task_type.filter(|name| logistic.has_tasks(name));
+            let shared = logistic.shared(&active, task_type);
             let weights = mixture::kept(&logistic.weights());
-            AskedEffects { logistic, active, has_tasks, shared, weights }
+            AskedEffects { logistic, active, task_type, shared, weights }
         });
         Self { settings, question, tenant, task, effects }
     }
@@ -117,9 +117,7 @@ impl<'a> Asked<'a> {
         let point =
             |mean: Option<f64>| Belief::Point(mean.unwrap_or_else(|| self.settings.prior_mean()));
         let belief = match (&self.effects, self.settings.strategy) {
-            (Some(effects), _) => {
-                Belief::Mixture(effects.mixture(agent, self.task, candidates, rows))
-            }
+            (Some(effects), _) => Belief::Mixture(effects.mixture(agent, candidates, rows)),
             (None, Strategy::MovingAverage) => point(agent.and_then(|agent| agent.rewards.mean())),
             (None, Strategy::Exponential) => point(agent.and_then(|agent| agent.exponential)),
             (None, Strategy::Beta | Strategy::Thompson) => Belief::Posterior(Posterior {
@@ -135,15 +133,13 @@ impl AskedEffects<'_> {
     fn mixture(
         &self,
         agent: Option<&Arc<Agent>>,
-        task: Option<&Task>,
         candidates: usize,
         rows: &mut Vec<(usize, f64)>,
     ) -> Mixture {
         let logistic = &*self.logistic;
-        let own_task = task.zip(agent).and_then(|(task, agent)| task.effects.of(agent.id));
-        let block = agent.and_then(|agent| agent.block.as_deref());
-        let known = agent.map(|agent| (agent.id, block));
-        let own = logistic.own(&self.active, known, self.has_tasks, own_task, rows);
+        let agent_id = agent.map(|agent| agent.id);
+        let own = logistic.own(&self.active, agent_id, self.task_type, rows);
+        let block = agent_id.and_then(|agent_id| logistic.block(agent_id));
         let share = overall_share(block.map_or(0, Block::learned), logistic.now, candidates);
         logistic.mixture(&self.weights, &own, &self.shared, share)
     }
@@ -211,16 +207,15 @@ impl AskedEffects<'_> {
         standing: &Standing,
     ) -> Vec<Part> {
         let logistic = &*self.logistic;
-        let block = agent.and_then(|agent| agent.block.as_deref());
+        let agent_id = agent.map(|agent| agent.id);
         let mut parts = vec![
             Part::effect("what the agents have in common", logistic.typical()),
             Part::effect("difficulty for all agents", logistic.in_common(&self.shared)),
-            Part::effect("own, overall", logistic.overall(block)),
+            Part::effect("own, overall", logistic.overall(agent_id)),
         ];
-        if let (Some(name), true) = (asked.question.task_type, self.has_tasks) {
-            let effect = asked.task.zip(agent).and_then(|(task, agent)| task.effects.of(agent.id));
+        if let Some(name) = self.task_type {
             let outcomes = standing.evidence;
-            let contribution = Contribution { outcomes, ..logistic.on_task(effect) };
+            let contribution = Contribution { outcomes, ..logistic.on_task(name, agent_id) };
             parts.push(Part::effect(format!("own, task type {name}"), contribution));
         }
         for feature in asked.question.context {
@@ -230,9 +225,8 @@ impl AskedEffects<'_> {
                 Feature::Bool(yes) => format!("own, {} = {yes}", feature.0),
                 Feature::Number(number) => format!("own, {} = {number}", feature.0),
             };
-            parts.push(Part::effect(name, logistic.on_feature(&active, block)));
+            parts.push(Part::effect(name, logistic.on_feature(&active, agent_id)));
         }
-        let agent_id = agent.map(|agent| agent.id);
         if let Some(contribution) = logistic.on_combination(&self.active, agent_id) {
             parts.push(Part::effect("own, in just this context", contribution));
         }

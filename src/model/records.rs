@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::families::logistic::{Block, TaskEffects};
 use super::hashing::fingerprint;
 use super::small_map::SmallMap;
 use super::values::Own;
@@ -139,9 +138,6 @@ pub struct Agent {
     pub qualities: Recent,
     /// Rewards.
     pub rewards: Recent,
-    /// Its effects, with the strategy `thompson`.
-    #[serde(skip)]
-    pub(super) block: Option<Arc<Block>>,
     /// Its values of quality, latency and cost.
     #[serde(skip)]
     pub(super) values: Option<Arc<Own>>,
@@ -216,8 +212,6 @@ pub(super) struct Task {
     pub(super) seen: u64,
     /// By agent id.
     pub(super) cells: SmallMap<u32, Cell>,
-    /// With the strategy `thompson`.
-    pub(super) effects: TaskEffects,
 }
 
 /// What has been seen of one context key.

@@ -272,8 +272,9 @@ fn past_every_cap_learning_goes_on_and_is_counted() {
 
 /// Every copy's covariance has a Cholesky factor.
 fn check_positive_definite(model: &AgentPerformanceModel) {
-    for (name, agent) in model.tenant(DEFAULT_TENANT).unwrap().agents() {
-        let block = agent.block.as_ref().unwrap();
+    let tenant = model.tenant(DEFAULT_TENANT).unwrap();
+    for (name, agent) in tenant.agents() {
+        let block = tenant.logistic.as_ref().unwrap().block(agent.id).unwrap();
         for copy in 0..COPIES {
             let mut factor: Vec<Vec<f64>> = Vec::new();
             for row in 0..block.mean.len() {

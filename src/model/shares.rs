@@ -209,11 +209,11 @@ impl Tenant {
         let holds = |agent: &Agent| match held {
             Held::Cells => self.tasks.values().any(|task| task.cells.contains_key(&agent.id)),
             Held::RecentValues | Held::ValueBytes => false,
-            Held::Covariances => agent.block.is_some(),
+            Held::Covariances => {
+                self.logistic.as_ref().is_some_and(|all| all.block(agent.id).is_some())
+            }
             Held::Effects => {
-                let block = agent.block.as_ref();
-                block.is_some_and(|block| block.independent_effects() > 0)
-                    || self.logistic.as_ref().is_some_and(|all| all.combinations.has(agent.id))
+                self.logistic.as_ref().is_some_and(|all| all.has_independent_effects(agent.id))
             }
         };
         agents.into_iter().find(|(_, agent)| holds(agent)).map(|(name, _)| name.clone())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::families::logistic::{Block, Logistic, MeanPrior, Width};
+use super::families::logistic::{Block, Logistic, MeanPrior, Taken, Width};
 use super::hashing::fingerprint;
 use super::names::{Placed, Waiting};
 use super::records::{Agent, Cell, ContextKey, Other, Places, Recent, Score, Tally, Task};
@@ -37,19 +37,12 @@ pub struct Tenant {
 impl Tenant {
     /// Sets the effects of one agent back to their priors. `prior` is that of the mean of all.
     pub(super) fn forget_effects_of(&mut self, agent: &str, prior: MeanPrior) {
-        let Some(agent) = self.agents.get_mut(agent) else { return };
-        let agent = Arc::make_mut(agent);
-        if let Some(block) = agent.block.take() {
-            self.holding.covariances -= block.covariance.len();
-            self.holding.effects -= block.independent_effects();
-        }
-        let id = agent.id;
-        self.each_task(|task| {
-            task.effects.own.remove(&id);
-        });
+        let Some(id) = self.agents.get(agent).map(|agent| agent.id) else { return };
         if let Some(logistic) = &mut self.logistic {
-            let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
-            self.holding.effects -= logistic.forget(id, blocks, prior);
+            let agents = self.agents.values().map(|agent| agent.id);
+            let Taken { covariances, effects } = logistic.forget(id, agents, prior);
+            self.holding.covariances -= covariances;
+            self.holding.effects -= effects;
         }
     }
 
@@ -59,9 +52,11 @@ impl Tenant {
         let mut forgotten = 0;
         self.each_task(|task| {
             forgotten += usize::from(task.cells.remove(&id).is_some());
-            task.effects.own.remove(&id);
         });
         self.holding.cells -= forgotten;
+        if let Some(logistic) = &mut self.logistic {
+            logistic.forget_on_tasks(id);
+        }
     }
 
     /// Forgets the quality, latency and cost of one agent.
@@ -238,16 +233,13 @@ impl Tenant {
         let logistic = self.logistic.get_or_insert_with(|| Logistic::new(prior));
         let reward = outcome.reward()?;
         // One past the cap teaches nothing.
-        let agent = self.agents.get_mut(&*outcome.agent)?;
-        let agent = Arc::make_mut(agent);
+        let agent = self.agents.get(&*outcome.agent)?;
         let task = outcome.task_type.as_deref().and_then(|name| {
-            let task = self.tasks.get_mut(name)?;
-            Some((name, &mut task.effects, task.cells.contains_key(&agent.id)))
+            let task = self.tasks.get(name)?;
+            Some((name, task.cells.contains_key(&agent.id)))
         });
-        let context = &outcome.context;
-        let foretold = logistic.learn(context, task, agent.id, &mut agent.block, reward, width);
-        let blocks = self.agents.values().filter_map(|agent| agent.block.as_deref());
-        logistic.settle(blocks, prior);
+        let foretold = logistic.learn(&outcome.context, task, agent.id, reward, width);
+        logistic.settle(self.agents.values().map(|agent| agent.id), prior);
         self.other.effects += width.refused;
         (self.holding.covariances, self.holding.effects) = (width.covariances, width.effects);
         Some(foretold)
@@ -303,7 +295,7 @@ impl Tenant {
     }
 
     fn blocks(&self) -> impl Iterator<Item = &Block> {
-        self.agents.values().filter_map(|agent| agent.block.as_deref())
+        self.logistic.iter().flat_map(Logistic::blocks)
     }
 
     /// What came past a cap.

@@ -8,6 +8,11 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
+
+use super::effect::{Step, Sum};
+use super::{COMBINING, Width};
+use crate::model::features::Active;
+
 /// Prior variance of an effect; its mean is 0.
 pub(super) const PRIOR: f64 = 1.0;
 /// Combinations kept per tenant.
@@ -50,7 +55,7 @@ pub(in crate::model) struct Combinations {
 
 impl Combinations {
     /// The effect of a combination on an agent, if it has one.
-    pub(super) fn known(&self, hash: u64, agent_id: u32) -> Option<CellEffect> {
+    fn known(&self, hash: u64, agent_id: u32) -> Option<CellEffect> {
         self.by_hash.get(&hash)?.effects.get(&agent_id).copied()
     }
 
@@ -97,7 +102,7 @@ impl Combinations {
     }
 
     /// A combination is met. Returns whether it has a place, and how many effects gave way to it.
-    pub(super) fn meet(&mut self, hash: u64, now: u64) -> (bool, usize) {
+    fn meet(&mut self, hash: u64, now: u64) -> (bool, usize) {
         let mut gone = 0;
         if let Some(known) = self.by_hash.get_mut(&hash) {
             self.oldest_first.remove(&known.met_at);
@@ -151,8 +156,41 @@ impl Combinations {
         with.len()
     }
 
+    /// Adds what is believed of an agent's effect to a sum of effects.
+    pub(super) fn add_to(&self, sum: &mut Sum, hash: u64, agent_id: Option<u32>) {
+        let known = agent_id.and_then(|agent_id| self.known(hash, agent_id));
+        let CellEffect { mean, variance } = known.unwrap_or(CellEffect::UNKNOWN);
+        sum.mean[COMBINING] += mean;
+        sum.variance[COMBINING] += variance;
+    }
+
+    /// The hash of the combination of an outcome if it has a place, and so an effect.
+    pub(super) fn place_of(&mut self, active: &Active, now: u64, width: &mut Width) -> Option<u64> {
+        let hash = active.combination?;
+        let (has_place, gone) = self.meet(hash, now);
+        width.effects -= gone;
+        has_place.then_some(hash)
+    }
+
+    /// Learns an agent's effect of a combination that has a place.
+    pub(super) fn learn(&mut self, hash: u64, agent_id: u32, step: &Step, width: &mut Width) {
+        let known = self.known(hash, agent_id);
+        if known.is_none() {
+            if width.effects >= width.effects_max {
+                width.refused += 1;
+                return;
+            }
+            width.effects += 1;
+        }
+        let mut effect = known.unwrap_or(CellEffect::UNKNOWN);
+        let gain = effect.variance;
+        effect.mean += gain * step.error[COMBINING];
+        effect.variance -= step.shrink[COMBINING] * gain * gain;
+        self.set(hash, agent_id, effect);
+    }
+
     /// Sets an agent's effect of a combination that has a place.
-    pub(super) fn set(&mut self, hash: u64, agent_id: u32, effect: CellEffect) {
+    fn set(&mut self, hash: u64, agent_id: u32, effect: CellEffect) {
         if let Some(combination) = self.by_hash.get_mut(&hash) {
             combination.effects.insert(agent_id, effect);
         }

@@ -27,6 +27,7 @@
 
 use std::sync::Arc;
 
+use super::effect::Sum;
 use super::{COPIES, Lanes};
 
 /// `V0`: the variance of an agent's overall effect under the base prior, whose mean is 0.
@@ -194,6 +195,20 @@ impl Hierarchy {
 
     pub(in crate::model) fn levels(&self) -> &Arc<Levels> {
         &self.levels
+    }
+
+    /// The belief in a sum of effects with what the tenant's agents have in common in the place of the
+    /// base prior of `A`, of which `covariance` is that with the sum.
+    pub(super) fn believed(&self, sum: &Sum, covariance: &Lanes, overall: &Overall) -> Sum {
+        let mut believed = Sum::default();
+        for copy in 0..COPIES {
+            let own = (overall.mean[copy], overall.variance[copy]);
+            let (mean, variance) = (sum.mean[copy], sum.variance[copy]);
+            let swapped = self.levels.choice[copy].swap(mean, variance, own, covariance[copy]);
+            believed.mean[copy] = swapped.mean;
+            believed.variance[copy] = swapped.variance;
+        }
+        believed
     }
 
     /// An agent's outcomes now say something else.

@@ -48,7 +48,7 @@
 
 use std::sync::Arc;
 
-use imbl::Vector;
+use imbl::{OrdMap, Vector};
 
 use crate::model::explanation::{Contribution, CopyWeight};
 use crate::model::features::{Active, Keys, NamesMax};
@@ -65,11 +65,11 @@ mod effect;
 mod hierarchy;
 mod saved;
 
-use combinations::CellEffect;
 use effect::Step;
 use hierarchy::PartOfSum;
 
-pub(in crate::model) use block::{Block, FeatureCell, Own};
+use block::FeatureCell;
+pub(in crate::model) use block::{Block, Own};
 use combinations::{Combinations, SavedCombination};
 pub(in crate::model) use effect::{Effect, Sum};
 pub(in crate::model) use hierarchy::{
@@ -172,7 +172,7 @@ impl Width {
     }
 }
 
-/// What one tenant's regression has beside the effects of its agents and task types.
+/// One tenant's regression.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) struct Logistic {
     /// Outcomes learned: the clock of forgetting.
@@ -184,6 +184,10 @@ pub(in crate::model) struct Logistic {
     pub(in crate::model) keys: Keys,
     /// `c_k` by feature.
     pub(in crate::model) features: Vector<Effect>,
+    /// `A` and `AC_k` by agent id.
+    blocks: Vector<Option<Arc<Block>>>,
+    /// `u` and `AT` by the name of the task type, once task types have effects.
+    tasks: OrdMap<Arc<str>, TaskEffects>,
     /// `W`.
     pub(in crate::model) combinations: Combinations,
     /// What the agents have in common.
@@ -202,6 +206,8 @@ impl Logistic {
             base: Effect::new(&SHARED_BASE, 0),
             keys: Keys::default(),
             features: Vector::new(),
+            blocks: Vector::new(),
+            tasks: OrdMap::new(),
             combinations: Combinations::default(),
             hierarchy: Hierarchy::new(prior),
             first_task: None,
@@ -212,16 +218,10 @@ impl Logistic {
 
 /// The shared effect of a task type, and each agent's on it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::model) struct TaskEffects {
-    pub(in crate::model) shared: Option<Effect>,
+struct TaskEffects {
+    shared: Option<Effect>,
     /// By agent id.
-    pub(in crate::model) own: SmallMap<u32, Effect>,
-}
-
-impl TaskEffects {
-    pub(in crate::model) fn of(&self, agent_id: u32) -> Option<&Effect> {
-        self.own.get(&agent_id)
-    }
+    own: SmallMap<u32, Effect>,
 }
 
 impl Logistic {
@@ -250,6 +250,32 @@ impl Logistic {
         self.has_tasks || self.first_task.as_ref().is_some_and(|first| **first != *task_type)
     }
 
+    /// An agent's effects over its context, if it has any.
+    pub(in crate::model) fn block(&self, agent_id: u32) -> Option<&Block> {
+        self.blocks.get(agent_id as usize)?.as_deref()
+    }
+
+    /// Every block.
+    pub(in crate::model) fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().filter_map(Option::as_deref)
+    }
+
+    /// Sets an agent's block. Returns the one it had.
+    fn set_block(&mut self, agent_id: u32, block: Option<Arc<Block>>) -> Option<Arc<Block>> {
+        let place = agent_id as usize;
+        if block.is_some() {
+            while self.blocks.len() <= place {
+                self.blocks.push_back(None);
+            }
+        }
+        std::mem::replace(self.blocks.get_mut(place)?, block)
+    }
+
+    /// An agent's effect on a task type, if it has one.
+    fn task_effect(&self, task_type: &str, agent_id: u32) -> Option<&Effect> {
+        self.tasks.get(task_type)?.own.get(&agent_id)
+    }
+
     pub(in crate::model) fn weights(&self) -> Lanes {
         self.weights
     }
@@ -260,17 +286,12 @@ impl Logistic {
         copies.map(|(&assumes, weight)| CopyWeight { assumes, weight }).collect()
     }
 
-    /// What is believed about the shared effects on a question.
-    pub(in crate::model) fn shared(
-        &self,
-        active: &Active,
-        has_tasks: bool,
-        task: Option<&TaskEffects>,
-    ) -> Sum {
+    /// What is believed about the shared effects on a question; `task_type` where task types have effects.
+    pub(in crate::model) fn shared(&self, active: &Active, task_type: Option<&str>) -> Sum {
         let mut sum = Sum::default();
         self.base.add_to(&mut sum, 1.0, &SHARED_BASE, self.now);
-        if has_tasks {
-            match task.and_then(|task| task.shared.as_ref()) {
+        if let Some(task_type) = task_type {
+            match self.tasks.get(task_type).and_then(|task| task.shared.as_ref()) {
                 Some(effect) => effect.add_to(&mut sum, 1.0, &SHARED_TASK, self.now),
                 None => sum.add_unknown(1.0, &SHARED_TASK),
             }
@@ -336,7 +357,8 @@ impl Logistic {
     }
 
     /// An agent's overall effect beside what is typical.
-    pub(in crate::model) fn overall(&self, block: Option<&Block>) -> Contribution {
+    pub(in crate::model) fn overall(&self, agent_id: Option<u32>) -> Contribution {
+        let block = agent_id.and_then(|agent_id| self.block(agent_id));
         let overall = self.overall_of(block);
         let part = PartOfSum {
             mean: overall.mean,
@@ -352,8 +374,9 @@ impl Logistic {
     }
 
     /// An agent's effect on a task type.
-    pub(in crate::model) fn on_task(&self, effect: Option<&Effect>) -> Contribution {
+    pub(in crate::model) fn on_task(&self, task_type: &str, agent_id: Option<u32>) -> Contribution {
         let unknown = Effect::new(&OWN_TASK, self.now);
+        let effect = agent_id.and_then(|agent_id| self.task_effect(task_type, agent_id));
         let Effect { mean, variance, .. } = effect.unwrap_or(&unknown).aged(&OWN_TASK, self.now);
         self.independent(&Sum { mean, variance })
     }
@@ -362,8 +385,9 @@ impl Logistic {
     pub(in crate::model) fn on_feature(
         &self,
         active: &Active,
-        block: Option<&Block>,
+        agent_id: Option<u32>,
     ) -> Contribution {
+        let block = agent_id.and_then(|agent_id| self.block(agent_id));
         // A number has several features.
         let squares: f64 = active.features.iter().map(|active| active.x * active.x).sum();
         let mut sum = Sum::default();
@@ -387,15 +411,8 @@ impl Logistic {
         agent_id: Option<u32>,
     ) -> Option<Contribution> {
         let mut sum = Sum::default();
-        self.add_combination(active.combination?, agent_id, &mut sum);
+        self.combinations.add_to(&mut sum, active.combination?, agent_id);
         Some(self.independent(&sum))
-    }
-
-    fn add_combination(&self, hash: u64, agent_id: Option<u32>, sum: &mut Sum) {
-        let known = agent_id.and_then(|agent_id| self.combinations.known(hash, agent_id));
-        let CellEffect { mean, variance } = known.unwrap_or(CellEffect::UNKNOWN);
-        sum.mean[COMBINING] += mean;
-        sum.variance[COMBINING] += variance;
     }
 
     /// What all agents share on a question.
@@ -403,29 +420,27 @@ impl Logistic {
         Contribution { outcomes: self.now, ..self.independent(shared) }
     }
 
-    /// What is believed about an agent's own effects on a question. `agent` are its id and block, if it
-    /// is known; `task` is its effect on the task type, if it has one; `has_tasks` is false when task
-    /// types have no effects. `rows` is scratch space.
+    /// What is believed about an agent's own effects on a question. `agent_id` is there if it is known,
+    /// `task_type` where task types have effects. `rows` is scratch space.
     pub(in crate::model) fn own(
         &self,
         active: &Active,
-        agent: Option<(u32, Option<&Block>)>,
-        has_tasks: bool,
-        task: Option<&Effect>,
+        agent_id: Option<u32>,
+        task_type: Option<&str>,
         rows: &mut Vec<(usize, f64)>,
     ) -> Own {
-        let mut own = match agent.and_then(|(_, block)| block) {
+        let mut own = match agent_id.and_then(|agent_id| self.block(agent_id)) {
             Some(block) => block.own(active, self.now, rows),
             None => Block::unknown(active),
         };
-        if has_tasks {
-            match task {
+        if let Some(task_type) = task_type {
+            match agent_id.and_then(|agent_id| self.task_effect(task_type, agent_id)) {
                 Some(effect) => effect.add_to(&mut own.sum, 1.0, &OWN_TASK, self.now),
                 None => own.sum.add_unknown(1.0, &OWN_TASK),
             }
         }
         if let Some(hash) = active.combination {
-            self.add_combination(hash, agent.map(|(id, _)| id), &mut own.sum);
+            self.combinations.add_to(&mut own.sum, hash, agent_id);
         }
         own
     }
@@ -473,38 +488,38 @@ impl Logistic {
         copies.mixture(overall_share)
     }
 
-    /// Learns that an agent had this reward, `0..=1`. `task` holds the effects of the task type
-    /// and whether the agent may have one of its own there. Returns the expected reward before that.
+    /// Learns that an agent had this reward, `0..=1`. `task` is the name of the task type, and whether the
+    /// agent may have an effect of its own there. Returns the expected reward before that.
     /// [`Logistic::settle`] is to be called after it.
     pub(in crate::model) fn learn(
         &mut self,
         context: &Context,
-        task: Option<(&str, &mut TaskEffects, bool)>,
+        task: Option<(&str, bool)>,
         agent_id: u32,
-        block: &mut Option<Arc<Block>>,
         reward: f64,
         width: &mut Width,
     ) -> f64 {
         let now = self.now;
         let active = self.observe(context, width);
-        let block = block.get_or_insert_with(|| {
+        let mut block = self.set_block(agent_id, None).unwrap_or_else(|| {
             width.covariances += 1;
             Arc::new(Block::new(now))
         });
-        let block = Arc::make_mut(block);
+        let own = Arc::make_mut(&mut block);
         // As it stands in the sums of the hierarchy.
         let before =
-            (block.learned() > 0).then(|| block.overall(block.at.max(self.hierarchy.renewed_at)));
-        block.admit(&active, now, width);
-        block.age(now);
+            (own.learned() > 0).then(|| own.overall(own.at.max(self.hierarchy.renewed_at)));
+        own.admit(&active, now, width);
+        own.age(now);
 
-        let task = task.filter(|(name, ..)| {
+        let task = task.filter(|(name, _)| {
             self.has_tasks = self.has_tasks(name);
             self.first_task.get_or_insert_with(|| (*name).into());
             self.has_tasks
         });
         let (mut shared_task, mut own_task) = (None, None);
-        if let Some((_, effects, may_own)) = task {
+        if let Some((name, may_own)) = task {
+            let effects = effects_of(&mut self.tasks, name);
             shared_task =
                 Some(effects.shared.get_or_insert_with(|| Effect::new(&SHARED_TASK, now)));
             if may_own {
@@ -515,11 +530,11 @@ impl Logistic {
 
         // The belief in the sum of all that is active.
         let mut rows = Vec::with_capacity(active.features.len() + 1);
-        let mut sum = block.split(&active, now, &mut rows);
-        let gains = block.gains(&rows);
+        let mut sum = own.split(&active, now, &mut rows);
+        let gains = own.gains(&rows);
         for &(row, x) in &rows {
             for copy in 0..COPIES {
-                sum.mean[copy] += x * block.mean[row][copy];
+                sum.mean[copy] += x * own.mean[row][copy];
                 sum.variance[copy] += x * gains[row][copy];
             }
         }
@@ -534,16 +549,15 @@ impl Logistic {
             let effect = &self.features[active.feature as usize];
             effect.add_to(&mut sum, active.x, &SHARED_FEATURE, now);
         }
-        let combination = self.meet(&active, now, width);
+        let combination = self.combinations.place_of(&active, now, width);
         if let Some(hash) = active.combination {
-            self.add_combination(hash, Some(agent_id), &mut sum);
+            self.combinations.add_to(&mut sum, hash, Some(agent_id));
         }
-        let overall = block.overall(now);
-        let believed = self.believed(&sum, &gains[0], &overall);
+        let overall = own.overall(now);
+        let believed = self.hierarchy.believed(&sum, &gains[0], &overall);
 
-        let foretold = self.weigh(&believed, reward);
         let step = Step::of(&sum, reward);
-        block.learn(&active, now, &rows, &gains, &step);
+        own.learn(&active, now, &rows, &gains, &step);
         if let Some(effect) = own_task {
             effect.learn(1.0, &OWN_TASK, now, &step);
         }
@@ -556,82 +570,67 @@ impl Logistic {
             effect.learn(active.x, &SHARED_FEATURE, now, &step);
         }
         if let Some(hash) = combination {
-            self.learn_combination(hash, agent_id, &step, width);
+            self.combinations.learn(hash, agent_id, &step, width);
         }
-        self.hierarchy.replace(before.as_ref(), Some(&block.overall(now)));
+        self.hierarchy.replace(before.as_ref(), Some(&own.overall(now)));
+        self.set_block(agent_id, Some(block));
         self.now += 1;
-        foretold
+        self.weigh(&believed, reward)
     }
 
-    /// The hash of a combination that has a place, and so an effect.
-    fn meet(&mut self, active: &Active, now: u64, width: &mut Width) -> Option<u64> {
-        let hash = active.combination?;
-        let (has_place, gone) = self.combinations.meet(hash, now);
-        width.effects -= gone;
-        has_place.then_some(hash)
-    }
-
-    fn learn_combination(&mut self, hash: u64, agent_id: u32, step: &Step, width: &mut Width) {
-        let known = self.combinations.known(hash, agent_id);
-        if known.is_none() {
-            if width.effects >= width.effects_max {
-                width.refused += 1;
-                return;
-            }
-            width.effects += 1;
-        }
-        let mut effect = known.unwrap_or(CellEffect::UNKNOWN);
-        let gain = effect.variance;
-        effect.mean += gain * step.error[COMBINING];
-        effect.variance -= step.shrink[COMBINING] * gain * gain;
-        self.combinations.set(hash, agent_id, effect);
-    }
-
-    /// The belief in a sum of effects with what the tenant's agents have in common in the place of the
-    /// base prior of `A`, of which `covariance` is that with the sum.
-    fn believed(&self, sum: &Sum, covariance: &Lanes, overall: &Overall) -> Sum {
-        let choice = &self.hierarchy.levels().choice;
-        let mut believed = Sum::default();
-        for copy in 0..COPIES {
-            let own = (overall.mean[copy], overall.variance[copy]);
-            let (mean, variance) = (sum.mean[copy], sum.variance[copy]);
-            let swapped = choice[copy].swap(mean, variance, own, covariance[copy]);
-            believed.mean[copy] = swapped.mean;
-            believed.variance[copy] = swapped.variance;
-        }
-        believed
-    }
-
-    /// Works out what the agents have in common after one of them has learned. `blocks` are those of
-    /// all agents: the sums over them are worked out anew now and then.
-    pub(in crate::model) fn settle<'b>(
-        &mut self,
-        blocks: impl Iterator<Item = &'b Block>,
-        prior: MeanPrior,
-    ) {
+    /// Works out what the agents have in common after one of them has learned. `agents` are the ids of all
+    /// in the order of their names: the sums over them are worked out anew now and then, and rounding must
+    /// not depend on who came first.
+    pub(in crate::model) fn settle(&mut self, agents: impl Iterator<Item = u32>, prior: MeanPrior) {
         if self.now >= self.hierarchy.renewed_at + hierarchy::RENEWED_EVERY {
-            self.renew(blocks);
+            self.renew(agents);
         }
         self.hierarchy.settle(prior);
     }
 
     /// Works the sums over the agents out anew.
-    pub(in crate::model) fn renew<'b>(&mut self, blocks: impl Iterator<Item = &'b Block>) {
-        let now = self.now;
-        self.hierarchy.renew(blocks.map(|block| block.overall(now)), now);
+    fn renew(&mut self, agents: impl Iterator<Item = u32>) {
+        let (now, blocks) = (self.now, &self.blocks);
+        let block = |agent_id: u32| blocks.get(agent_id as usize)?.as_deref();
+        self.hierarchy.renew(agents.filter_map(block).map(|block| block.overall(now)), now);
     }
 
-    /// Forgets what it has of an agent without a block; `blocks` are those of all others. Returns how
-    /// many effects that were.
-    pub(in crate::model) fn forget<'b>(
+    /// Forgets what it has of an agent. `agents` are the ids of all in the order of their names. Returns
+    /// what that took.
+    pub(in crate::model) fn forget(
         &mut self,
         agent_id: u32,
-        blocks: impl Iterator<Item = &'b Block>,
+        agents: impl Iterator<Item = u32>,
         prior: MeanPrior,
-    ) -> usize {
-        self.renew(blocks);
+    ) -> Taken {
+        let block = self.set_block(agent_id, None);
+        let mut taken = block.as_deref().map(Taken::by).unwrap_or_default();
+        self.forget_on_tasks(agent_id);
+        self.renew(agents);
         self.hierarchy.settle(prior);
-        self.combinations.forget(agent_id)
+        taken.effects += self.combinations.forget(agent_id);
+        taken
+    }
+
+    /// Forgets what it has of an agent on each task type.
+    pub(in crate::model) fn forget_on_tasks(&mut self, agent_id: u32) {
+        let of_agent = |task: &TaskEffects| task.own.get(&agent_id).is_some();
+        let with = self.tasks.iter().filter(|(_, task)| of_agent(task));
+        let with: Vec<Arc<str>> = with.map(|(name, _)| name.clone()).collect();
+        for name in with {
+            self.tasks.get_mut(&name).map(|task| task.own.remove(&agent_id));
+        }
+    }
+
+    /// Forgets what it has of a task type.
+    pub(in crate::model) fn forget_task(&mut self, task_type: &str) {
+        self.tasks.remove(task_type);
+    }
+
+    /// Whether it has effects of an agent that stand in no covariance.
+    pub(in crate::model) fn has_independent_effects(&self, agent_id: u32) -> bool {
+        self.block(agent_id).is_some_and(|block| block.independent_effects() > 0)
+            || self.combinations.has(agent_id)
     }
 
     /// What the agents have in common.
@@ -658,4 +657,15 @@ impl Logistic {
         // Weights sum to 1 up to rounding.
         foretold.iter().sum::<f64>().clamp(0.0, 1.0)
     }
+}
+
+/// The effects of a task type, which are made if there are none.
+fn effects_of<'t>(
+    tasks: &'t mut OrdMap<Arc<str>, TaskEffects>,
+    task_type: &str,
+) -> &'t mut TaskEffects {
+    if !tasks.contains_key(task_type) {
+        tasks.insert(task_type.into(), TaskEffects::default());
+    }
+    tasks.get_mut(task_type).expect("it was made where there was none")
 }

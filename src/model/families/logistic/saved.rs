@@ -1,8 +1,10 @@
 //! The effects of a tenant as canonical JSON.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
+use imbl::{OrdMap, Vector};
 use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -10,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::before_format_4::{COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN};
 use super::{
     Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Lanes, Logistic, MeanPrior,
-    OWN_TASK, SPREADS, SavedCombination, TaskEffects, Term,
+    OWN_TASK, SPREADS, SavedCombination, TaskEffects, Term, effects_of,
 };
 use crate::error::{Error, Result};
 use crate::model::features::{Key, Keys};
@@ -195,6 +197,19 @@ pub(in crate::model) struct Taken {
     pub(in crate::model) effects: usize,
 }
 
+impl Taken {
+    pub(super) fn by(block: &Block) -> Self {
+        Self { covariances: block.covariance.len(), effects: block.independent_effects() }
+    }
+}
+
+impl AddAssign for Taken {
+    fn add_assign(&mut self, more: Self) {
+        self.covariances += more.covariances;
+        self.effects += more.effects;
+    }
+}
+
 impl EffectsState {
     /// Gives a restored tenant its effects back. Agent ids are places by name.
     pub(in crate::model) fn restore(self, tenant: &mut Tenant) -> Result<Taken> {
@@ -222,28 +237,29 @@ impl EffectsState {
             return Err(Error::Corrupt("the effects do not fit together".to_owned()));
         }
         let mut taken = Taken { covariances: 0, effects: features };
-        for (name, block) in self.agents {
-            let agent = tenant.agents.get_mut(&*name).ok_or_else(|| missing("an agent"))?;
-            let block = block.restore(features, now, copies)?;
-            taken.covariances += block.covariance.len();
-            taken.effects += block.cells.len();
-            Arc::make_mut(agent).block = Some(Arc::new(block));
-        }
-        for (name, effect) in self.tasks {
-            let task = tenant.tasks.get_mut(&*name).ok_or_else(|| missing("a task type"))?;
-            task.effects.shared = Some(effect);
-        }
         let agents = tenant.agents.len();
-        let names: Vec<Arc<str>> = tenant.tasks.keys().cloned().collect();
+        let mut blocks: Vector<Option<Arc<Block>>> = std::iter::repeat_n(None, agents).collect();
+        for (name, block) in self.agents {
+            let agent = tenant.agents.get(&*name).ok_or_else(|| missing("an agent"))?;
+            let block = block.restore(features, now, copies)?;
+            taken += Taken::by(&block);
+            blocks.set(agent.id as usize, Some(Arc::new(block)));
+        }
+        let mut tasks = OrdMap::new();
+        for (name, effect) in self.tasks {
+            if !tenant.tasks.contains_key(&*name) {
+                return Err(missing("a task type"));
+            }
+            effects_of(&mut tasks, &name).shared = Some(effect);
+        }
+        let names: Vec<&str> = tenant.tasks.keys().map(|name| &**name).collect();
         for (place, agent, effect) in self.own {
-            let name = names.get(place as usize);
-            let task = name.and_then(|name| tenant.tasks.get_mut(name));
-            let task = task.ok_or_else(|| missing("a task type"))?;
+            let name = names.get(place as usize).ok_or_else(|| missing("a task type"))?;
             if agent as usize >= agents {
                 return Err(missing("an agent"));
             }
             let effect = if copies == COPIES_THEN { with_prior_of_today(&effect) } else { effect };
-            task.effects.own.insert(agent, effect);
+            effects_of(&mut tasks, name).own.insert(agent, effect);
         }
         let mut combinations = Combinations::default();
         if let Some(CombinationsState { known, met_once }) = self.combinations {
@@ -276,13 +292,15 @@ impl EffectsState {
             base: self.base,
             keys: Keys::restore(self.keys),
             features: self.features.into_iter().collect(),
+            blocks,
+            tasks,
             combinations,
             hierarchy,
             first_task: self.first_task.map(Into::into),
             has_tasks: self.has_tasks,
         };
         if is_old {
-            logistic.renew(tenant.agents.values().filter_map(|agent| agent.block.as_deref()));
+            logistic.renew(tenant.agents.values().map(|agent| agent.id));
         }
         tenant.logistic = Some(logistic);
         Ok(taken)
@@ -304,18 +322,17 @@ impl Serialize for EffectsRef<'_> {
             base,
             keys,
             features,
+            blocks: _,
+            tasks,
             combinations,
             hierarchy,
             first_task,
             has_tasks,
         } = logistic;
-        let shared = |(name, effects): (&'_ Arc<str>, &TaskEffects)| {
-            effects.shared.map(|effect| (name.clone(), effect))
-        };
-        let tasks = || tenant.tasks.iter().map(|(name, task)| (name, &task.effects));
+        let shared = || tasks.iter().filter_map(|(name, task)| Some((&**name, task.shared?)));
         let blocks = || {
             let agents = tenant.agents.iter();
-            agents.filter_map(|(name, agent)| Some((&**name, agent.block.as_deref()?)))
+            agents.filter_map(|(name, agent)| Some((&**name, logistic.block(agent.id)?)))
         };
         let mut state = serializer.serialize_struct("Effects", 12)?;
         state.serialize_field("now", now)?;
@@ -328,8 +345,8 @@ impl Serialize for EffectsRef<'_> {
         state.serialize_field("features", &Sequence(|| features.iter()))?;
         state.serialize_field("first_task", &first_task.as_deref())?;
         state.serialize_field("has_tasks", has_tasks)?;
-        state.serialize_field("tasks", &MapRef(|| tasks().filter_map(shared)))?;
-        state.serialize_field("own", &OwnRef(tenant))?;
+        state.serialize_field("tasks", &MapRef(shared))?;
+        state.serialize_field("own", &OwnRef(tenant, tasks))?;
         state.serialize_field(
             "agents",
             &MapRef(|| blocks().map(|(name, block)| (name, BlockState::of(block)))),
@@ -353,16 +370,17 @@ impl<V: Serialize, I: Iterator<Item = V>, F: Fn() -> I> Serialize for Sequence<F
     }
 }
 
-struct OwnRef<'a>(&'a Tenant);
+struct OwnRef<'a>(&'a Tenant, &'a OrdMap<Arc<str>, TaskEffects>);
 
 impl Serialize for OwnRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let tenant = self.0;
+        let Self(tenant, tasks) = self;
         let agent_id_to_place = tenant.agent_id_to_place();
-        let count = tenant.tasks.values().map(|task| task.effects.own.len()).sum();
+        let count = tasks.values().map(|task| task.own.len()).sum();
         let mut rows = serializer.serialize_seq(Some(count))?;
-        for (place, task) in tenant.tasks.values().enumerate() {
-            let own = task.effects.own.iter();
+        for (place, name) in tenant.tasks.keys().enumerate() {
+            let Some(task) = tasks.get(name) else { continue };
+            let own = task.own.iter();
             let mut row: Vec<(u32, &Effect)> =
                 own.map(|(agent, effect)| (agent_id_to_place[*agent as usize], effect)).collect();
             row.sort_unstable_by_key(|(agent, _)| *agent);
