@@ -136,7 +136,7 @@ pub(super) struct DecisionCounts {
     pub(super) explored_share: Option<f64>,
     /// That found their outcome.
     pub(super) with_outcome: u64,
-    /// PayloadKept ones without an outcome for longer than `DECISION_WAIT`.
+    /// Kept ones without an outcome for longer than `DECISION_WAIT`.
     pub(super) orphaned: u64,
     /// Given up, and learned as failures; with `DECISION_MISSING=failure`.
     pub(super) missing: u64,

@@ -79,7 +79,8 @@ fn list(member: &Value) -> Value {
 
 fn attributes() -> Value {
     let value = json!({"type": ["object", "null"]});
-    list(&json!({"type": "object", "properties": {"key": {"type": "string"}, "value": value}}))
+    let key = json!({"type": ["string", "null"]});
+    list(&json!({"type": "object", "properties": {"key": key, "value": value}}))
 }
 
 fn export(summary: &'static str, request: &Value) -> Operation {

@@ -43,5 +43,5 @@ def filter_failure(context, failure, case, response):
         detail = response.json()["detail"]
         return not any(re.search(at, path) and re.search(says, detail) for at, says in REFUSED)
     # Events are read leniently, and one that can't be understood becomes a dead letter.
-    is_lenient = path.endswith("/outcomes") and status in (200, 202)
+    is_lenient = path.endswith(("/outcomes", "/outcomes/batch")) and status in (200, 202)
     return not (failure.code == ACCEPTED and (is_lenient or is_flag_in_other_words(case)))
