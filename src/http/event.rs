@@ -6,26 +6,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-/// A number, also one that is written as a string.
-#[derive(JsonSchema)]
-#[schemars(untagged, inline)]
-#[expect(dead_code, reason = "only its schema is used")]
-pub(super) enum Lenient {
-    Number(f64),
-    Text(String),
-}
-
-/// Something that identifies: a string or a whole number.
-#[derive(JsonSchema)]
-#[schemars(untagged, inline)]
-#[expect(dead_code, reason = "only its schema is used")]
-pub(super) enum Identifier {
-    Text(String),
-    Number(i64),
-}
-
 /// How an agent execution ended. Unknown fields are ignored, and one that makes no sense is dropped and
-/// counted, unless it is `agent_name`, `status` or a tenant: then the event is refused.
+/// counted, unless it is `agent_name`, `status` or a tenant: then the event is refused. What identifies may
+/// also be a whole number, and a number may be written as a string.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct OutcomeEvent {
@@ -36,10 +19,9 @@ pub(super) struct OutcomeEvent {
     #[schemars(schema_with = "super::answers::statuses")]
     status: String,
     /// Tells the event apart: a second one with the same is a duplicate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_id: Option<Identifier>,
+    event_id: Option<String>,
     /// The run it was part of; part of the identity where there is no `event_id`.
-    run_id: Option<Identifier>,
+    run_id: Option<String>,
     /// Part of the identity where there is no `event_id`.
     agent_type: Option<String>,
     /// Whose agent this is; `default` unless given.
@@ -54,23 +36,23 @@ pub(super) struct OutcomeEvent {
     /// The same where there is no `context`.
     context_snapshot: Option<BTreeMap<String, Value>>,
     /// The decision that it came of.
-    decision_id: Option<Identifier>,
+    decision_id: Option<String>,
     /// The same, when it names a decision that is known.
-    correlation_id: Option<Identifier>,
+    correlation_id: Option<String>,
     /// The trace that it was part of, 32 hexadecimal digits: joins it with the decision of that trace, where
     /// it names none.
     trace_id: Option<String>,
     /// Milliseconds.
-    latency_ms: Option<Lenient>,
+    latency_ms: Option<f64>,
     /// The latency where there is no `latency_ms`.
-    duration_ms: Option<Lenient>,
+    duration_ms: Option<f64>,
     /// In the user's currency.
-    cost_estimate: Option<Lenient>,
+    cost_estimate: Option<f64>,
     /// The same where there is no `cost_estimate`; 0 means unknown in an event with `memory_mb`
     /// and `cpu_ms` and without an `event_id`.
-    cost: Option<Lenient>,
+    cost: Option<f64>,
     /// 0 to 1.
-    quality_score: Option<Lenient>,
+    quality_score: Option<f64>,
     /// ISO 8601; UTC where it has no zone. Arrival unless given.
     timestamp: Option<String>,
     /// May hold `task_type`, `tenant_id`, `decision_id` and `quality_score` as well.

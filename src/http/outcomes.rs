@@ -78,15 +78,17 @@ pub(super) const REPORT_MANY: Route = Route {
     pattern: "/api/learning/outcomes/batch",
     id: "reportOutcomes",
     describe: |schemas| {
-        let events = |item| json!({"type": "array", "items": item, "maxItems": ARRAY_MAX});
+        let event = schemas.asked::<event::OutcomeEvent>();
+        let events = json!({"type": "array", "items": event, "maxItems": ARRAY_MAX});
         let lines = "An event on each line, any number of them";
+        // A second body that is an array is one too many: clients tell bodies apart by their types.
         let content = json!({
-            JSON: {"schema": events(schemas.asked::<event::OutcomeEvent>())},
+            JSON: {"schema": events},
             ND_JSON: {"schema": {"type": "string", "description": lines}},
-            CLOUD_EVENTS: {"schema": events(schemas.asked::<event::CloudEvent>())},
         });
+        let others = format!("`{CLOUD_EVENTS}`, a batch of CloudEvents, is read as well.");
         let operation = Operation::new("What came of several tasks: report their outcomes");
-        described(operation.body(json!({"content": content})), schemas)
+        described(operation.body(json!({"description": others, "content": content})), schemas)
     },
     ..REPORT
 };

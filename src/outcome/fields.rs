@@ -138,8 +138,9 @@ impl JsonSchema for AgentName {
         "AgentName".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let number = json_schema!({"type": "integer", "minimum": i64::MIN, "maximum": u64::MAX});
-        json_schema!({"anyOf": [Name::json_schema(generator), number]})
+        // A whole number is read, too, but a choice between types would be a type of its own in generated
+        // clients, which then take no string.
+        Name::json_schema(generator)
     }
 }
 
