@@ -213,3 +213,51 @@ fn arguments_that_do_not_belong_together_are_refused() {
     let said = ["nothing of", "words.json, line 1: it is not JSON"];
     check_failure(&mut import(home.path(), &["--from", "litellm", text]), 1, &said);
 }
+
+#[test]
+fn every_format_is_imported_once_by_its_own_identities() {
+    const LM_EVAL: &str =
+        "lm-eval/EleutherAI__pythia-160m/samples_arc_easy_2026-01-01T00-00-00.123456.jsonl";
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
+    let home = directory();
+    let check = |arguments: &[&str], files: &[&str], accepted: u64, known: u64, rest: &str| {
+        let files: Vec<String> =
+            files.iter().map(|file| fixtures.join(file).display().to_string()).collect();
+        let arguments: Vec<&str> = ["--from"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .chain(files.iter().map(|f| &**f))
+            .collect();
+        let first = printed(&mut import(home.path(), &arguments));
+        assert_eq!(first, format!("accepted={accepted} duplicates={known} {rest}"));
+        let again = printed(&mut import(home.path(), &arguments));
+        assert_eq!(again, format!("accepted=0 duplicates={} {rest}", accepted + known));
+    };
+    let observations = "langfuse_observations.jsonl";
+    check(&["langfuse"], &[observations, "langfuse_score.json"], 2, 0, "rejected=0 passed_over=2");
+    check(&["langsmith"], &["langsmith.json"], 1, 0, "rejected=0");
+    check(&["tensorzero"], &["tensorzero.jsonl"], 1, 0, "rejected=0 passed_over=2");
+    check(&["inspect"], &["inspect.json"], 6, 0, "rejected=0");
+    check(&["promptfoo"], &["promptfoo.json"], 2, 0, "rejected=0");
+    check(&["lm-eval", "--score", "acc"], &[LM_EVAL], 2, 1, "rejected=0");
+    check(&["swe-bench"], &["gpt-4.1.run1.json"], 3, 0, "rejected=0");
+    check(&["vw"], &["vw.dsjson"], 3, 0, "rejected=1 unknown_status=1 passed_over=2");
+
+    let score = fixtures.join("langfuse_score.json").display().to_string();
+    let said = ["langfuse_score.json", "its verdicts judge records that no file holds"];
+    check_failure(&mut import(home.path(), &["--from", "langfuse", &score]), 1, &said);
+    let archive = home.path().join("log.eval");
+    std::fs::write(&archive, b"PK\x03\x04rest").expect("there is room");
+    let archive = archive.display().to_string();
+    let said = ["log.eval", "inspect log convert --to json"];
+    check_failure(&mut import(home.path(), &["--from", "inspect", &archive]), 1, &said);
+}
+
+#[test]
+fn standard_input_is_read_as_often_as_a_format_takes() {
+    let home = directory();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/formats/tensorzero.jsonl");
+    let input = std::fs::File::open(file).expect("it is there");
+    let mut command = import(home.path(), &["--from", "tensorzero", "-"]);
+    assert_eq!(printed(command.stdin(input)), "accepted=1 duplicates=0 rejected=0 passed_over=2");
+}

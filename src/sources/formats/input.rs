@@ -14,6 +14,8 @@ use super::map::Map;
 use super::path::{Path, Pick, Segment, Wanted};
 use crate::outcome::{Refusal, RefusalCode, non_finite_as_null};
 
+/// How much of a file is looked at to tell what it is, in bytes.
+pub(super) const HEAD_BYTES: u64 = 1 << 16;
 /// Longest line that is read, in bytes: it may hold whole conversations.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What archives and Parquet files begin with.
@@ -26,6 +28,21 @@ pub(super) enum Found<'a> {
     /// Of a document: the list is named, too.
     Listed(Value, &'a str),
     Unreadable(Refusal),
+}
+
+impl Found<'_> {
+    /// Refuses what is no object, unless records may be anything.
+    pub(super) fn checked(self, wanted: &Wanted) -> Self {
+        match self {
+            Self::Record(record) | Self::Listed(record, _)
+                if !record.is_object() && !wanted.is_of_any_value() =>
+            {
+                let detail = "it is JSON, but no object";
+                Self::Unreadable(Refusal::new(RefusalCode::NotAnObject, detail))
+            }
+            found => found,
+        }
+    }
 }
 
 /// Takes a record and its number; says when it wants no more.
@@ -52,13 +69,8 @@ impl Layout {
     /// Tells it by how a file begins and what it is called.
     ///
     /// # Errors
-    /// A text, when it can't be read.
-    pub(super) fn of(
-        input: &mut dyn BufRead,
-        file: &std::path::Path,
-        map: &Map,
-    ) -> Result<Self, String> {
-        let start = input.fill_buf().map_err(|error| error.to_string())?;
+    /// A text, when such a file can't be read.
+    pub(super) fn of(start: &[u8], file: &std::path::Path, map: &Map) -> Result<Self, String> {
         if start.starts_with(ZIP) {
             let how = map.archive.as_deref().unwrap_or("unpack it, and give what is in it");
             return Err(format!("it is an archive: {how}"));
@@ -192,13 +204,27 @@ pub(super) fn document(
     number: &mut u64,
     take: Take<'_>,
 ) -> serde_json::Result<()> {
-    let mut deserializer =
-        serde_json::Deserializer::from_reader(BufReader::new(Repaired::new(input)));
+    let input = BufReader::new(Repaired::new(input));
+    walk(&mut serde_json::Deserializer::from_reader(input), list, wanted, number, take)
+}
+
+/// The same of a document that is in memory.
+pub(super) fn text(text: &str, wanted: &Wanted, take: Take<'_>) -> serde_json::Result<()> {
+    walk(&mut serde_json::Deserializer::from_str(text), None, wanted, &mut 0, take)
+}
+
+fn walk<'de>(
+    deserializer: &mut serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    list: Option<&Path>,
+    wanted: &Wanted,
+    number: &mut u64,
+    take: Take<'_>,
+) -> serde_json::Result<()> {
     let name = list.map(Path::to_string);
     let mut walk = Walk { wanted, name: name.as_deref(), number, take, stopped: false };
     while deserializer.end().is_err() {
         let segments = list.map_or(&[][..], |list| &list.segments);
-        let walked = Into { walk: &mut walk, segments }.deserialize(&mut deserializer);
+        let walked = Into { walk: &mut walk, segments }.deserialize(&mut *deserializer);
         if walk.stopped {
             return Ok(());
         }

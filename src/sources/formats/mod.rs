@@ -8,8 +8,8 @@
 #![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/sources/formats/README.md"))]
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead};
-use std::ops::ControlFlow;
+use std::io::{self, BufRead, Read as _};
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use serde_json::Value;
@@ -25,13 +25,24 @@ use map::Map;
 use mapping::{Around, Mapped, Mapping};
 
 use crate::error::{Error, Result};
-use crate::outcome::{Refusal, RefusalCode};
+use crate::outcome::{Refusal, RefusalCode, non_finite_as_null};
 use crate::sources::otlp::{Body, Executed, Otlp, Unreadable};
 
 /// The collector's file exporter: an export request a line. Its mapping is that of telemetry.
 const OTLP: &str = "otlp";
+const LITELLM: &str = "litellm";
 /// The formats with a map, and the maps.
-const MAPS: [(&str, &str); 1] = [("litellm", include_str!("litellm.json"))];
+const MAPS: [(&str, &str); 9] = [
+    (LITELLM, include_str!("litellm.json")),
+    ("langfuse", include_str!("langfuse.json")),
+    ("langsmith", include_str!("langsmith.json")),
+    ("tensorzero", include_str!("tensorzero.json")),
+    ("inspect", include_str!("inspect.json")),
+    ("promptfoo", include_str!("promptfoo.json")),
+    ("lm-eval", include_str!("lm-eval.json")),
+    ("swe-bench", include_str!("swe-bench.json")),
+    ("vw", include_str!("vw.json")),
+];
 /// Every format, by the name that `--from` takes.
 pub const NAMES: [&str; MAPS.len() + 1] = {
     let mut names = [OTLP; MAPS.len() + 1];
@@ -42,6 +53,8 @@ pub const NAMES: [&str; MAPS.len() + 1] = {
     }
     names
 };
+/// Most records of a body.
+const BODY_RECORDS_MAX: usize = 65_536;
 /// Largest map of a user's own, in bytes.
 const MAP_BYTES_MAX: u64 = 1 << 20;
 
@@ -114,6 +127,15 @@ impl Reader {
         })?;
         let map = Map::parse(text).map_err(|why| Error::Fatal(format!("the map {name}: {why}")))?;
         Ok(Self(Kind::Mapped(Box::new(Mapping::new(map, choices)))))
+    }
+
+    /// A reader of LiteLLM's records, whose agents are in this field.
+    ///
+    /// # Errors
+    /// As [`Reader::named`].
+    pub fn of_litellm(agent_field: String) -> Result<Self> {
+        let choices = Choices { agent_field, ..Choices::default() };
+        Self::named(LITELLM, choices, || Err(Error::Fatal("LiteLLM is not telemetry".to_owned())))
     }
 
     /// A reader with the user's own map.
@@ -206,19 +228,75 @@ impl Reader {
         }
     }
 
-    /// Maps one record, which stands in no file.
-    pub fn map(&self, record: &[u8], mut take: impl FnMut(Taken<'_>)) {
-        let Kind::Mapped(mapping) = &self.0 else { return };
-        match input::line_of(record, &mapping.wanted) {
-            Err(refusal) => take(Taken::Refused(refusal, b"{}")),
-            Ok(record) => match mapping.map(record, Around::default()) {
-                Mapped::Event(event) => take(Taken::Event(event.to_string().as_bytes())),
-                Mapped::PassedOver => take(Taken::PassedOver),
-                Mapped::Refused(refusal, event) => {
-                    take(Taken::Refused(refusal, event.to_string().as_bytes()));
-                }
-            },
+    /// Maps the records of a body: a list of them, or one a line.
+    ///
+    /// # Errors
+    /// A text, when it is no such body; nothing of it is to be taken then.
+    pub fn body(&self, body: &[u8]) -> std::result::Result<MappedBody, String> {
+        let mut taken = MappedBody::default();
+        let Kind::Mapped(mapping) = &self.0 else { return Ok(taken) };
+        let text = str::from_utf8(body).map_err(|error| error.to_string())?;
+        let layout = Layout::of(body, Path::new(""), &mapping.map)?;
+        if layout == Layout::Lines {
+            let take = &mut |number, found: Found<'_>| taken.take(mapping, layout, number, found);
+            input::lines(&mut &*body, &mapping.wanted, None, take)
+                .map_err(|error| error.to_string())?;
+        } else {
+            let mut read = |text: &str| {
+                taken = MappedBody::default();
+                let take =
+                    &mut |number, found: Found<'_>| taken.take(mapping, layout, number, found);
+                input::text(text, &mapping.wanted, take)
+            };
+            read(text)
+                .or_else(|error| non_finite_as_null(text).map_or(Err(error), |text| read(&text)))
+                .map_err(|error| format!("it is not JSON: {error}"))?;
         }
+        if taken.records.len() > BODY_RECORDS_MAX {
+            return Err(format!("it has more than {BODY_RECORDS_MAX} records"));
+        }
+        Ok(taken)
+    }
+}
+
+/// The records of a body, mapped.
+#[derive(Debug, Default)]
+pub struct MappedBody {
+    /// Outcome events as JSON, one after the other.
+    pub events: Vec<u8>,
+    /// Where each of them stands, and why it is refused if it is.
+    pub records: Vec<(Range<usize>, Option<Refusal>)>,
+}
+
+impl MappedBody {
+    fn take(
+        &mut self,
+        mapping: &Mapping,
+        layout: Layout,
+        number: u64,
+        found: Found<'_>,
+    ) -> ControlFlow<()> {
+        let mapped = match found.checked(&mapping.wanted) {
+            Found::Record(record) | Found::Listed(record, _) => {
+                mapping.map(record, Around::default())
+            }
+            Found::Unreadable(refusal) => Mapped::Refused(refusal, Value::Null),
+        };
+        give(mapped, Place { unit: layout.unit(), number }, "body", |taken| {
+            let (event, refusal) = match taken {
+                Taken::Event(event) => (event, None),
+                Taken::Refused(refusal, kept) => (kept, Some(refusal)),
+                Taken::PassedOver => return ControlFlow::Continue(()),
+            };
+            let start = self.events.len();
+            self.events.extend(event);
+            self.records.push((start..self.events.len(), refusal));
+            // One more tells that there are too many.
+            match self.records.len() {
+                ..=BODY_RECORDS_MAX => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        })
     }
 }
 
@@ -282,20 +360,13 @@ fn each_record(
         None => None,
     };
     let named: Option<&BTreeMap<String, String>> = named.as_ref();
+    let mut head = Vec::new();
+    open()?.take(input::HEAD_BYTES).read_to_end(&mut head).map_err(|error| broken(&error))?;
+    let layout = Layout::of(&head, file, map).map_err(|why| broken(&why))?;
     let mut input = open()?;
-    let layout = Layout::of(&mut *input, file, map).map_err(|why| broken(&why))?;
     let around = Around { named, ..Around::default() };
     let mut take = |number, found: Found<'_>, around: Around<'_>| {
-        let found = match found {
-            Found::Record(record) | Found::Listed(record, _)
-                if !record.is_object() && !wanted.is_of_any_value() =>
-            {
-                let detail = "it is JSON, but no object";
-                Found::Unreadable(Refusal::new(RefusalCode::NotAnObject, detail))
-            }
-            found => found,
-        };
-        take(Place { unit: layout.unit(), number }, found, around)
+        take(Place { unit: layout.unit(), number }, found.checked(wanted), around)
     };
     match layout {
         Layout::Lines => {

@@ -42,6 +42,10 @@ fn with_text(map: &str) -> Reader {
     Reader(Kind::Mapped(Box::new(Mapping::new(Map::parse(map).unwrap(), Choices::default()))))
 }
 
+fn scores(names: &[&str]) -> Choices {
+    Choices { scores: names.iter().map(ToString::to_string).collect(), ..Choices::default() }
+}
+
 /// Reads texts as the files of these names, in their order.
 fn try_texts(mut reader: Reader, files: &[(&str, &str)]) -> Result<Given> {
     let open = |text: &str| {
@@ -77,9 +81,19 @@ fn texts(reader: Reader, files: &[(&str, &str)]) -> Given {
 
 #[track_caller]
 fn file(reader: Reader, name: &str) -> Given {
-    let path = fixture(name);
-    let text = std::fs::read_to_string(&path).unwrap();
-    texts(reader, &[(path.to_str().unwrap(), &text)])
+    files(reader, &[name])
+}
+
+#[track_caller]
+fn files(reader: Reader, names: &[&str]) -> Given {
+    let read = |name: &&str| {
+        let path = fixture(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.to_str().unwrap().to_owned(), text)
+    };
+    let read: Vec<_> = names.iter().map(read).collect();
+    let read: Vec<_> = read.iter().map(|(name, text)| (&**name, &**text)).collect();
+    texts(reader, &read)
 }
 
 #[test]
@@ -352,4 +366,253 @@ fn the_parts_of_a_files_name_are_told_by_the_signs_between_them() {
     let parts = [("model", "m"), ("task", "mmlu_law"), ("date", "2026-01-01T00-00-00.5")];
     check(samples, "out/m/samples_mmlu_law_2026-01-01T00-00-00.5.jsonl", Some(&parts));
     check(samples, "samples_law_2026.jsonl", None);
+}
+
+/// How many events, records that are passed over, and refusals there are, and the outcomes.
+#[track_caller]
+fn check_counts(given: &Given, events: usize, passed_over: usize, refused: usize) -> Vec<Outcome> {
+    let counts = (given.events.len(), given.passed_over, given.refusals.len());
+    assert_eq!(counts, (events, passed_over, refused), "{given:#?}");
+    let outcomes: Vec<Outcome> = given.events.iter().map(learned).collect();
+    for (outcome, event) in outcomes.iter().zip(&given.events) {
+        assert!(outcome.dropped.is_empty(), "{event}: {:?}", outcome.dropped);
+        assert!(!event.to_string().contains("MARKER"), "{event}");
+    }
+    outcomes
+}
+
+fn task(outcome: &Outcome) -> Option<&str> {
+    outcome.task_type.as_deref()
+}
+
+#[test]
+fn langfuse_observations_of_agents_are_outcomes_and_scores_their_qualities() {
+    let observations = "langfuse_observations.jsonl";
+    let given = file(named("langfuse", Choices::default()), observations);
+    let outcomes = check_counts(&given, 2, 1, 0);
+    let [one, two] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!(
+        (&*one.agent, one.status, task(one)),
+        ("reviewer", Status::Success, Some("code_review"))
+    );
+    assert_eq!((one.latency_ms, one.cost, one.quality), (Some(1_500.0), Some(0.002_1), None));
+    assert_eq!((two.status, task(two)), (Status::Failure, Some("code_review")));
+    assert_eq!((two.latency_ms, two.cost), (Some(250.0), Some(0.001)));
+    // The same as its span would be by telemetry.
+    let id = "otlp:5b8efff798038103d269b633813fc60c:eee19b7ec3c1b174";
+    assert_eq!(given.events[0]["event_id"], id);
+
+    let scored =
+        files(named("langfuse", Choices::default()), &["langfuse_score.json", observations]);
+    let outcomes = check_counts(&scored, 2, 2, 0);
+    assert_eq!((outcomes[0].quality, outcomes[1].quality), (Some(0.9), None));
+    // By their names others may be asked for.
+    let choices = Choices { agents: vec!["chat".to_owned()], ..Choices::default() };
+    assert_eq!(
+        check_counts(&file(named("langfuse", choices), observations), 1, 2, 0)[0].agent,
+        "chat"
+    );
+}
+
+#[test]
+fn a_score_alone_is_no_outcome_and_is_missed() {
+    let mut reader = named("langfuse", Choices::default());
+    let text = std::fs::read(fixture("langfuse_score.json")).unwrap();
+    let mut open =
+        || -> io::Result<Box<dyn BufRead>> { Ok(Box::new(io::Cursor::new(text.clone()))) };
+    reader.collect(Path::new("score.json"), &mut open).unwrap();
+    reader
+        .read(Path::new("score.json"), &mut open, |_, taken| {
+            assert_eq!(taken, Taken::PassedOver);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(reader.verdicts_unmet(), 1);
+}
+
+#[test]
+fn a_score_of_a_trace_is_that_of_its_agents_unless_they_have_their_own() {
+    let lines = r#"{"id":"o1","traceId":"t","type":"AGENT","name":"a","level":"DEFAULT"}
+{"id":"o2","traceId":"t","type":"AGENT","name":"b","level":"DEFAULT"}
+{"id":"s1","traceId":"t","observationId":null,"name":"good","value":0.25,"dataType":"NUMERIC"}
+{"id":"s2","traceId":"t","observationId":"o2","name":"good","value":1,"dataType":"BOOLEAN"}"#;
+    let given = texts(named("langfuse", Choices::default()), &[("a.jsonl", lines)]);
+    let outcomes = check_counts(&given, 2, 2, 0);
+    assert_eq!((outcomes[0].quality, outcomes[1].quality), (Some(0.25), Some(1.0)));
+    // Of several one has to be chosen.
+    let other = r#"{"id":"s3","traceId":"t","name":"brief","stringValue":"incorrect","dataType":"CATEGORICAL"}"#;
+    let lines = format!("{lines}\n{other}");
+    let given = texts(named("langfuse", Choices::default()), &[("a.jsonl", &lines)]);
+    assert_eq!(given.refusals.len(), 2, "{given:?}");
+    let why =
+        "a.jsonl, line 1: scores holds several (good, brief), of which --score has to name one";
+    assert_eq!(given.refusals[0].detail, why);
+    let given = texts(named("langfuse", scores(&["brief"])), &[("a.jsonl", &lines)]);
+    assert_eq!(check_counts(&given, 2, 3, 0)[0].quality, Some(0.0));
+}
+
+#[test]
+fn langsmith_runs_are_outcomes_where_they_are_roots_or_are_asked_for() {
+    let given = file(named("langsmith", Choices::default()), "langsmith.json");
+    let outcome = &check_counts(&given, 1, 0, 0)[0];
+    assert_eq!(
+        (&*outcome.agent, outcome.status, task(outcome)),
+        ("reviewer", Status::Success, Some("code_review"))
+    );
+    let amounts = (outcome.latency_ms, outcome.cost, outcome.quality);
+    assert_eq!(amounts, (Some(1_200.0), Some(0.001_2), Some(0.9)));
+    assert_eq!(given.events[0]["event_id"], "b2b0c0de-0000-4000-8000-000000000001");
+
+    let lines = r#"{"id":"1","name":"graph","run_type":"chain","status":"error","error":"MARKER","parent_run_ids":[]}
+{"id":"2","name":"writer","run_type":"chain","status":"success","parent_run_ids":["1"]}
+{"id":"3","name":"writer","run_type":"llm","status":"success","parent_run_id":"2"}"#;
+    let given = texts(named("langsmith", Choices::default()), &[("a.jsonl", lines)]);
+    assert_eq!(check_counts(&given, 1, 2, 0)[0].status, Status::Failure);
+    let choices = Choices { agents: vec!["writer".to_owned()], ..Choices::default() };
+    let given = texts(named("langsmith", choices), &[("a.jsonl", lines)]);
+    assert_eq!(check_counts(&given, 1, 2, 0)[0].agent, "writer");
+}
+
+#[test]
+fn tensorzero_inferences_are_outcomes_once_they_are_judged() {
+    let given = file(named("tensorzero", Choices::default()), "tensorzero.jsonl");
+    let outcome = &check_counts(&given, 1, 2, 0)[0];
+    assert_eq!(
+        (&*outcome.agent, outcome.status, task(outcome)),
+        ("gpt_5_mini", Status::Success, Some("write_haiku"))
+    );
+    // The rating is of the episode.
+    assert_eq!((outcome.latency_ms, outcome.quality), (Some(840.0), Some(0.9)));
+    let id = "0196c682-72e0-7c83-a92b-9d1a3c7630f2";
+    assert_eq!(outcome.decision, Some(DecisionRef::Explicit(id.to_owned())));
+
+    let inference = r#"{"id":"i1","function_name":"f","variant_name":"v","episode_id":"e1"}"#;
+    let feedback = |value: &str, metric: &str| {
+        format!(r#"{{"id":"x","target_id":"i1","metric_name":"{metric}","value":{value}}}"#)
+    };
+    let read = |choices: Choices, judged: &[String]| {
+        // In files of their own, in any order.
+        let judged = judged.join("\n");
+        texts(named("tensorzero", choices), &[("i.jsonl", inference), ("f.jsonl", &judged)])
+    };
+    let given = read(Choices::default(), &[feedback("false", "done")]);
+    assert_eq!(check_counts(&given, 1, 1, 0)[0].status, Status::Failure);
+    let given = read(Choices::default(), &[feedback("0.75", "rating")]);
+    let outcome = &check_counts(&given, 1, 1, 0)[0];
+    assert_eq!((outcome.status, outcome.quality), (Status::Partial, Some(0.75)));
+    // Without a verdict it is not known how it ended.
+    check_counts(
+        &texts(named("tensorzero", Choices::default()), &[("i.jsonl", inference)]),
+        0,
+        1,
+        0,
+    );
+    let both = [feedback("true", "done"), feedback("false", "polite"), feedback("0.5", "rating")];
+    assert_eq!(read(Choices::default(), &both).refusals.len(), 1);
+    let outcome = &check_counts(&read(scores(&["polite", "rating"]), &both), 1, 3, 0)[0];
+    assert_eq!((outcome.status, outcome.quality), (Status::Failure, Some(0.5)));
+}
+
+#[test]
+fn inspect_samples_are_outcomes_of_the_model() {
+    let given = file(named("inspect", Choices::default()), "inspect.json");
+    let outcomes = check_counts(&given, 6, 0, 0);
+    let read = |outcome: &Outcome| (outcome.status, outcome.quality, outcome.latency_ms);
+    assert_eq!(
+        outcomes.iter().map(read).collect::<Vec<_>>(),
+        [
+            (Status::Success, Some(1.0), Some(2_250.0)),
+            (Status::Failure, Some(0.0), Some(1_000.0)),
+            (Status::Partial, Some(0.5), Some(1_000.0)),
+            (Status::Partial, Some(0.25), Some(1_000.0)),
+            (Status::Failure, Some(0.0), None),
+            (Status::Failure, None, Some(3_000.0)),
+        ]
+    );
+    assert_eq!(
+        (&*outcomes[0].agent, task(&outcomes[0])),
+        ("openai/gpt-4o", Some("security_guide"))
+    );
+    assert_eq!(given.events[0]["event_id"], "Jx5kEzqRTBcXFkzQm4uEkV");
+    assert_eq!(given.events[4]["event_id"], "inspect:run1:5:1");
+    let error = try_texts(named("inspect", Choices::default()), &[("a.eval", "PK\u{3}\u{4}")]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("a.eval") && error.contains("inspect log convert --to json"), "{error}");
+}
+
+#[test]
+fn promptfoo_results_are_outcomes_of_the_provider() {
+    let given = file(named("promptfoo", Choices::default()), "promptfoo.json");
+    let outcomes = check_counts(&given, 2, 0, 0);
+    let [one, two] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!((&*one.agent, one.status, task(one)), ("mini", Status::Success, Some("summary")));
+    assert_eq!((one.latency_ms, one.cost, one.quality), (Some(812.0), Some(0.000_4), Some(0.8)));
+    assert_eq!((&*two.agent, two.status, task(two)), ("exec:agent.sh", Status::Failure, None));
+    assert_eq!(given.events[0]["event_id"], "promptfoo:eval-abc-2026-01-01T00:00:00:r1");
+    let given = file(named("promptfoo", scores(&["brevity"])), "promptfoo.json");
+    assert_eq!(check_counts(&given, 2, 0, 0)[0].quality, Some(0.7));
+}
+
+#[test]
+fn samples_of_lm_eval_are_outcomes_of_the_model_in_the_path() {
+    let name = "lm-eval/EleutherAI__pythia-160m/samples_arc_easy_2026-01-01T00-00-00.123456.jsonl";
+    let given = file(named("lm-eval", scores(&["acc"])), name);
+    let outcomes = check_counts(&given, 3, 0, 0);
+    let statuses: Vec<Status> = outcomes.iter().map(|outcome| outcome.status).collect();
+    assert_eq!(statuses, [Status::Success, Status::Failure, Status::Failure]);
+    assert_eq!(
+        (&*outcomes[0].agent, task(&outcomes[0])),
+        ("EleutherAI__pythia-160m", Some("arc_easy"))
+    );
+    // A document counts once, however many filters its answer went through.
+    assert_eq!(outcomes[1].identity, outcomes[2].identity);
+    assert_ne!(outcomes[0].identity, outcomes[1].identity);
+    let given = file(named("lm-eval", Choices::default()), name);
+    assert!(given.refusals[0].detail.contains("--score has to name one"), "{given:?}");
+    let error = try_texts(named("lm-eval", scores(&["acc"])), &[("samples.jsonl", "{}")]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("{model}/samples_{task}_{date}.jsonl"), "{error}");
+}
+
+#[test]
+fn a_report_of_swe_bench_is_an_outcome_per_instance() {
+    let given = file(named("swe-bench", Choices::default()), "gpt-4.1.run1.json");
+    let outcomes = check_counts(&given, 3, 0, 0);
+    let read = |outcome: &Outcome| (outcome.status, task(outcome).map(str::to_owned));
+    assert_eq!(
+        outcomes.iter().map(read).collect::<Vec<_>>(),
+        [
+            // It is among the errors, too.
+            (Status::Cancelled, Some("astropy__astropy".to_owned())),
+            (Status::Success, Some("django__django".to_owned())),
+            (Status::Failure, Some("sympy__sympy".to_owned())),
+        ]
+    );
+    assert_eq!(outcomes[0].agent, "gpt-4.1");
+    assert_eq!(given.events[1]["event_id"], "swe-bench:gpt-4.1:run1:django__django-1");
+}
+
+#[test]
+fn decisions_of_vowpal_wabbit_are_outcomes_of_the_chosen_action() {
+    let given = file(named("vw", Choices::default()), "vw.dsjson");
+    // Passed over are a dangling reward and what is not to be learned; lines of checkpoints are none.
+    let outcomes = check_counts(&given, 3, 2, 1);
+    let read = |outcome: &Outcome| (outcome.agent.clone(), outcome.status, outcome.quality);
+    assert_eq!(
+        outcomes.iter().map(read).collect::<Vec<_>>(),
+        [
+            ("Latte".to_owned(), Status::Success, Some(1.0)),
+            ("Cold brew".to_owned(), Status::Failure, Some(0.0)),
+            ("Cappucino".to_owned(), Status::Partial, Some(0.5)),
+        ]
+    );
+    let expected = [
+        ("FromUrl.timeofday".to_owned(), Feature::Text("Afternoon".to_owned())),
+        ("FromUrl.weather".to_owned(), Feature::Text("Sunny".to_owned())),
+        ("GUser.age".to_owned(), Feature::Number(31.0)),
+    ];
+    assert_eq!(outcomes[0].context, expected);
+    assert_eq!(given.events[0]["event_id"], "e1");
+    let why = "vw.dsjson, line 7: status: _label_cost is -2.0, allowed is a number from 0 to 1";
+    assert_eq!(given.refusals[0].detail, why);
 }
