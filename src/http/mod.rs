@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, kept_name, tidy};
+use crate::sources::formats;
 use crate::sources::kafka::{Producer, View};
 use crate::sources::otlp::Otlp;
 use crate::store::Reader;
@@ -38,6 +39,7 @@ mod dry_run;
 mod evaluate;
 mod event;
 mod lists;
+mod litellm;
 mod models;
 mod objective;
 mod openapi;
@@ -88,6 +90,8 @@ pub struct Sources {
     pub kafka: Option<Kafka>,
     /// Telemetry.
     pub otlp: Option<Otlp>,
+    /// What LiteLLM reports.
+    pub litellm: Option<formats::Reader>,
 }
 
 /// What of the configuration the handlers go by.
@@ -116,6 +120,7 @@ pub struct App {
     options: AppOptions,
     kafka: Option<Kafka>,
     otlp: Option<Otlp>,
+    litellm: Option<formats::Reader>,
     started: Instant,
     /// When the service started, Unix time in ms.
     started_ms: i64,
@@ -136,7 +141,7 @@ impl App {
         access: Arc<Access>,
         inbox: Arc<Inbox>,
         shared: Arc<Shared>,
-        Sources { kafka, otlp }: Sources,
+        Sources { kafka, otlp, litellm }: Sources,
         board: Arc<Board>,
         stop_rx: Receiver<()>,
     ) -> Self {
@@ -149,6 +154,7 @@ impl App {
             options,
             kafka,
             otlp,
+            litellm,
             started: Instant::now(),
             started_ms: Now::read().unix_ms,
             board,

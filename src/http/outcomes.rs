@@ -173,12 +173,17 @@ impl App {
             }
             self.submit(records)?
         };
+        Ok(self.tell(reply, wait))
+    }
+
+    /// Tells what became of the events of a body, with `wait` once all before it is learned.
+    pub(super) fn tell(&self, reply: AppendReply, wait: bool) -> Response {
         let received = received(reply);
         if received.accepted + received.duplicates == 0 && received.rejected_total > 0 {
-            return Ok(nothing_accepted(received));
+            return nothing_accepted(received);
         }
         let learned = wait && self.wait_until_learned();
-        Ok(json_response(if learned { 200 } else { 202 }, &received))
+        json_response(if learned { 200 } else { 202 }, &received)
     }
 
     /// Makes records durable: in the topic, or in our own journal without one.
@@ -321,7 +326,7 @@ fn nothing_accepted(received: Received) -> Response {
 
 /// Nothing of a body with events was accepted. As far as there is room, they are dead letters.
 #[derive(Serialize, JsonSchema)]
-struct NothingAccepted {
+pub(super) struct NothingAccepted {
     #[serde(flatten)]
     problem: Problem,
     #[serde(flatten)]

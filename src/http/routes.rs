@@ -3,8 +3,8 @@
 
 use super::route::Route;
 use super::{
-    agents, alerts, budgets, catalog, dashboard, decisions, evaluate, lists, models, openapi, otlp,
-    outcomes, pareto, plots, predict, prometheus, status, values,
+    agents, alerts, budgets, catalog, dashboard, decisions, evaluate, lists, litellm, models,
+    openapi, otlp, outcomes, pareto, plots, predict, prometheus, status, values,
 };
 
 /// Every route, in the order of the description. The one that is asked most stands first.
@@ -25,6 +25,7 @@ pub(super) const ROUTES: &[Route] = &[
     models::IMPORT,
     outcomes::REPORT,
     outcomes::REPORT_MANY,
+    litellm::REPORT,
     otlp::TRACES,
     otlp::LOGS,
     otlp::METRICS,

@@ -69,8 +69,10 @@ pub const TOPIC: &str = "kafka";
 pub const HTTP: &str = "http";
 /// The source of records that are agents' telemetry.
 pub const OTLP: &str = "otlp";
+/// The source of records that a gateway of models reports.
+pub const LITELLM: &str = "litellm";
 /// Every source of records.
-pub const SOURCES: [&str; 6] = [HTTP, OTLP, TOPIC, "import", "replay", "library"];
+pub const SOURCES: [&str; 7] = [HTTP, OTLP, LITELLM, TOPIC, "import", "replay", "library"];
 
 /// Outcomes after which a group is settled although more are waiting.
 pub const GROUP_OUTCOMES_MAX: usize = 8_192;

@@ -27,6 +27,7 @@ use crate::model::{Measure, Predicted, Question, Recommendation, best_first};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome, Payload};
 use crate::service::monitor::{Channel, Monitor, Observed, Sampler};
 use crate::service::notify::Webhook;
+use crate::sources::formats;
 use crate::sources::kafka::{self, KafkaOptions, Producer, View};
 use crate::sources::otlp::Otlp;
 use crate::store::{Counters, Reader, Store, StoreOptions, set_aside};
@@ -418,6 +419,7 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
     config.check_exposure()?;
     let access = Arc::new(Access::open(&config.access)?);
     let otlp = config.otlp.clone().map(Otlp::new).transpose()?;
+    let litellm = formats::Reader::of_litellm(config.litellm_agent.clone())?;
     // First, so that a port in use leaves the storage alone.
     let server = bind(config, &access)?;
     let address = server.local_addr();
@@ -439,7 +441,7 @@ pub fn serve(config: &Config, plan: Plan) -> Result<()> {
         access.clone(),
         inbox,
         shared,
-        Sources { kafka: ends, otlp },
+        Sources { kafka: ends, otlp, litellm: Some(litellm) },
         board.clone(),
         stop_rx,
     ));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Service, Setup, program};
 
@@ -51,6 +51,27 @@ fn on_a_line(from: &str, to: &Path) {
     let text = std::fs::read_to_string(from).expect("it is there");
     let value: Value = serde_json::from_str(&text).expect("it is JSON");
     std::fs::write(to, format!("{value}\n")).expect("there is room");
+}
+
+/// No file of the folder holds the text.
+#[track_caller]
+fn check_without(folder: &Path, text: &str) {
+    let mut folders = vec![folder.to_owned()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it is there") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            files += 1;
+            let bytes = std::fs::read(&path).expect("it can be read");
+            let found = bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            assert!(!found, "{} holds {text}", path.display());
+        }
+    }
+    assert!(files > 0);
 }
 
 #[track_caller]
@@ -132,22 +153,7 @@ fn what_is_refused_is_kept_with_its_place_and_without_its_content() {
     assert!(details[0].starts_with("calls.jsonl, line 3: it is not JSON"), "{details:?}");
     assert!(details[1].starts_with("calls.jsonl, line 2: agent_name is missing"), "{details:?}");
     service.stop();
-    let mut folders = vec![home.path().join("models")];
-    let mut files = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("it is there") {
-            let path = entry.expect("it can be read").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            files += 1;
-            let bytes = std::fs::read(&path).expect("it can be read");
-            let found = bytes.windows(6).any(|window| window == b"MARKER");
-            assert!(!found, "{} holds what was asked", path.display());
-        }
-    }
-    assert!(files > 0);
+    check_without(&home.path().join("models"), "MARKER");
 }
 
 #[test]
@@ -254,10 +260,107 @@ fn every_format_is_imported_once_by_its_own_identities() {
 }
 
 #[test]
+fn objects_that_go_over_several_lines_are_read_too() {
+    let home = directory();
+    let text = std::fs::read_to_string(LITELLM).expect("it is there");
+    let records: Vec<Value> = serde_json::from_str(&text).expect("it is JSON");
+    let file = home.path().join("calls.json");
+    let pretty = records.iter().map(|record| format!("{record:#}\n"));
+    std::fs::write(&file, pretty.collect::<String>()).expect("there is room");
+    let file = file.display().to_string();
+    let expected = "accepted=2 duplicates=0 rejected=0";
+    assert_eq!(printed(&mut import(home.path(), &["--from", "litellm", &file])), expected);
+}
+
+#[test]
 fn standard_input_is_read_as_often_as_a_format_takes() {
     let home = directory();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/formats/tensorzero.jsonl");
     let input = std::fs::File::open(file).expect("it is there");
     let mut command = import(home.path(), &["--from", "tensorzero", "-"]);
     assert_eq!(printed(command.stdin(input)), "accepted=1 duplicates=0 rejected=0 passed_over=2");
+}
+
+const CALLS: &str = "/api/learning/outcomes/litellm";
+const JSON: &str = "application/json";
+
+/// A call as LiteLLM reports it, with a marker wherever content stands.
+fn call(id: &str, status: &str, code: &str) -> Value {
+    json!({
+        "litellm_call_id": id, "status": status, "model": "gpt-4o", "model_group": "fast",
+        "response_cost": 0.25, "response_time": 1.5, "endTime": 1_795_933_853.4,
+        "messages": [{"role": "user", "content": "MARKER"}],
+        "response": {"choices": [{"message": {"content": "MARKER"}}]},
+        "error_str": "MARKER",
+        "error_information": {"error_code": code, "error_message": "MARKER", "traceback": "MARKER"},
+        "metadata": {"spend_logs_metadata": {"task_type": "review", "decision_id": "d1"}},
+    })
+}
+
+#[test]
+fn what_litellm_posts_is_learned_in_each_of_its_log_formats() {
+    let home = directory();
+    let service = Setup::new(&home.path().join("models")).start();
+    let post = |body: &str| {
+        let answer = service.post(&format!("{CALLS}?wait=true"), JSON, body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer = answer.json();
+        (answer["accepted"].clone(), answer["duplicates"].clone(), answer["rejected_total"].clone())
+    };
+    let calls =
+        [call("1", "success", ""), call("2", "failure", "500"), call("3", "failure", "401")];
+    let list = Value::from(calls.to_vec()).to_string();
+    let lines = calls.each_ref().map(Value::to_string).join("\n");
+    assert_eq!(post(&list), (3.into(), 0.into(), 0.into()));
+    assert_eq!(post(&lines), (0.into(), 3.into(), 0.into()));
+    for one in &calls {
+        assert_eq!(post(&one.to_string()), (0.into(), 1.into(), 0.into()));
+    }
+    assert_eq!(post(&format!("{:#}", call("4", "success", ""))), (1.into(), 0.into(), 0.into()));
+    let nan = list.replace("0.25", "NaN").replace("\"1\"", "\"5\"");
+    assert_eq!(post(&nan), (1.into(), 2.into(), 0.into()));
+    let row = performance(&service, "fast");
+    assert_eq!((&row["total_executions"], &row["samples"]), (&5.into(), &4.into()), "{row}");
+    assert_eq!(row["success_rate"], 0.75);
+    let scrape = service.get("/metrics").body;
+    assert!(scrape.contains("events_accepted_total{source=\"litellm\"} 5"), "{scrape}");
+    service.stop();
+}
+
+#[test]
+fn no_content_of_a_call_is_kept_whatever_becomes_of_it() {
+    let home = directory();
+    let mut service = Setup::new(&home.path().join("models")).start();
+    let unknown = call("2", "MARKED", "");
+    let mut nameless = call("3", "success", "");
+    nameless["model"] = Value::Null;
+    nameless["model_group"] = "".into();
+    let body = json!([call("1", "success", ""), unknown, nameless, "MARKER"]).to_string();
+    let answer = service.post(CALLS, JSON, &body);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let rejected = answer.json()["rejected"].clone();
+    let codes: Vec<&Value> =
+        rejected.as_array().expect("it is a list").iter().map(|one| &one["code"]).collect();
+    assert_eq!(codes, ["unknown_status", "missing_agent_name", "not_an_object"], "{rejected}");
+    assert_eq!(rejected[1]["index"], 2);
+    for (body, status) in [
+        (json!([nameless]).to_string(), 422),
+        ("{\"messages\": \"MARKER\"".to_owned(), 422),
+        ("[{\"messages\": \"MARKER\"".to_owned(), 400),
+        ("\"MARKER\"".to_owned(), 422),
+    ] {
+        let answer = service.post(CALLS, JSON, &body);
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+        assert!(!answer.body.contains("MARKER"), "{answer:?}");
+    }
+    let letters = service.get("/api/learning/dead-letters").json();
+    let letters = letters["dead_letters"].as_array().expect("it is a list");
+    assert_eq!(letters.len(), 6, "{letters:?}");
+    assert!(letters.iter().all(|letter| letter["source"] == "litellm"), "{letters:?}");
+    assert!(!format!("{letters:?} {}", service.log()).contains("MARKER"));
+    // Fed back, what is kept of them is read as an event, and refused again.
+    let answer = service.post("/api/learning/dead-letters/replay", JSON, "{}").json();
+    assert_eq!(answer["accepted"], 0, "{answer}");
+    service.stop();
+    check_without(&home.path().join("models"), "MARKER");
 }

@@ -321,6 +321,7 @@ fn every_answer_is_as_described() {
         );
     }
     budgets(&service, tour);
+    calls_of_models(&service, tour);
     telemetry(&service, tour);
     let agents = service.get("/api/learning/agents/performance").json();
     assert!(agents.as_array().is_some_and(|rows| rows.iter().any(|row| row["is_other"] == true)));
@@ -350,6 +351,18 @@ fn every_answer_is_as_described() {
         }
     }
     service.stop();
+}
+
+fn calls_of_models(service: &Service, tour: &mut Tour) {
+    const LITELLM: &str = "/api/learning/outcomes/litellm";
+    let call = json!({"litellm_call_id": "1", "status": "success", "model": "m"});
+    let calls = json!([call, 7]).to_string();
+    tour.post_as(service, LITELLM, JSON, &calls, 202);
+    tour.post_as(service, &format!("{LITELLM}?wait=true"), JSON, &calls, 200);
+    tour.post_as(service, &format!("{LITELLM}?wait=perhaps"), JSON, &calls, 422);
+    tour.post_as(service, LITELLM, JSON, "[7]", 422);
+    tour.post_as(service, LITELLM, JSON, "[", 400);
+    tour.post_as(service, LITELLM, "text/plain", &calls, 415);
 }
 
 fn telemetry(service: &Service, tour: &mut Tour) {
