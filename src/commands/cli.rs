@@ -18,6 +18,7 @@ use crate::commands::{
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
 use crate::evaluate::log::{Plan, print as print_evaluation};
+use crate::http::client::CLIENTS;
 use crate::logging::one_line;
 use crate::outcome::DEFAULT_TENANT;
 use crate::service;
@@ -105,6 +106,15 @@ pub fn command() -> clap::Command {
         .subcommand(doctor_command())
         .subcommands(day_two_commands())
         .subcommand(config_command())
+        .subcommand(
+            clap::Command::new("client")
+                .about("Print a client in one file, for programs that ask for agents")
+                .arg(
+                    Arg::new("language")
+                        .required(true)
+                        .value_parser(CLIENTS.map(|client| client.language)),
+                ),
+        )
         .subcommand(
             clap::Command::new("completions")
                 .about("Print completions for a shell")
@@ -600,6 +610,8 @@ pub enum Command {
     Verify(Settings),
     /// Write manual pages.
     Man(PathBuf),
+    /// Print a client.
+    Client(&'static str),
     /// Print completions.
     Completions(Shell),
     /// Print the documentation.
@@ -729,6 +741,12 @@ impl Command {
             Some(("help", sub)) => {
                 Self::Help(sub.get_many("topic").into_iter().flatten().cloned().collect())
             }
+            Some(("client", sub)) => {
+                let name = sub.get_one::<String>("language");
+                let found =
+                    CLIENTS.iter().find(|client| Some(client.language) == name.map(String::as_str));
+                Self::Client(found.map_or("", |client| client.text))
+            }
             Some(("completions", sub)) => {
                 Self::Completions(sub.get_one("shell").copied().unwrap_or(Shell::Bash))
             }
@@ -821,6 +839,7 @@ impl Command {
                 })?;
             }
             Self::Help(words) => help::print(&words, command(), out)?,
+            Self::Client(text) => out.write_all(text.as_bytes()).map_err(gone)?,
             Self::Completions(shell) => {
                 // Into memory, because clap_complete panics when nobody reads.
                 let mut script = Vec::new();

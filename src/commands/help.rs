@@ -25,10 +25,15 @@ macro_rules! topics {
 }
 
 /// Every topic, in the order in which a newcomer would read them.
-pub const TOPICS: [Topic; 14] = topics![
+pub const TOPICS: [Topic; 15] = topics![
     ("overview", "What it is, and how to begin", "README.md"),
     ("events", "What an outcome event means", "src/outcome/README.md"),
     ("api", "Every call, its answers, tokens, budgets, plots, dashboard", "src/http/README.md"),
+    (
+        "clients",
+        "Python and TypeScript in one file each: choose, report",
+        "src/http/client/README.md"
+    ),
     ("commands", "Commands, files, dispatch, doctor", "src/commands/README.md"),
     ("operations", "systemd, backup, metrics, alerts, troubles, all settings", "systemd/README.md"),
     ("kafka", "The topic, gaps, replicas, dead letters, security", "src/sources/kafka/README.md"),

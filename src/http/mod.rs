@@ -33,6 +33,7 @@ mod alerts;
 mod answers;
 mod budgets;
 mod catalog;
+pub mod client;
 mod dashboard;
 mod decisions;
 mod dry_run;

@@ -150,6 +150,12 @@ impl Operation {
         self
     }
 
+    /// A 304, which has no content.
+    pub(super) fn unchanged(mut self, description: &'static str) -> Self {
+        self.answers.push((304, description, json!({})));
+        self
+    }
+
     /// Problems are told in another media type as well, that of the request.
     pub(super) fn problems_also_as(mut self, media: &'static str) -> Self {
         self.problem_media = Some(media);

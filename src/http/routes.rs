@@ -3,8 +3,8 @@
 
 use super::route::Route;
 use super::{
-    agents, alerts, budgets, catalog, dashboard, decisions, evaluate, lists, litellm, models,
-    openapi, otlp, outcomes, pareto, plots, predict, prometheus, status, values,
+    agents, alerts, budgets, catalog, client, dashboard, decisions, evaluate, lists, litellm,
+    models, openapi, otlp, outcomes, pareto, plots, predict, prometheus, status, values,
 };
 
 /// Every route, in the order of the description. The one that is asked most stands first.
@@ -50,6 +50,7 @@ pub(super) const ROUTES: &[Route] = &[
     status::HEALTH,
     prometheus::SCRAPE,
     openapi::DESCRIPTION,
+    client::FILE,
 ];
 
 #[cfg(test)]

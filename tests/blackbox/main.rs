@@ -8,6 +8,7 @@ mod browser;
 mod budgets;
 mod campaign;
 mod cli;
+mod client;
 mod crash;
 mod dashboard;
 mod day2;

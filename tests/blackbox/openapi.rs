@@ -282,6 +282,8 @@ fn every_answer_is_as_described() {
         "/health",
         "/metrics",
         "/openapi.json",
+        "/client/online_learning.py",
+        "/client/online_learning.ts",
         "/",
         "/dashboard.js",
         "/dashboard.css",

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::harness::{Service, Setup, program, without_environment};
 
 /// Every file of the documentation.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "README.md",
     "benches/README.md",
     "data/README.md",
@@ -24,6 +24,7 @@ const FILES: [&str; 14] = [
     "src/commands/README.md",
     "src/evaluate/README.md",
     "src/http/README.md",
+    "src/http/client/README.md",
     "src/model/README.md",
     "src/outcome/README.md",
     "src/sources/formats/README.md",
@@ -420,7 +421,7 @@ fn operations_are_as_described() {
 
 #[test]
 fn everything_else_is_as_described() {
-    for path in ["benches", "data", "src", "src/model", "src/outcome", "tests"] {
+    for path in ["benches", "data", "src", "src/http/client", "src/model", "src/outcome", "tests"] {
         check_file(&format!("{path}/README.md"));
     }
 }
@@ -474,7 +475,8 @@ fn every_block_says_what_it_is() {
     for path in FILES {
         for block in blocks(&read(path)) {
             let language = block.language;
-            let is_known = ["ini", "json", "sh", "text", "yaml"].contains(&language);
+            let is_known =
+                ["ini", "json", "python", "sh", "text", "ts", "yaml"].contains(&language);
             assert!(is_known, "{path}: a block is of {language:?}: {}", block.text);
         }
         assert!(!read(path).contains("TODO"), "{path} is not written to its end");

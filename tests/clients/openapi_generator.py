@@ -6,7 +6,8 @@ from openapi_generator_made import ApiClient, Configuration, OutcomeEvent, Outco
 
 with ApiClient(Configuration(host=sys.argv[1])) as client:
     outcomes = OutcomesApi(client)
-    answer = SelectionApi(client).select_agent(PredictionRequest(task_type="review", candidates=["a", "b"]))
+    question = PredictionRequest(task_type="review", candidates=["a", "b"])
+    answer = SelectionApi(client).select_agent(prediction_request=question)
     agent = answer.recommendations[0].agent_name
     event = OutcomeEvent(agent_name=agent, status="success", decision_id=answer.decision_id)
     report = outcomes.report_outcome(wait=True, outcome_event=event).actual_instance
