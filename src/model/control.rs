@@ -101,8 +101,7 @@ impl AgentPerformanceModel {
         match control {
             // What comes after it is of a new agent with the name.
             Control::RemoveAgent { tenant, agent } => {
-                let prior = self.settings.mean_prior();
-                self.change(tenant, |tenant| tenant.forget_effects_of(agent, prior));
+                self.change(tenant, |tenant| tenant.forget_effects_of(agent));
             }
             Control::DecisionMissing { .. } | Control::LastAttempt { .. } => {
                 if let Some(outcome) = control.outcome() {

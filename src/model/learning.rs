@@ -5,12 +5,13 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::belief::Standing;
-use super::families::logistic::{self, Logistic};
+use super::ensemble::Ensemble;
+use super::families::logistic;
+use super::holding::Holding;
 use super::question::Question;
 use super::ranking::{Recommendation, rank};
 use super::records::{Places, Score, Tally};
-use super::settings::{Caps, Settings, Strategy};
-use super::shares::Holding;
+use super::settings::{Caps, Settings};
 use super::tenant::Tenant;
 use super::values::{self, Growth};
 use crate::outcome::{Context, DEFAULT_TENANT, Outcome};
@@ -35,6 +36,8 @@ use crate::outcome::{Context, DEFAULT_TENANT, Outcome};
 #[derive(Debug, Clone)]
 pub struct AgentPerformanceModel {
     pub(super) settings: Settings,
+    /// What every tenant's families begin with.
+    pub(super) unlearned: Arc<Ensemble>,
     pub(super) tenants: OrdMap<Arc<str>, Arc<Tenant>>,
     pub(super) score: Arc<Score>,
     /// Outcomes with a reward, and all; of all tenants.
@@ -51,6 +54,7 @@ impl AgentPerformanceModel {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
+            unlearned: Arc::new(Ensemble::new(&settings)),
             tenants: OrdMap::new(),
             score: Arc::default(),
             total: Tally::default(),
@@ -73,11 +77,9 @@ impl AgentPerformanceModel {
         let exponential_alpha = self.settings.exponential_alpha;
         let caps = self.caps_of(&outcome.tenant);
         let reward = outcome.reward();
-        // What learns effects foretells the reward by the way.
-        let foretold = match self.settings.strategy {
-            Strategy::Thompson => None,
-            _ => reward.and_then(|_| self.expected(outcome)),
-        };
+        // Families that learn foretell the reward by the way.
+        let learns = self.unlearned.learns();
+        let foretold = reward.filter(|_| !learns).and_then(|_| self.expected(outcome));
         self.total.add(reward);
         if let Some(reward) = reward {
             Arc::make_mut(&mut self.score).push(reward);
@@ -116,9 +118,8 @@ impl AgentPerformanceModel {
             tenant.count_context(key, value, &caps);
         }
         tenant.learn_values(outcome, growth);
-        let is_thompson = self.settings.strategy == Strategy::Thompson;
-        let prior = self.settings.mean_prior();
-        let learned = is_thompson.then(|| tenant.learn_effects(outcome, &caps, &room, prior));
+        let unlearned = &*self.unlearned;
+        let learned = learns.then(|| tenant.learn_effects(outcome, &caps, &room, unlearned));
         tenant.holding.change(&before, &mut self.holding);
         if let Some(foretold) = learned {
             // One past the cap teaches nothing and is judged like any that is unknown.
@@ -157,13 +158,13 @@ impl AgentPerformanceModel {
     /// Whether the strategy needs effects that were not learned: the model was saved under another
     /// strategy. [`AgentPerformanceModel::relearn`] then learns them from the journal.
     pub fn lacks_effects(&self) -> bool {
-        self.settings.strategy == Strategy::Thompson
-            && self.tenants.values().any(|tenant| tenant.logistic.is_none())
+        self.unlearned.learns() && self.tenants.values().any(|tenant| tenant.ensemble.is_none())
     }
 
     /// Begins to learn the effects from their priors; the counts stay.
     pub fn forget_effects(&mut self) {
-        self.set_effects(Some(&Logistic::new(self.settings.mean_prior())));
+        let unlearned = self.unlearned.clone();
+        self.set_effects(Some(&unlearned));
     }
 
     /// Another strategy has no use for them.
@@ -171,13 +172,13 @@ impl AgentPerformanceModel {
         self.set_effects(None);
     }
 
-    fn set_effects(&mut self, logistic: Option<&Logistic>) {
+    fn set_effects(&mut self, ensemble: Option<&Ensemble>) {
         (self.holding.covariances, self.holding.effects) = (0, 0);
         let names: Vec<Arc<str>> = self.tenants.keys().cloned().collect();
         for name in names {
             let Some(tenant) = self.tenants.get_mut(&name) else { continue };
             let tenant = Arc::make_mut(tenant);
-            tenant.logistic = logistic.cloned();
+            tenant.ensemble = ensemble.cloned();
             (tenant.holding.covariances, tenant.holding.effects) = (0, 0);
             tenant.other.effects = 0;
         }
@@ -190,8 +191,7 @@ impl AgentPerformanceModel {
         if let Some(tenant) = self.tenants.get_mut(&*outcome.tenant) {
             let tenant = Arc::make_mut(tenant);
             let before = tenant.holding;
-            let prior = self.settings.mean_prior();
-            tenant.learn_effects(outcome, &caps, &room, prior);
+            tenant.learn_effects(outcome, &caps, &room, &self.unlearned);
             tenant.holding.change(&before, &mut self.holding);
         }
     }
@@ -212,9 +212,8 @@ impl AgentPerformanceModel {
     /// Removes an agent and all that was learned of it alone. What it has in common with others
     /// stays: totals, scores, and what its outcomes have taught of task types and contexts.
     pub(super) fn remove_agent(&mut self, tenant: &str, agent: &str) {
-        let prior = self.settings.mean_prior();
         self.change(tenant, |tenant| {
-            tenant.forget_effects_of(agent, prior);
+            tenant.forget_effects_of(agent);
             tenant.forget_cells_of(agent);
             tenant.forget_values_of(agent);
             tenant.forget_recent_values_of(agent);
@@ -230,8 +229,8 @@ impl AgentPerformanceModel {
             if let Some(task) = tenant.tasks.remove(task_type) {
                 tenant.holding.cells -= task.cells.len();
             }
-            if let Some(logistic) = &mut tenant.logistic {
-                logistic.forget_task(task_type);
+            if let Some(ensemble) = &mut tenant.ensemble {
+                ensemble.forget_task(task_type);
             }
         });
     }

@@ -19,12 +19,14 @@
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::log_odds::{moderation, sigmoid};
+use super::log_odds::{moderation, sigmoid, softplus};
 use super::propensity::{self, Draws};
 use crate::stats::normal;
 
 /// Copies of less weight take no part.
 const WEIGHT_MIN: f64 = 0.001;
+/// Weight that is dealt out again, as at first, after every outcome.
+const WEIGHT_SHARED: f64 = 0.001;
 /// Share of the variance of an agent's overall effect that counts in a draw; up to this much more for
 /// one that is hardly tried; and at most.
 const OVERALL_SHARE: f64 = 0.33;
@@ -57,11 +59,60 @@ pub(super) fn overall_share(outcomes: u64, all_outcomes: u64, candidates: usize)
     OVERALL_SHARE_MORE.mul_add(more, OVERALL_SHARE).min(OVERALL_SHARE_MAX)
 }
 
-/// The weights of those copies that take part, which sum to 1; 0 of all others.
-pub(super) fn kept<const COPIES: usize>(weights: &[f64; COPIES]) -> [f64; COPIES] {
-    let kept = weights.map(|weight| if weight < WEIGHT_MIN { 0.0 } else { weight });
-    let total: f64 = kept.iter().sum();
-    kept.map(|weight| weight / total)
+/// How much each of several copies counts, by how well it foretold what came: Bayesian model averaging, with
+/// a little weight given back to each copy after every outcome, so that one that was wrong for long can come
+/// back (Herbster and Warmuth, Machine Learning 32, 1998: "fixed share").
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Weights {
+    /// Sum to 1.
+    now: Vec<f64>,
+    /// Before any outcome.
+    first: Vec<f64>,
+}
+
+impl Weights {
+    /// As long as nothing is learned: `first` sum to 1.
+    pub(super) fn new(first: Vec<f64>) -> Self {
+        Self { now: first.clone(), first }
+    }
+
+    /// Of all copies.
+    pub(super) fn all(&self) -> &[f64] {
+        &self.now
+    }
+
+    /// Of those copies that take part, which sum to 1; 0 of all others.
+    pub(super) fn kept(&self) -> Vec<f64> {
+        let kept = |weight: &f64| if *weight < WEIGHT_MIN { 0.0 } else { *weight };
+        let mut kept: Vec<f64> = self.now.iter().map(kept).collect();
+        let total: f64 = kept.iter().sum();
+        kept.iter_mut().for_each(|weight| *weight /= total);
+        kept
+    }
+
+    /// Goes on with saved ones. Returns whether there is one of each copy.
+    pub(super) fn restore(&mut self, saved: Vec<f64>) -> bool {
+        self.now = saved;
+        self.now.len() == self.first.len()
+    }
+
+    /// Weighs the copies by how well they foretold `reward`, `0..=1`, with these log-odds. Returns what they
+    /// did together, by their weights until then, `0..=1`.
+    pub(super) fn weigh(&mut self, log_odds: &[f64], reward: f64) -> f64 {
+        let copies = || self.now.iter().zip(log_odds);
+        let foretold: f64 = copies().map(|(weight, z)| weight * sigmoid(*z)).sum();
+        let evidence = |z: f64| -reward * softplus(-z) - (1.0 - reward) * softplus(z);
+        // Relative to the best, so that not all of them can vanish.
+        let best = log_odds.iter().map(|z| evidence(*z)).fold(f64::NEG_INFINITY, f64::max);
+        let earned: Vec<f64> =
+            copies().map(|(weight, z)| weight * (evidence(*z) - best).exp()).collect();
+        let total: f64 = earned.iter().sum();
+        for ((weight, earned), first) in self.now.iter_mut().zip(earned).zip(&self.first) {
+            *weight = (1.0 - WEIGHT_SHARED) * earned / total + WEIGHT_SHARED * first;
+        }
+        // Weights sum to 1 up to rounding.
+        foretold.clamp(0.0, 1.0)
+    }
 }
 
 /// The belief of copies of a model in the log-odds of an agent's success: its own part, by which agents are

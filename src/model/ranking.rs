@@ -1,12 +1,13 @@
 //! From what is known to a ranking: standings, draws, recommendations.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use super::belief::{Belief, Standing};
+use super::ensemble::Ensemble;
 use super::explanation::{Contribution, Explanation, Part};
-use super::families::logistic::{Block, Lanes, Logistic, Sum};
+use super::families::Member;
+use super::families::logistic::{Block, Logistic, Sum};
 use super::features::Active;
 use super::learning::AgentPerformanceModel;
 use super::mixture::{self, Luck, Mixture, overall_share};
@@ -41,13 +42,14 @@ pub(super) struct Asked<'a> {
 }
 
 struct AskedEffects<'a> {
-    logistic: Cow<'a, Logistic>,
+    ensemble: &'a Ensemble,
+    logistic: &'a Logistic,
     active: Active,
     /// If task types have effects.
     task_type: Option<&'a str>,
     shared: Sum,
     /// Of the copies that take part.
-    weights: Lanes,
+    weights: Vec<f64>,
 }
 
 impl<'a> Asked<'a> {
@@ -55,18 +57,17 @@ impl<'a> Asked<'a> {
         let settings = &model.settings;
         let tenant = model.tenant(question.tenant);
         let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
-        let effects = (settings.strategy == Strategy::Thompson).then(|| {
-            let logistic = match tenant.and_then(|tenant| tenant.logistic.as_ref()) {
-                Some(logistic) => Cow::Borrowed(logistic),
-                None => Cow::Owned(Logistic::new(settings.mean_prior())),
-            };
+        let asked_effects = || {
+            let ensemble = tenant.and_then(|tenant| tenant.ensemble.as_ref());
+            let ensemble = ensemble.unwrap_or(&model.unlearned);
+            let [Member::Logistic(logistic)] = &*ensemble.members else { return None };
             let active = logistic.active(question.context, &settings.caps);
             let task_type = question.task_type.filter(|name| logistic.has_tasks(name));
             let shared = logistic.shared(&active, task_type);
-            let weights = mixture::kept(&logistic.weights());
-            AskedEffects { logistic, active, task_type, shared, weights }
-        });
-        Self { settings, question, tenant, task, effects }
+            let weights = ensemble.weights.kept();
+            Some(AskedEffects { ensemble, logistic, active, task_type, shared, weights })
+        };
+        Self { settings, question, tenant, task, effects: asked_effects() }
     }
 
     /// The agents that the question allows, in the order of their names; `None` for unknown ones.
@@ -136,7 +137,7 @@ impl AskedEffects<'_> {
         candidates: usize,
         rows: &mut Vec<(usize, f64)>,
     ) -> Mixture {
-        let logistic = &*self.logistic;
+        let logistic = self.logistic;
         let agent_id = agent.map(|agent| agent.id);
         let own = logistic.own(&self.active, agent_id, self.task_type, rows);
         let block = agent_id.and_then(|agent_id| logistic.block(agent_id));
@@ -169,7 +170,7 @@ impl AgentPerformanceModel {
         let whole = agent.map(|agent| agent.tally).unwrap_or_default();
         let mut text = format!("expected success {:.0} %", 100.0 * expected_success);
         let (parts, weights) = if let Some(effects) = &asked.effects {
-            (effects.parts(&asked, agent, &standing), effects.logistic.copies())
+            (effects.parts(&asked, agent, &standing), effects.ensemble.copies())
         } else {
             let (alpha, beta) = self.settings.prior();
             let missed = whole.missed().max(0.0);
@@ -206,16 +207,17 @@ impl AskedEffects<'_> {
         agent: Option<&Arc<Agent>>,
         standing: &Standing,
     ) -> Vec<Part> {
-        let logistic = &*self.logistic;
+        let (logistic, weights) = (self.logistic, self.ensemble.weights.all());
         let agent_id = agent.map(|agent| agent.id);
         let mut parts = vec![
-            Part::effect("what the agents have in common", logistic.typical()),
-            Part::effect("difficulty for all agents", logistic.in_common(&self.shared)),
-            Part::effect("own, overall", logistic.overall(agent_id)),
+            Part::effect("what the agents have in common", logistic.typical(weights)),
+            Part::effect("difficulty for all agents", logistic.in_common(weights, &self.shared)),
+            Part::effect("own, overall", logistic.overall(weights, agent_id)),
         ];
         if let Some(name) = self.task_type {
             let outcomes = standing.evidence;
-            let contribution = Contribution { outcomes, ..logistic.on_task(name, agent_id) };
+            let contribution =
+                Contribution { outcomes, ..logistic.on_task(weights, name, agent_id) };
             parts.push(Part::effect(format!("own, task type {name}"), contribution));
         }
         for feature in asked.question.context {
@@ -225,9 +227,9 @@ impl AskedEffects<'_> {
                 Feature::Bool(yes) => format!("own, {} = {yes}", feature.0),
                 Feature::Number(number) => format!("own, {} = {number}", feature.0),
             };
-            parts.push(Part::effect(name, logistic.on_feature(&active, agent_id)));
+            parts.push(Part::effect(name, logistic.on_feature(weights, &active, agent_id)));
         }
-        if let Some(contribution) = logistic.on_combination(&self.active, agent_id) {
+        if let Some(contribution) = logistic.on_combination(weights, &self.active, agent_id) {
             parts.push(Part::effect("own, in just this context", contribution));
         }
         parts

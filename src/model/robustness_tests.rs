@@ -5,6 +5,7 @@
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
 
+use super::families::Member;
 use super::families::logistic::COPIES;
 use super::log_odds::sigmoid;
 use super::*;
@@ -274,7 +275,10 @@ fn past_every_cap_learning_goes_on_and_is_counted() {
 fn check_positive_definite(model: &AgentPerformanceModel) {
     let tenant = model.tenant(DEFAULT_TENANT).unwrap();
     for (name, agent) in tenant.agents() {
-        let block = tenant.logistic.as_ref().unwrap().block(agent.id).unwrap();
+        let [Member::Logistic(logistic)] = &*tenant.ensemble.as_ref().unwrap().members else {
+            panic!("it is the strategy's one family")
+        };
+        let block = logistic.block(agent.id).unwrap();
         for copy in 0..COPIES {
             let mut factor: Vec<Vec<f64>> = Vec::new();
             for row in 0..block.mean.len() {
@@ -312,7 +316,8 @@ fn covariances_stay_positive_definite_over_ten_million_updates() {
             model.update(&events[(number * 7 / 3 + round) % events.len()]);
         }
         check_positive_definite(&model);
-        let weights = model.tenant(DEFAULT_TENANT).unwrap().logistic.as_ref().unwrap().weights();
+        let ensemble = model.tenant(DEFAULT_TENANT).unwrap().ensemble.as_ref().unwrap();
+        let weights = ensemble.weights.all();
         assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{weights:?}");
     }
 }

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::families::logistic::MeanPrior;
-
 /// How agents are ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -116,12 +114,5 @@ impl Settings {
         self.strategy == Strategy::Thompson
             && self.prior_alpha.is_none()
             && self.prior_beta.is_none()
-    }
-
-    /// What the strategy `thompson` believes of a tenant's agents on average before the first outcome:
-    /// hardly anything unless the operator gives pseudo-counts.
-    pub(super) fn mean_prior(&self) -> MeanPrior {
-        let is_given = self.prior_alpha.is_some() || self.prior_beta.is_some();
-        MeanPrior::new(is_given.then(|| self.prior()))
     }
 }

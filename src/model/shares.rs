@@ -8,88 +8,12 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::families::logistic::Lanes;
+use super::holding::{Held, Holding};
 use super::learning::AgentPerformanceModel;
 use super::records::Agent;
 use super::settings::Caps;
 use super::tenant::Tenant;
-
-/// What is taken of the caps over all tenants.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Holding {
-    /// (agent, task type) records and distinct context values.
-    pub(super) cells: usize,
-    /// Held in the buffers of agents.
-    pub(super) recent_values: usize,
-    /// Entries of covariances.
-    pub(super) covariances: usize,
-    /// Context values with an effect, and independent effects of agents.
-    pub(super) effects: usize,
-    /// Bytes of the values by which quality, latency and cost are predicted.
-    pub(super) value_bytes: usize,
-}
-
-/// One of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
-    Cells,
-    RecentValues,
-    Covariances,
-    Effects,
-    ValueBytes,
-}
-
-impl Held {
-    const ALL: [Self; 5] =
-        [Self::Cells, Self::RecentValues, Self::Covariances, Self::Effects, Self::ValueBytes];
-}
-
-impl Holding {
-    fn get(&self, held: Held) -> usize {
-        match held {
-            Held::Cells => self.cells,
-            Held::RecentValues => self.recent_values,
-            Held::Covariances => self.covariances,
-            Held::Effects => self.effects,
-            Held::ValueBytes => self.value_bytes,
-        }
-    }
-
-    fn get_mut(&mut self, held: Held) -> &mut usize {
-        match held {
-            Held::Cells => &mut self.cells,
-            Held::RecentValues => &mut self.recent_values,
-            Held::Covariances => &mut self.covariances,
-            Held::Effects => &mut self.effects,
-            Held::ValueBytes => &mut self.value_bytes,
-        }
-    }
-
-    pub(super) fn add(&mut self, more: &Self) {
-        for held in Held::ALL {
-            *self.get_mut(held) += more.get(held);
-        }
-    }
-
-    /// As much of each as both have.
-    fn min(&self, other: &Self) -> Self {
-        let mut least = *self;
-        for held in Held::ALL {
-            *least.get_mut(held) = self.get(held).min(other.get(held));
-        }
-        least
-    }
-
-    /// What all hold, after one of them went from `before` to `self`.
-    pub(super) fn change(&self, before: &Self, all: &mut Self) {
-        for held in Held::ALL {
-            let all = all.get_mut(held);
-            *all = *all - before.get(held) + self.get(held);
-        }
-    }
-}
 
 impl Caps {
     /// Bytes of values.
@@ -190,12 +114,11 @@ impl AgentPerformanceModel {
     }
 
     fn forget(&mut self, tenant: &str, agent: &str, held: Held) {
-        let prior = self.settings.mean_prior();
         self.change(tenant, |tenant| match held {
             Held::Cells => tenant.forget_cells_of(agent),
             // Buffers stay, and values give way by themselves.
             Held::RecentValues | Held::ValueBytes => {}
-            Held::Covariances | Held::Effects => tenant.forget_effects_of(agent, prior),
+            Held::Covariances | Held::Effects => tenant.forget_effects_of(agent),
         });
     }
 }
@@ -209,11 +132,8 @@ impl Tenant {
         let holds = |agent: &Agent| match held {
             Held::Cells => self.tasks.values().any(|task| task.cells.contains_key(&agent.id)),
             Held::RecentValues | Held::ValueBytes => false,
-            Held::Covariances => {
-                self.logistic.as_ref().is_some_and(|all| all.block(agent.id).is_some())
-            }
-            Held::Effects => {
-                self.logistic.as_ref().is_some_and(|all| all.has_independent_effects(agent.id))
+            Held::Covariances | Held::Effects => {
+                self.ensemble.as_ref().is_some_and(|all| all.is_held_by(agent.id, held))
             }
         };
         agents.into_iter().find(|(_, agent)| holds(agent)).map(|(name, _)| name.clone())

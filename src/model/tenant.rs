@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::families::logistic::{Block, Logistic, MeanPrior, Taken, Width};
+use super::ensemble::Ensemble;
+use super::families::logistic::Block;
+use super::families::{Lesson, Member, Room, Taken};
 use super::hashing::fingerprint;
+use super::holding::Holding;
 use super::names::{Placed, Waiting};
 use super::records::{Agent, Cell, ContextKey, Other, Places, Recent, Score, Tally, Task};
 use super::settings::Caps;
-use super::shares::Holding;
 use super::values::{Growth, Values};
 use crate::outcome::{Feature, Outcome};
 
@@ -22,8 +24,8 @@ pub struct Tenant {
     pub(super) total: Tally,
     pub(super) score: Arc<Score>,
     pub(super) other: Other,
-    /// With the strategy `thompson`.
-    pub(super) logistic: Option<Logistic>,
+    /// What was learned by the families of the strategy, if these learn.
+    pub(super) ensemble: Option<Ensemble>,
     pub(super) values: Values,
     /// What it takes of the caps over all tenants.
     pub(super) holding: Holding,
@@ -35,12 +37,11 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Sets the effects of one agent back to their priors. `prior` is that of the mean of all.
-    pub(super) fn forget_effects_of(&mut self, agent: &str, prior: MeanPrior) {
+    /// Sets the effects of one agent back to their priors.
+    pub(super) fn forget_effects_of(&mut self, agent: &str) {
         let Some(id) = self.agents.get(agent).map(|agent| agent.id) else { return };
-        if let Some(logistic) = &mut self.logistic {
-            let agents = self.agents.values().map(|agent| agent.id);
-            let Taken { covariances, effects } = logistic.forget(id, agents, prior);
+        if let Some(ensemble) = &mut self.ensemble {
+            let Taken { covariances, effects } = ensemble.forget_agent(id, &self.agents);
             self.holding.covariances -= covariances;
             self.holding.effects -= effects;
         }
@@ -54,8 +55,8 @@ impl Tenant {
             forgotten += usize::from(task.cells.remove(&id).is_some());
         });
         self.holding.cells -= forgotten;
-        if let Some(logistic) = &mut self.logistic {
-            logistic.forget_on_tasks(id);
+        if let Some(ensemble) = &mut self.ensemble {
+            ensemble.forget_agent_on_tasks(id);
         }
     }
 
@@ -221,27 +222,28 @@ impl Tenant {
         self.values.cells()
     }
 
-    /// Returns the expected reward before that; `None` when there is nothing to learn.
+    /// Learns an outcome; with what `unlearned` is, the first time. Returns the expected reward before that,
+    /// `None` when there is nothing to learn.
     pub(super) fn learn_effects(
         &mut self,
         outcome: &Outcome,
         caps: &Caps,
         room: &Holding,
-        prior: MeanPrior,
+        unlearned: &Ensemble,
     ) -> Option<f64> {
-        let width = &mut Width::new(caps, &self.holding, room);
-        let logistic = self.logistic.get_or_insert_with(|| Logistic::new(prior));
+        let room = &mut Room::new(caps, &self.holding, room);
+        let ensemble = self.ensemble.get_or_insert_with(|| unlearned.clone());
         let reward = outcome.reward()?;
         // One past the cap teaches nothing.
-        let agent = self.agents.get(&*outcome.agent)?;
+        let agent_id = self.agents.get(&*outcome.agent)?.id;
         let task = outcome.task_type.as_deref().and_then(|name| {
             let task = self.tasks.get(name)?;
-            Some((name, task.cells.contains_key(&agent.id)))
+            Some((name, task.cells.contains_key(&agent_id)))
         });
-        let foretold = logistic.learn(&outcome.context, task, agent.id, reward, width);
-        logistic.settle(self.agents.values().map(|agent| agent.id), prior);
-        self.other.effects += width.refused;
-        (self.holding.covariances, self.holding.effects) = (width.covariances, width.effects);
+        let (agents, context) = (&self.agents, &outcome.context);
+        let foretold = ensemble.learn(&Lesson { agents, agent_id, task, context, reward }, room);
+        self.other.effects += room.refused;
+        (self.holding.covariances, self.holding.effects) = (room.covariances, room.effects);
         Some(foretold)
     }
 
@@ -295,7 +297,8 @@ impl Tenant {
     }
 
     fn blocks(&self) -> impl Iterator<Item = &Block> {
-        self.logistic.iter().flat_map(Logistic::blocks)
+        let members = self.ensemble.iter().flat_map(|ensemble| &ensemble.members);
+        members.flat_map(|Member::Logistic(logistic)| logistic.blocks())
     }
 
     /// What came past a cap.

@@ -12,12 +12,14 @@ use sha2::{Digest, Sha256};
 
 use super::writing::MapRef;
 use crate::error::{Error, Result};
-use crate::model::families::logistic::{EffectsRef, EffectsState, Taken};
+use crate::model::ensemble::Ensemble;
+use crate::model::families::logistic::{EffectsRef, EffectsState};
+use crate::model::families::{Member, Taken};
+use crate::model::holding::Holding;
 use crate::model::learning::AgentPerformanceModel;
 use crate::model::names::Waiting;
 use crate::model::records::{Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task};
-use crate::model::settings::{Settings, Strategy};
-use crate::model::shares::Holding;
+use crate::model::settings::Settings;
 use crate::model::tenant::{Tenant, next_id};
 use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::outcome::hex;
@@ -70,12 +72,12 @@ impl AgentPerformanceModel {
             }
             model.holding.add(&tenant.tenant.holding);
             let mut tenant = tenant.tenant;
-            if let Some(logistic) = &mut tenant.logistic {
-                logistic.hierarchy.settle(settings.mean_prior());
+            if let Some(ensemble) = &mut tenant.ensemble {
+                ensemble.settle(&settings);
             }
             model.tenants.insert(name.into(), Arc::new(tenant));
         }
-        if settings.strategy != Strategy::Thompson {
+        if !model.unlearned.learns() {
             model.drop_effects();
         }
         Ok(model)
@@ -185,16 +187,18 @@ impl TenantState {
         }
         let agents = tenant.agents.values().chain([&tenant.other.agent]);
         let recent_values = agents.map(|agent| agent.recent_values()).sum();
-        let taken = match self.effects {
-            Some(effects) => effects.restore(&mut tenant)?,
-            None => Taken::default(),
-        };
+        let ensemble = self.effects.map(|effects| {
+            let (logistic, weights) = effects.restore(&tenant)?;
+            Ensemble::restored(vec![Member::Logistic(logistic)], weights)
+        });
+        tenant.ensemble = ensemble.transpose()?;
         match (self.records, self.values) {
             (Some(records), _) => records.restore(&mut tenant)?,
             (None, Some(sums)) => sums.restore(&mut tenant)?,
             (None, None) => {}
         }
-        let Taken { covariances, effects } = taken;
+        let taken = tenant.ensemble.as_ref().map(Ensemble::taken);
+        let Taken { covariances, effects } = taken.unwrap_or_default();
         let value_bytes = tenant.values.bytes();
         tenant.holding = Holding { cells, recent_values, covariances, effects, value_bytes };
         Ok(Restored { tenant, rewards_missing })
@@ -229,7 +233,7 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, context, total, score, other, logistic, .. } = self.0;
+        let Tenant { agents, tasks, context, total, score, other, ensemble, .. } = self.0;
         let mut state = serializer.serialize_struct("Tenant", 12)?;
         state.serialize_field("total", total)?;
         state.serialize_field("rewards", &score.rewards)?;
@@ -242,8 +246,14 @@ impl Serialize for TenantRef<'_> {
         state.serialize_field("cells", &CellsRef(self.0))?;
         state.serialize_field("context", &MapRef(|| context.iter().map(|(n, k)| (&**n, &**k))))?;
         state.serialize_field("other", other)?;
-        let effects = logistic.as_ref().map(|logistic| EffectsRef(self.0, logistic));
-        state.serialize_field("effects", &effects)?;
+        let weights = ensemble.as_ref().map_or(&[][..], |ensemble| ensemble.weights.all());
+        let members = ensemble.iter().flat_map(|ensemble| &ensemble.members);
+        let effects = members.map(|Member::Logistic(logistic)| EffectsRef {
+            tenant: self.0,
+            logistic,
+            weights,
+        });
+        state.serialize_field("effects", &effects.last())?;
         state.serialize_field("records", &RecordsRef(self.0))?;
         state.end()
     }

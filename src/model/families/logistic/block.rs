@@ -2,7 +2,8 @@
 
 use super::effect::{Effect, Step, Sum, kept};
 use super::hierarchy::{BASE, Overall};
-use super::{COPIES, FORGETFUL, Lanes, OWN_FEATURE, Width, lanes};
+use super::{COPIES, FORGETFUL, Lanes, OWN_FEATURE, lanes};
+use crate::model::families::family::Room;
 use crate::model::features::Active;
 use crate::model::small_map::SmallMap;
 
@@ -90,7 +91,7 @@ impl Block {
     }
 
     /// Gives features of an outcome that is about to be learned their rows and cells.
-    pub(super) fn admit(&mut self, active: &Active, now: u64, width: &mut Width) {
+    pub(super) fn admit(&mut self, active: &Active, now: u64, room: &mut Room) {
         for active in &active.features {
             let feature = active.feature;
             if self.row(feature).is_some() {
@@ -101,21 +102,21 @@ impl Block {
             let rows = self.mean.len();
             if active.is_joint
                 && outcomes + 1 >= ROW_AT_OUTCOME
-                && rows <= width.rows_max
-                && width.covariances + rows < width.covariances_max
+                && rows <= room.rows_max
+                && room.covariances + rows < room.covariances_max
             {
-                width.covariances += rows + 1;
+                room.covariances += rows + 1;
                 let cell = known.map_or_else(|| Effect::new(&OWN_FEATURE, now), |cell| cell.effect);
                 self.add_row(feature, outcomes, &cell.aged(&OWN_FEATURE, now), now);
                 if self.cells.remove(&feature).is_some() {
-                    width.effects -= 1;
+                    room.effects -= 1;
                 }
             } else if known.is_none() {
-                if width.effects >= width.effects_max {
-                    width.refused += 1;
+                if room.effects >= room.effects_max {
+                    room.refused += 1;
                     continue;
                 }
-                width.effects += 1;
+                room.effects += 1;
                 let effect = Effect::new(&OWN_FEATURE, now);
                 self.cells.insert(feature, FeatureCell { effect, outcomes: 0 });
             }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::COMBINING;
 use super::effect::{Step, Sum};
-use super::{COMBINING, Width};
+use crate::model::families::family::Room;
 use crate::model::features::Active;
 
 /// Prior variance of an effect; its mean is 0.
@@ -165,22 +166,22 @@ impl Combinations {
     }
 
     /// The hash of the combination of an outcome if it has a place, and so an effect.
-    pub(super) fn place_of(&mut self, active: &Active, now: u64, width: &mut Width) -> Option<u64> {
+    pub(super) fn place_of(&mut self, active: &Active, now: u64, room: &mut Room) -> Option<u64> {
         let hash = active.combination?;
         let (has_place, gone) = self.meet(hash, now);
-        width.effects -= gone;
+        room.effects -= gone;
         has_place.then_some(hash)
     }
 
     /// Learns an agent's effect of a combination that has a place.
-    pub(super) fn learn(&mut self, hash: u64, agent_id: u32, step: &Step, width: &mut Width) {
+    pub(super) fn learn(&mut self, hash: u64, agent_id: u32, step: &Step, room: &mut Room) {
         let known = self.known(hash, agent_id);
         if known.is_none() {
-            if width.effects >= width.effects_max {
-                width.refused += 1;
+            if room.effects >= room.effects_max {
+                room.refused += 1;
                 return;
             }
-            width.effects += 1;
+            room.effects += 1;
         }
         let mut effect = known.unwrap_or(CellEffect::UNKNOWN);
         let gain = effect.variance;

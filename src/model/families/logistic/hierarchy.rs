@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use super::effect::Sum;
 use super::{COPIES, Lanes};
+use crate::model::settings::Settings;
 
 /// `V0`: the variance of an agent's overall effect under the base prior, whose mean is 0.
 pub(in crate::model) const BASE: Lanes = [BASE_VARIANCE; COPIES];
@@ -47,15 +48,22 @@ const QUOTIENT_MIN: f64 = 1e-9;
 
 /// The prior of the mean of a tenant's agents: mean and variance in log-odds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct MeanPrior {
+pub(super) struct MeanPrior {
     mean: f64,
     variance: f64,
 }
 
 impl MeanPrior {
+    /// What is believed of a tenant's agents on average before the first outcome: hardly anything unless the
+    /// operator gives pseudo-counts.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let is_given = settings.prior_alpha.is_some() || settings.prior_beta.is_some();
+        Self::new(is_given.then(|| settings.prior()))
+    }
+
     /// Of so many pseudo-successes and -failures, both > 0, the log-odds of which have about this
     /// mean and variance; as wide as the base prior with none.
-    pub(in crate::model) fn new(counts: Option<(f64, f64)>) -> Self {
+    pub(super) fn new(counts: Option<(f64, f64)>) -> Self {
         match counts {
             Some((a, b)) => Self { mean: (a / b).ln(), variance: 1.0 / a + 1.0 / b },
             None => Self { mean: 0.0, variance: BASE_VARIANCE },
@@ -167,7 +175,8 @@ pub(in crate::model) struct Hierarchy {
     pub(in crate::model) terms: Terms,
     /// Outcomes the tenant had learned when the sums were last worked out anew.
     pub(in crate::model) renewed_at: u64,
-    /// Follows from the sums.
+    prior: MeanPrior,
+    /// Follows from the sums and the prior.
     levels: Arc<Levels>,
 }
 
@@ -184,13 +193,13 @@ pub(in crate::model) struct Levels {
 }
 
 impl Hierarchy {
-    pub(in crate::model) fn new(prior: MeanPrior) -> Self {
+    pub(super) fn new(prior: MeanPrior) -> Self {
         Self::restore(&[[Term::default(); SPREADS]; COPIES], 0, prior)
     }
 
     /// From saved sums.
-    pub(in crate::model) fn restore(terms: &Terms, renewed_at: u64, prior: MeanPrior) -> Self {
-        Self { terms: *terms, renewed_at, levels: Arc::new(Levels::of(terms, prior)) }
+    pub(super) fn restore(terms: &Terms, renewed_at: u64, prior: MeanPrior) -> Self {
+        Self { terms: *terms, renewed_at, prior, levels: Arc::new(Levels::of(terms, prior)) }
     }
 
     pub(in crate::model) fn levels(&self) -> &Arc<Levels> {
@@ -245,9 +254,15 @@ impl Hierarchy {
         }
     }
 
+    /// The mean of the agents has another prior.
+    pub(super) fn settle(&mut self, prior: MeanPrior) {
+        self.prior = prior;
+        self.work_out();
+    }
+
     /// Works out the tenant's prior after the sums have changed.
-    pub(in crate::model) fn settle(&mut self, prior: MeanPrior) {
-        let levels = Levels::of(&self.terms, prior);
+    pub(super) fn work_out(&mut self) {
+        let levels = Levels::of(&self.terms, self.prior);
         match Arc::get_mut(&mut self.levels) {
             Some(mine) => *mine = levels,
             None => self.levels = Arc::new(levels),

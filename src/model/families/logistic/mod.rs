@@ -26,9 +26,7 @@
 //! How much agents differ between tasks and contexts, and whether they change, is not known
 //! beforehand. So copies with different priors ([`SCALES`], [`KEPT`], whether there is a shared block
 //! or an effect per whole context) learn side by side, and each has the weight that its predictions
-//! earned: Bayesian model averaging, with a little weight given back to each copy after every outcome,
-//! so that one that was wrong for long can come back (Herbster and Warmuth, Machine Learning 32, 1998:
-//! "fixed share").
+//! earned in the ensemble (see `mixture`).
 //!
 //! # Learning
 //!
@@ -50,12 +48,13 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 
-use crate::model::explanation::{Contribution, CopyWeight};
+use super::family::{Agents, CopyPrior, Family, Lesson, Room, Taken};
+use crate::model::explanation::Contribution;
 use crate::model::features::{Active, Keys, NamesMax};
-use crate::model::log_odds::{moderation, sigmoid, softplus};
+use crate::model::holding::Held;
+use crate::model::log_odds::moderation;
 use crate::model::mixture::{Compared, Component, Copies, Drawn, Mixture};
-use crate::model::settings::Caps;
-use crate::model::shares::Holding;
+use crate::model::settings::{Caps, Settings};
 use crate::model::small_map::SmallMap;
 use crate::outcome::Context;
 
@@ -66,16 +65,14 @@ mod hierarchy;
 mod saved;
 
 use effect::Step;
-use hierarchy::PartOfSum;
+use hierarchy::{MeanPrior, PartOfSum};
 
 use block::FeatureCell;
 pub(in crate::model) use block::{Block, Own};
 use combinations::{Combinations, SavedCombination};
 pub(in crate::model) use effect::{Effect, Sum};
-pub(in crate::model) use hierarchy::{
-    Hierarchy, Level, Levels, MeanPrior, Overall, SPREADS, Swapped, Term,
-};
-pub(in crate::model) use saved::{EffectsRef, EffectsState, Taken};
+pub(in crate::model) use hierarchy::{Hierarchy, Level, Levels, Overall, SPREADS, Swapped, Term};
+pub(in crate::model) use saved::{EffectsRef, EffectsState};
 
 /// Copies of the model.
 pub(in crate::model) const COPIES: usize = 5;
@@ -84,13 +81,13 @@ pub(in crate::model) type Lanes = [f64; COPIES];
 
 /// How far an agent's effects may differ between contexts: the factor on their priors.
 const SCALES: Lanes = [0.15, 1.0, 4.0, 6.0, 1.0];
-/// The copies in words.
-const ASSUMES: [&str; COPIES] = [
-    "agents differ little between tasks and contexts",
-    "agents change, and differ between tasks and contexts",
-    "agents differ much between tasks and contexts",
-    "agents have no difficulty in common",
-    "combinations of context values matter",
+/// What the copies assume. Most weight has the copy that is right where little is to be had.
+const PRIORS: [CopyPrior; COPIES] = [
+    CopyPrior { assumes: "agents differ little between tasks and contexts", weight: 0.4 },
+    CopyPrior { assumes: "agents change, and differ between tasks and contexts", weight: 0.2 },
+    CopyPrior { assumes: "agents differ much between tasks and contexts", weight: 0.2 },
+    CopyPrior { assumes: "agents have no difficulty in common", weight: 0.1 },
+    CopyPrior { assumes: "combinations of context values matter", weight: 0.1 },
 ];
 /// The copy that forgets.
 const FORGETFUL: usize = 1;
@@ -107,11 +104,6 @@ const OWN_FEATURE: Lanes = scaled(0.1, SCALES);
 const SHARED_BASE: Lanes = scaled(0.2, SHARES);
 const SHARED_TASK: Lanes = scaled(0.2, SHARES);
 const SHARED_FEATURE: Lanes = scaled(0.1, SHARES);
-
-/// The weights as long as nothing is learned: most for the copy that is right where little is to be had.
-const FIRST_WEIGHTS: Lanes = [0.4, 0.2, 0.2, 0.1, 0.1];
-/// Weight that is dealt out again, as at first, after every outcome.
-const WEIGHT_SHARED: f64 = 0.001;
 
 /// What states of format 3 and before were learned under: four copies, whose effects had these priors.
 pub(in crate::model) mod before_format_4 {
@@ -141,44 +133,11 @@ fn lanes(of: impl FnMut(usize) -> f64) -> Lanes {
     std::array::from_fn(of)
 }
 
-/// What bounds the memory of effects and covariances.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::model) struct Width {
-    /// Rows of one agent beside that of `A`.
-    pub(in crate::model) rows_max: usize,
-    /// Entries of covariances, each of [`COPIES`] numbers.
-    pub(in crate::model) covariances: usize,
-    pub(in crate::model) covariances_max: usize,
-    /// Features, and effects of agents without a row.
-    pub(in crate::model) effects: usize,
-    pub(in crate::model) effects_max: usize,
-    pub(in crate::model) names_max: NamesMax,
-    /// Features and effects that there was no room for.
-    pub(in crate::model) refused: u64,
-}
-
-impl Width {
-    /// Of a tenant that has so much and may have so much.
-    pub(in crate::model) fn new(caps: &Caps, own: &Holding, room: &Holding) -> Self {
-        Self {
-            rows_max: caps.joint_values_per_agent,
-            covariances: own.covariances,
-            covariances_max: room.covariances,
-            effects: own.effects,
-            effects_max: room.effects,
-            names_max: NamesMax::of(caps),
-            refused: 0,
-        }
-    }
-}
-
 /// One tenant's regression.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) struct Logistic {
     /// Outcomes learned: the clock of forgetting.
     pub(in crate::model) now: u64,
-    /// Of the copies; sum to 1.
-    pub(in crate::model) weights: Lanes,
     /// `b`.
     pub(in crate::model) base: Effect,
     pub(in crate::model) keys: Keys,
@@ -199,10 +158,10 @@ pub(in crate::model) struct Logistic {
 
 impl Logistic {
     /// Of a tenant without outcomes.
-    pub(in crate::model) fn new(prior: MeanPrior) -> Self {
+    pub(in crate::model) fn new(settings: &Settings) -> Self {
+        let prior = MeanPrior::of(settings);
         Self {
             now: 0,
-            weights: FIRST_WEIGHTS,
             base: Effect::new(&SHARED_BASE, 0),
             keys: Keys::default(),
             features: Vector::new(),
@@ -226,14 +185,14 @@ struct TaskEffects {
 
 impl Logistic {
     /// The features of a context, met for the first time or again.
-    fn observe(&mut self, context: &Context, width: &mut Width) -> Active {
+    fn observe(&mut self, context: &Context, room: &mut Room) -> Active {
         let (now, features) = (self.now, &mut self.features);
-        self.keys.observe(context, width.names_max, |count| {
-            if width.effects + count > width.effects_max {
-                width.refused += 1;
+        self.keys.observe(context, room.names_max, |count| {
+            if room.effects + count > room.effects_max {
+                room.refused += 1;
                 return None;
             }
-            width.effects += count;
+            room.effects += count;
             let first = u32::try_from(features.len()).expect("effects are capped");
             features.extend(std::iter::repeat_n(Effect::new(&SHARED_FEATURE, now), count));
             Some(first)
@@ -276,16 +235,6 @@ impl Logistic {
         self.tasks.get(task_type)?.own.get(&agent_id)
     }
 
-    pub(in crate::model) fn weights(&self) -> Lanes {
-        self.weights
-    }
-
-    /// What each copy assumes, and its weight.
-    pub(in crate::model) fn copies(&self) -> Vec<CopyWeight> {
-        let copies = ASSUMES.iter().zip(self.weights);
-        copies.map(|(&assumes, weight)| CopyWeight { assumes, weight }).collect()
-    }
-
     /// What is believed about the shared effects on a question; `task_type` where task types have effects.
     pub(in crate::model) fn shared(&self, active: &Active, task_type: Option<&str>) -> Sum {
         let mut sum = Sum::default();
@@ -304,12 +253,12 @@ impl Logistic {
         sum
     }
 
-    /// What a part adds to the log-odds, over the copies: mean and standard deviation.
-    fn weighted(&self, parts: impl Fn(usize) -> Vec<(f64, f64, f64)>) -> Contribution {
+    /// What a part adds to the log-odds, over copies of these weights: mean and standard deviation.
+    fn weighted(weights: &[f64], parts: impl Fn(usize) -> Vec<(f64, f64, f64)>) -> Contribution {
         let (mut mean, mut square) = (0.0, 0.0);
         for copy in 0..COPIES {
             for (share, of_copy, variance) in parts(copy) {
-                let weight = self.weights[copy] * share;
+                let weight = weights[copy] * share;
                 mean += weight * of_copy;
                 square += weight * (variance + of_copy * of_copy);
             }
@@ -318,19 +267,20 @@ impl Logistic {
         Contribution { mean, deviation, outcomes: 0 }
     }
 
-    fn independent(&self, sum: &Sum) -> Contribution {
-        self.weighted(|copy| vec![(1.0, sum.mean[copy], sum.variance[copy])])
+    fn independent(weights: &[f64], sum: &Sum) -> Contribution {
+        Self::weighted(weights, |copy| vec![(1.0, sum.mean[copy], sum.variance[copy])])
     }
 
     /// A part of an agent's effects by what the tenant's agents have in common. `of` gets what is common,
     /// with the part as it follows from it, and gives mean and variance.
     fn stated(
         &self,
+        weights: &[f64],
         overall: &Overall,
         part: &PartOfSum,
         of: impl Fn(&Level, &Swapped) -> (f64, f64),
     ) -> Contribution {
-        self.weighted(|copy| {
+        Self::weighted(weights, |copy| {
             let stated = &self.levels().stated[copy];
             let of_level = |(share, level): &(f64, Level)| {
                 let own = (overall.mean[copy], overall.variance[copy]);
@@ -348,8 +298,8 @@ impl Logistic {
     }
 
     /// What the tenant's agents have in common: the mean of their overall effects.
-    pub(in crate::model) fn typical(&self) -> Contribution {
-        let common = self.weighted(|copy| {
+    pub(in crate::model) fn typical(&self, weights: &[f64]) -> Contribution {
+        let common = Self::weighted(weights, |copy| {
             let stated = self.levels().stated[copy].iter();
             stated.map(|(share, level)| (*share, level.mean, level.uncertainty)).collect()
         });
@@ -357,7 +307,7 @@ impl Logistic {
     }
 
     /// An agent's overall effect beside what is typical.
-    pub(in crate::model) fn overall(&self, agent_id: Option<u32>) -> Contribution {
+    pub(in crate::model) fn overall(&self, weights: &[f64], agent_id: Option<u32>) -> Contribution {
         let block = agent_id.and_then(|agent_id| self.block(agent_id));
         let overall = self.overall_of(block);
         let part = PartOfSum {
@@ -365,7 +315,7 @@ impl Logistic {
             variance: overall.variance,
             covariance: overall.variance,
         };
-        let own = self.stated(&overall, &part, |level, swapped| {
+        let own = self.stated(weights, &overall, &part, |level, swapped| {
             let common = swapped.load * swapped.load * level.uncertainty;
             let beside = (swapped.load - 1.0).powi(2) * level.uncertainty;
             (swapped.mean - level.mean, swapped.variance - common + beside)
@@ -374,16 +324,22 @@ impl Logistic {
     }
 
     /// An agent's effect on a task type.
-    pub(in crate::model) fn on_task(&self, task_type: &str, agent_id: Option<u32>) -> Contribution {
+    pub(in crate::model) fn on_task(
+        &self,
+        weights: &[f64],
+        task_type: &str,
+        agent_id: Option<u32>,
+    ) -> Contribution {
         let unknown = Effect::new(&OWN_TASK, self.now);
         let effect = agent_id.and_then(|agent_id| self.task_effect(task_type, agent_id));
         let Effect { mean, variance, .. } = effect.unwrap_or(&unknown).aged(&OWN_TASK, self.now);
-        self.independent(&Sum { mean, variance })
+        Self::independent(weights, &Sum { mean, variance })
     }
 
     /// An agent's effect of one context value.
     pub(in crate::model) fn on_feature(
         &self,
+        weights: &[f64],
         active: &Active,
         agent_id: Option<u32>,
     ) -> Contribution {
@@ -399,25 +355,27 @@ impl Logistic {
             sum.add_unknown(squares + active.unknown_squares, &OWN_FEATURE);
         }
         let part = PartOfSum { mean: sum.mean, variance: sum.variance, covariance };
-        let own = self
-            .stated(&self.overall_of(block), &part, |_, swapped| (swapped.mean, swapped.variance));
+        let own = self.stated(weights, &self.overall_of(block), &part, |_, swapped| {
+            (swapped.mean, swapped.variance)
+        });
         Contribution { outcomes, ..own }
     }
 
     /// An agent's effect of a whole context; `None` when the context has nothing to combine.
     pub(in crate::model) fn on_combination(
         &self,
+        weights: &[f64],
         active: &Active,
         agent_id: Option<u32>,
     ) -> Option<Contribution> {
         let mut sum = Sum::default();
         self.combinations.add_to(&mut sum, active.combination?, agent_id);
-        Some(self.independent(&sum))
+        Some(Self::independent(weights, &sum))
     }
 
     /// What all agents share on a question.
-    pub(in crate::model) fn in_common(&self, shared: &Sum) -> Contribution {
-        Contribution { outcomes: self.now, ..self.independent(shared) }
+    pub(in crate::model) fn in_common(&self, weights: &[f64], shared: &Sum) -> Contribution {
+        Contribution { outcomes: self.now, ..Self::independent(weights, shared) }
     }
 
     /// What is believed about an agent's own effects on a question. `agent_id` is there if it is known,
@@ -449,7 +407,7 @@ impl Logistic {
     /// says, `shared` what [`Logistic::shared`] does.
     pub(in crate::model) fn mixture(
         &self,
-        weights: &Lanes,
+        weights: &[f64],
         own: &Own,
         shared: &Sum,
         overall_share: f64,
@@ -488,28 +446,47 @@ impl Logistic {
         copies.mixture(overall_share)
     }
 
-    /// Learns that an agent had this reward, `0..=1`. `task` is the name of the task type, and whether the
-    /// agent may have an effect of its own there. Returns the expected reward before that.
-    /// [`Logistic::settle`] is to be called after it.
-    pub(in crate::model) fn learn(
-        &mut self,
-        context: &Context,
-        task: Option<(&str, bool)>,
-        agent_id: u32,
-        reward: f64,
-        width: &mut Width,
-    ) -> f64 {
+    /// Works out what the agents have in common after one of them has learned. The sums over them are worked
+    /// out anew now and then.
+    fn settle_after(&mut self, agents: &Agents) {
+        if self.now >= self.hierarchy.renewed_at + hierarchy::RENEWED_EVERY {
+            self.renew(agents);
+        }
+        self.hierarchy.work_out();
+    }
+
+    /// Works the sums over the agents out anew, in the order of their names: rounding must not depend on who
+    /// came first.
+    fn renew(&mut self, agents: &Agents) {
+        let (now, blocks) = (self.now, &self.blocks);
+        let known = agents.values().filter_map(|agent| blocks.get(agent.id as usize)?.as_deref());
+        self.hierarchy.renew(known.map(|block| block.overall(now)), now);
+    }
+
+    /// What the agents have in common.
+    pub(in crate::model) fn levels(&self) -> &Arc<Levels> {
+        self.hierarchy.levels()
+    }
+}
+
+impl Family for Logistic {
+    fn copies(&self) -> &'static [CopyPrior] {
+        &PRIORS
+    }
+
+    fn learn(&mut self, lesson: &Lesson<'_>, room: &mut Room, foretold: &mut Vec<f64>) {
+        let Lesson { agents, agent_id, task, context, reward } = *lesson;
         let now = self.now;
-        let active = self.observe(context, width);
+        let active = self.observe(context, room);
         let mut block = self.set_block(agent_id, None).unwrap_or_else(|| {
-            width.covariances += 1;
+            room.covariances += 1;
             Arc::new(Block::new(now))
         });
         let own = Arc::make_mut(&mut block);
         // As it stands in the sums of the hierarchy.
         let before =
             (own.learned() > 0).then(|| own.overall(own.at.max(self.hierarchy.renewed_at)));
-        own.admit(&active, now, width);
+        own.admit(&active, now, room);
         own.age(now);
 
         let task = task.filter(|(name, _)| {
@@ -549,7 +526,7 @@ impl Logistic {
             let effect = &self.features[active.feature as usize];
             effect.add_to(&mut sum, active.x, &SHARED_FEATURE, now);
         }
-        let combination = self.combinations.place_of(&active, now, width);
+        let combination = self.combinations.place_of(&active, now, room);
         if let Some(hash) = active.combination {
             self.combinations.add_to(&mut sum, hash, Some(agent_id));
         }
@@ -570,50 +547,31 @@ impl Logistic {
             effect.learn(active.x, &SHARED_FEATURE, now, &step);
         }
         if let Some(hash) = combination {
-            self.combinations.learn(hash, agent_id, &step, width);
+            self.combinations.learn(hash, agent_id, &step, room);
         }
         self.hierarchy.replace(before.as_ref(), Some(&own.overall(now)));
         self.set_block(agent_id, Some(block));
         self.now += 1;
-        self.weigh(&believed, reward)
+        self.settle_after(agents);
+        let log_odds = believed.mean.iter().zip(&believed.variance);
+        foretold.extend(log_odds.map(|(mean, variance)| mean * moderation(*variance)));
     }
 
-    /// Works out what the agents have in common after one of them has learned. `agents` are the ids of all
-    /// in the order of their names: the sums over them are worked out anew now and then, and rounding must
-    /// not depend on who came first.
-    pub(in crate::model) fn settle(&mut self, agents: impl Iterator<Item = u32>, prior: MeanPrior) {
-        if self.now >= self.hierarchy.renewed_at + hierarchy::RENEWED_EVERY {
-            self.renew(agents);
-        }
-        self.hierarchy.settle(prior);
+    fn settle(&mut self, settings: &Settings) {
+        self.hierarchy.settle(MeanPrior::of(settings));
     }
 
-    /// Works the sums over the agents out anew.
-    fn renew(&mut self, agents: impl Iterator<Item = u32>) {
-        let (now, blocks) = (self.now, &self.blocks);
-        let block = |agent_id: u32| blocks.get(agent_id as usize)?.as_deref();
-        self.hierarchy.renew(agents.filter_map(block).map(|block| block.overall(now)), now);
-    }
-
-    /// Forgets what it has of an agent. `agents` are the ids of all in the order of their names. Returns
-    /// what that took.
-    pub(in crate::model) fn forget(
-        &mut self,
-        agent_id: u32,
-        agents: impl Iterator<Item = u32>,
-        prior: MeanPrior,
-    ) -> Taken {
+    fn forget_agent(&mut self, agent_id: u32, agents: &Agents) -> Taken {
         let block = self.set_block(agent_id, None);
-        let mut taken = block.as_deref().map(Taken::by).unwrap_or_default();
-        self.forget_on_tasks(agent_id);
+        let mut taken = block.as_deref().map(taken_by).unwrap_or_default();
+        self.forget_agent_on_tasks(agent_id);
         self.renew(agents);
-        self.hierarchy.settle(prior);
+        self.hierarchy.work_out();
         taken.effects += self.combinations.forget(agent_id);
         taken
     }
 
-    /// Forgets what it has of an agent on each task type.
-    pub(in crate::model) fn forget_on_tasks(&mut self, agent_id: u32) {
+    fn forget_agent_on_tasks(&mut self, agent_id: u32) {
         let of_agent = |task: &TaskEffects| task.own.get(&agent_id).is_some();
         let with = self.tasks.iter().filter(|(_, task)| of_agent(task));
         let with: Vec<Arc<str>> = with.map(|(name, _)| name.clone()).collect();
@@ -622,41 +580,32 @@ impl Logistic {
         }
     }
 
-    /// Forgets what it has of a task type.
-    pub(in crate::model) fn forget_task(&mut self, task_type: &str) {
+    fn forget_task(&mut self, task_type: &str) {
         self.tasks.remove(task_type);
     }
 
-    /// Whether it has effects of an agent that stand in no covariance.
-    pub(in crate::model) fn has_independent_effects(&self, agent_id: u32) -> bool {
-        self.block(agent_id).is_some_and(|block| block.independent_effects() > 0)
-            || self.combinations.has(agent_id)
+    fn taken(&self) -> Taken {
+        let effects = self.features.len() + self.combinations.effects();
+        let mut taken = Taken { covariances: 0, effects };
+        self.blocks().for_each(|block| taken += taken_by(block));
+        taken
     }
 
-    /// What the agents have in common.
-    pub(in crate::model) fn levels(&self) -> &Arc<Levels> {
-        self.hierarchy.levels()
+    fn is_held_by(&self, agent_id: u32, held: Held) -> bool {
+        let block = self.block(agent_id);
+        match held {
+            Held::Covariances => block.is_some(),
+            Held::Effects => {
+                block.is_some_and(|block| block.independent_effects() > 0)
+                    || self.combinations.has(agent_id)
+            }
+            Held::Cells | Held::RecentValues | Held::ValueBytes => false,
+        }
     }
+}
 
-    /// Weighs the copies by how well they foretold `reward`. Returns what they did together, by
-    /// their weights until then, `0..=1`.
-    fn weigh(&mut self, sum: &Sum, reward: f64) -> f64 {
-        let log_odds = lanes(|copy| sum.mean[copy] * moderation(sum.variance[copy]));
-        let foretold = lanes(|copy| self.weights[copy] * sigmoid(log_odds[copy]));
-        let evidence = lanes(|copy| {
-            let z = log_odds[copy];
-            -reward * softplus(-z) - (1.0 - reward) * softplus(z)
-        });
-        // Relative to the best, so that not all of them can vanish.
-        let best = evidence.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let earned = lanes(|copy| self.weights[copy] * (evidence[copy] - best).exp());
-        let total: f64 = earned.iter().sum();
-        self.weights = lanes(|copy| {
-            (1.0 - WEIGHT_SHARED) * earned[copy] / total + WEIGHT_SHARED * FIRST_WEIGHTS[copy]
-        });
-        // Weights sum to 1 up to rounding.
-        foretold.iter().sum::<f64>().clamp(0.0, 1.0)
-    }
+fn taken_by(block: &Block) -> Taken {
+    Taken { covariances: block.covariance.len(), effects: block.independent_effects() }
 }
 
 /// The effects of a task type, which are made if there are none.

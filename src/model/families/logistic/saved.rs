@@ -1,7 +1,6 @@
 //! The effects of a tenant as canonical JSON.
 
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
 use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::before_format_4::{COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN};
 use super::{
     Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Lanes, Logistic, MeanPrior,
-    OWN_TASK, SPREADS, SavedCombination, TaskEffects, Term, effects_of,
+    OWN_TASK, PRIORS, SPREADS, SavedCombination, TaskEffects, Term, effects_of,
 };
 use crate::error::{Error, Result};
 use crate::model::features::{Key, Keys};
@@ -190,29 +189,10 @@ struct CombinationsState {
     met_once: Vec<u32>,
 }
 
-/// What the effects of a tenant take of the caps.
-#[derive(Debug, Default, Clone, Copy)]
-pub(in crate::model) struct Taken {
-    pub(in crate::model) covariances: usize,
-    pub(in crate::model) effects: usize,
-}
-
-impl Taken {
-    pub(super) fn by(block: &Block) -> Self {
-        Self { covariances: block.covariance.len(), effects: block.independent_effects() }
-    }
-}
-
-impl AddAssign for Taken {
-    fn add_assign(&mut self, more: Self) {
-        self.covariances += more.covariances;
-        self.effects += more.effects;
-    }
-}
-
 impl EffectsState {
-    /// Gives a restored tenant its effects back. Agent ids are places by name.
-    pub(in crate::model) fn restore(self, tenant: &mut Tenant) -> Result<Taken> {
+    /// The regression of a restored tenant, whose agent ids are places by name, and the weights of the copies
+    /// of all its families.
+    pub(in crate::model) fn restore(self, tenant: &Tenant) -> Result<(Logistic, Vec<f64>)> {
         let missing =
             |what: &str| Error::Corrupt(format!("an effect names {what} that is not there"));
         let now = self.now;
@@ -222,13 +202,11 @@ impl EffectsState {
             key.is_sound() && key.features().all(|feature| (feature as usize) < features)
         };
         let copies = copies_of(&self.weights, 1);
-        let [mut weights] = *read_lanes(&self.weights, copies)? else {
-            return Err(Error::Corrupt("the copies have one weight each".to_owned()));
-        };
+        let mut weights = hex_numbers::read(&self.weights)?;
         if copies == COPIES_THEN {
-            let fifth = Logistic::new(MeanPrior::new(None)).weights()[COPIES - 1];
-            weights[..COPIES_THEN].iter_mut().for_each(|weight| *weight *= 1.0 - fifth);
-            weights[COPIES - 1] = fifth;
+            let fifth = PRIORS[COPIES - 1].weight;
+            weights.iter_mut().for_each(|weight| *weight *= 1.0 - fifth);
+            weights.push(fifth);
         }
         if !self.keys.values().all(of_keys)
             || self.features.iter().chain(self.tasks.values()).chain([&self.base]).any(late)
@@ -236,13 +214,11 @@ impl EffectsState {
         {
             return Err(Error::Corrupt("the effects do not fit together".to_owned()));
         }
-        let mut taken = Taken { covariances: 0, effects: features };
         let agents = tenant.agents.len();
         let mut blocks: Vector<Option<Arc<Block>>> = std::iter::repeat_n(None, agents).collect();
         for (name, block) in self.agents {
             let agent = tenant.agents.get(&*name).ok_or_else(|| missing("an agent"))?;
             let block = block.restore(features, now, copies)?;
-            taken += Taken::by(&block);
             blocks.set(agent.id as usize, Some(Arc::new(block)));
         }
         let mut tasks = OrdMap::new();
@@ -271,7 +247,6 @@ impl EffectsState {
                     "effects of whole contexts do not fit together".to_owned(),
                 ));
             }
-            taken.effects += combinations.effects();
         }
         // Settled when the operator's prior is known.
         let prior = MeanPrior::new(None);
@@ -288,7 +263,6 @@ impl EffectsState {
         let is_old = self.hierarchy.is_none();
         let mut logistic = Logistic {
             now,
-            weights,
             base: self.base,
             keys: Keys::restore(self.keys),
             features: self.features.into_iter().collect(),
@@ -300,25 +274,25 @@ impl EffectsState {
             has_tasks: self.has_tasks,
         };
         if is_old {
-            logistic.renew(tenant.agents.values().map(|agent| agent.id));
+            logistic.renew(&tenant.agents);
         }
-        tenant.logistic = Some(logistic);
-        Ok(taken)
+        Ok((logistic, weights))
     }
 }
 
-/// A tenant's effects, written without building them.
-pub(in crate::model) struct EffectsRef<'a>(
-    pub(in crate::model) &'a Tenant,
-    pub(in crate::model) &'a Logistic,
-);
+/// A tenant's effects, written without building them. The weights of the ensemble stand among them, as they
+/// did when there was one family.
+pub(in crate::model) struct EffectsRef<'a> {
+    pub(in crate::model) tenant: &'a Tenant,
+    pub(in crate::model) logistic: &'a Logistic,
+    pub(in crate::model) weights: &'a [f64],
+}
 
 impl Serialize for EffectsRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self(tenant, logistic) = self;
+        let Self { tenant, logistic, weights } = self;
         let Logistic {
             now,
-            weights,
             base,
             keys,
             features,
@@ -336,7 +310,7 @@ impl Serialize for EffectsRef<'_> {
         };
         let mut state = serializer.serialize_struct("Effects", 12)?;
         state.serialize_field("now", now)?;
-        state.serialize_field("weights", &write_lanes([weights]))?;
+        state.serialize_field("weights", &hex_numbers::write(*weights))?;
         state.serialize_field("base", base)?;
         state.serialize_field(
             "keys",
