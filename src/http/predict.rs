@@ -23,7 +23,7 @@ use super::{Answer, App, Failure, json_body, json_object, json_response, new_id}
 use crate::error::{Error, Result};
 use crate::learner::{Event, Now};
 use crate::model::{
-    AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Strategy, Terms,
+    AgentPerformanceModel, Contest, EVIDENCE_MIN, Limits, OnUnknown, Question, Terms,
 };
 use crate::outcome::decisions::{Choice, Decision, First, RequestHash};
 use crate::outcome::fields::{self, AnyObject, Id, Name, Names, Real, Whole};
@@ -348,11 +348,10 @@ impl Questions {
         };
         let candidates = prediction.candidates.as_ref().map_or(0, Vec::len);
         let success_alone = *terms == Terms::default();
-        let encoded = || postcard::to_stdvec(&prediction.context).ok();
-        let context = match model.settings().strategy {
-            _ if !success_alone => encoded(),
-            Strategy::Thompson => encoded(),
-            Strategy::Beta | Strategy::MovingAverage | Strategy::Exponential => Some(Vec::new()),
+        let context = if success_alone && !model.reads_context() {
+            Some(Vec::new())
+        } else {
+            postcard::to_stdvec(&prediction.context).ok()
         };
         let context = context.filter(|bytes| bytes.len() <= CACHED_CONTEXT_BYTES_MAX);
         let few_names = candidates + prediction.exclude.len() <= CACHED_NAMES_MAX;

@@ -1,10 +1,12 @@
 //! The families that a strategy consists of, for one tenant, and the weights that their copies earned.
 
-use super::explanation::CopyWeight;
-use super::families::{Agents, CopyPrior, Family, Lesson, Member, Room, Taken};
+use super::belief::Belief;
+use super::explanation::{CopyWeight, Part};
+use super::families::{Agents, Candidate, CopyPrior, Family, Lesson, Member, Opinion, Room, Taken};
 use super::holding::Held;
 use super::mixture::Weights;
-use super::settings::Settings;
+use super::question::Question;
+use super::settings::{Caps, Settings};
 use crate::error::{Error, Result};
 
 /// One tenant's families.
@@ -23,7 +25,8 @@ impl Ensemble {
 
     /// Before any weight is earned.
     fn of(members: Vec<Member>) -> Self {
-        let first: Vec<f64> = priors(&members).map(|copy| copy.weight).collect();
+        let total: f64 = priors(&members).map(|copy| copy.weight).sum();
+        let first = priors(&members).map(|copy| copy.weight / total).collect();
         Self { members, weights: Weights::new(first) }
     }
 
@@ -84,18 +87,195 @@ impl Ensemble {
         taken
     }
 
+    /// Most context values that are learned of one agent with all their correlations.
+    pub(super) fn joint_values(&self) -> usize {
+        self.members.iter().map(Member::joint_values).max().unwrap_or(0)
+    }
+
+    /// Context values that are learned of agents independently of others.
+    pub(super) fn independent_effects(&self) -> usize {
+        self.members.iter().map(Member::independent_effects).sum()
+    }
+
     /// Whether an agent holds any of what would be given back if it were forgotten.
     pub(super) fn is_held_by(&self, agent_id: u32, held: Held) -> bool {
         self.members.iter().any(|member| member.is_held_by(agent_id, held))
     }
 
-    /// What each copy assumes, and its weight.
-    pub(super) fn copies(&self) -> Vec<CopyWeight> {
-        let copies = priors(&self.members).zip(self.weights.all());
-        copies.map(|(copy, weight)| CopyWeight { assumes: copy.assumes, weight: *weight }).collect()
+    /// What its families say to a question.
+    pub(super) fn ask<'a>(&'a self, question: &'a Question<'a>, caps: &'a Caps) -> Opinions<'a> {
+        let opinions = self.members.iter().map(|member| member.ask(question, caps)).collect();
+        Opinions { ensemble: self, opinions, kept: self.weights.kept() }
+    }
+}
+
+#[cfg(test)]
+impl Ensemble {
+    /// That of the strategy `thompson`.
+    pub(super) fn logistic(&self) -> &super::families::logistic::Logistic {
+        match &*self.members {
+            [Member::Logistic(logistic)] => logistic,
+            members => panic!("{members:?}"),
+        }
     }
 }
 
 fn priors(members: &[Member]) -> impl Iterator<Item = &'static CopyPrior> {
     members.iter().flat_map(|member| member.copies())
+}
+
+/// What all families say to one question.
+pub(super) struct Opinions<'a> {
+    ensemble: &'a Ensemble,
+    /// By member.
+    opinions: Vec<Box<dyn Opinion + 'a>>,
+    /// The weights of those copies that take part.
+    kept: Vec<f64>,
+}
+
+/// Why a candidate is believed to be what it is.
+pub(super) struct Explained {
+    /// What goes before the parts.
+    pub(super) in_words: &'static str,
+    pub(super) parts: Vec<Part>,
+    pub(super) weights: Vec<CopyWeight>,
+}
+
+impl Opinions<'_> {
+    /// What is believed of a candidate, by the weights of the copies.
+    pub(super) fn belief(&mut self, candidate: &Candidate<'_>) -> Belief {
+        let mut kept = &*self.kept;
+        let members = self.ensemble.members.iter().zip(&mut self.opinions);
+        let beliefs = members.map(|(member, opinion)| {
+            let (own, others) = kept.split_at(member.copies().len());
+            kept = others;
+            opinion.belief(candidate, own)
+        });
+        let all = beliefs.reduce(|all, one| match (all, one) {
+            (Belief::Mixture(all), Belief::Mixture(one)) => Belief::Mixture(all.with(one)),
+            _ => unreachable!("a family without copies is the strategy's only one"),
+        });
+        all.expect("every strategy has a family")
+    }
+
+    /// Why.
+    pub(super) fn explain(&self, candidate: &Candidate<'_>) -> Explained {
+        let Ensemble { members, weights } = self.ensemble;
+        let mut left = weights.all();
+        let parts = members.iter().zip(&self.opinions).flat_map(|(member, opinion)| {
+            let (own, others) = left.split_at(member.copies().len());
+            left = others;
+            opinion.explain(candidate, own)
+        });
+        let parts = parts.collect();
+        let copies = priors(members).zip(weights.all());
+        let weight = |(copy, weight): (&CopyPrior, &f64)| CopyWeight {
+            assumes: copy.assumes,
+            weight: *weight,
+        };
+        let in_words = members.first().map_or("", Family::in_words);
+        Explained { in_words, parts, weights: copies.map(weight).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::belief::Standing;
+    use crate::model::holding::Holding;
+    use crate::model::ranking::{best_probabilities, propensities};
+    use crate::model::records::Agent;
+    use crate::model::settings::Strategy;
+    use crate::outcome::{Context, DEFAULT_TENANT, Feature};
+
+    /// What goes by the records has nothing that an ensemble could weigh.
+    #[test]
+    fn families_without_copies_stand_alone() {
+        for strategy in Strategy::ALL {
+            let members = Member::all_of(&Settings { strategy, ..Settings::default() });
+            let without = members.iter().filter(|member| member.copies().is_empty()).count();
+            let expected = if without == 0 { members.len() } else { 1 };
+            assert!(!members.is_empty() && members.len() == expected, "{strategy:?}");
+        }
+    }
+
+    fn agents() -> Agents {
+        let agent = |id: u32| {
+            (Arc::<str>::from(format!("a{id}")), Arc::new(Agent { id, ..Agent::default() }))
+        };
+        (0..3).map(agent).collect()
+    }
+
+    fn standings(ensemble: &Ensemble, agents: &Agents, context: &Context) -> Vec<Standing> {
+        let question = Question {
+            tenant: DEFAULT_TENANT,
+            task_type: Some("t1"),
+            context,
+            candidates: None,
+            exclude: &[],
+        };
+        let caps = Caps::default();
+        let mut opinions = ensemble.ask(&question, &caps);
+        let standing = |(name, agent): (&Arc<str>, &Arc<Agent>)| {
+            let candidate = Candidate { agent: Some(agent), evidence: 0, candidates: 3 };
+            let belief = opinions.belief(&candidate);
+            Standing { agent: name.clone(), belief, samples: 0, evidence: 0 }
+        };
+        agents.iter().map(standing).collect()
+    }
+
+    #[track_caller]
+    fn check_near(one: f64, other: f64) {
+        assert!((one - other).abs() < 1e-9, "{one}, {other}");
+    }
+
+    /// Twice the same family is worth as much as once: every copy has half the weight, and all that is stated,
+    /// compared and drawn is of all copies.
+    #[test]
+    fn what_two_families_agree_on_is_believed() {
+        let settings = Settings::default();
+        let both = || Member::all_of(&settings).into_iter().chain(Member::all_of(&settings));
+        let (mut once, mut twice) = (Ensemble::new(&settings), Ensemble::of(both().collect()));
+        let agents = agents();
+        let rooms = Holding {
+            cells: 0,
+            recent_values: 0,
+            covariances: 1_000,
+            effects: 1_000,
+            value_bytes: 0,
+        };
+        for number in 0..120_u32 {
+            let color = if number % 5 < 2 { "red" } else { "blue" };
+            let context = vec![("color".to_owned(), Feature::Text(color.to_owned()))];
+            let task = ["t0", "t1"][number as usize / 3 % 2];
+            let lesson = Lesson {
+                agents: &agents,
+                agent_id: number % 3,
+                task: Some((task, true)),
+                context: &context,
+                reward: f64::from(u8::from(number % 7 < 2 + number % 3)),
+            };
+            let room = || Room::new(&settings.caps, &Holding::default(), &rooms);
+            let foretold = once.learn(&lesson, &mut room());
+            check_near(foretold, twice.learn(&lesson, &mut room()));
+            if number % 10 == 9 {
+                check_near(twice.weights.all().iter().sum(), 1.0);
+                let [one, two] = [&once, &twice].map(|all| standings(all, &agents, &context));
+                for (one, two) in one.iter().zip(&two) {
+                    check_near(one.expected_success(), two.expected_success());
+                    check_near(one.density(0.4).unwrap(), two.density(0.4).unwrap());
+                }
+                for of in [propensities, best_probabilities] {
+                    of(&one).into_iter().zip(of(&two)).for_each(|(one, two)| check_near(one, two));
+                }
+            }
+        }
+        assert_eq!(twice.taken().covariances, 2 * once.taken().covariances);
+        once.forget_agent(1, &agents);
+        twice.forget_agent(1, &agents);
+        let [one, two] = [&once, &twice].map(|all| standings(all, &agents, &Vec::new()));
+        check_near(one[1].expected_success(), two[1].expected_success());
+    }
 }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::records::Tally;
+
 /// Why an agent stands where it stands.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Explanation {
@@ -54,7 +56,14 @@ impl Part {
         Self { name: name.into(), outcomes, log_odds, deviation, reward: None, missed: None }
     }
 
-    pub(super) fn record(name: &str, outcomes: u64, reward: f64, missed: f64) -> Self {
+    /// What is believed of an agent by its record and pseudo-counts alone.
+    pub(super) fn of_record(prior: (f64, f64), whole: Tally) -> Vec<Self> {
+        let missed = whole.missed().max(0.0);
+        let own = Self::record("own record", whole.learned, whole.reward, missed);
+        vec![Self::record("prior", 0, prior.0, prior.1), own]
+    }
+
+    fn record(name: &str, outcomes: u64, reward: f64, missed: f64) -> Self {
         let (reward, missed) = (Some(reward), Some(missed));
         Self { name: name.into(), outcomes, log_odds: None, deviation: None, reward, missed }
     }

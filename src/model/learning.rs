@@ -155,6 +155,11 @@ impl AgentPerformanceModel {
         self.standings(&question).first().map(Standing::expected_success)
     }
 
+    /// Whether what is believed of an agent's success depends on the task and its context.
+    pub fn reads_context(&self) -> bool {
+        self.unlearned.learns()
+    }
+
     /// Whether the strategy needs effects that were not learned: the model was saved under another
     /// strategy. [`AgentPerformanceModel::relearn`] then learns them from the journal.
     pub fn lacks_effects(&self) -> bool {

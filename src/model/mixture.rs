@@ -92,8 +92,11 @@ impl Weights {
 
     /// Goes on with saved ones. Returns whether there is one of each copy.
     pub(super) fn restore(&mut self, saved: Vec<f64>) -> bool {
-        self.now = saved;
-        self.now.len() == self.first.len()
+        let fit = saved.len() == self.first.len();
+        if fit {
+            self.now = saved;
+        }
+        fit
     }
 
     /// Weighs the copies by how well they foretold `reward`, `0..=1`, with these log-odds. Returns what they
@@ -219,6 +222,21 @@ impl Copies {
 }
 
 impl Mixture {
+    /// With further copies. The weights of all together sum to 1.
+    pub(super) fn with(self, more: Self) -> Self {
+        Self {
+            stated: self.stated.into_iter().chain(more.stated).collect(),
+            compared: self.compared.into_iter().chain(more.compared).collect(),
+            draws: Draws {
+                centre: self.draws.centre + more.draws.centre,
+                overall: self.draws.overall + more.draws.overall,
+                rest: self.draws.rest + more.draws.rest,
+            },
+            shared: self.shared + more.shared,
+            expected: (self.expected + more.expected).clamp(0.0, 1.0),
+        }
+    }
+
     /// Mean of the log-odds, all effects together.
     pub fn log_odds(&self) -> f64 {
         self.stated.iter().map(|component| component.weight * component.mean).sum()
@@ -461,6 +479,31 @@ mod tests {
                 .sum();
             assert!((below - p).abs() < 1e-4, "{p}: {below}");
         }
+    }
+
+    /// The copy that foretells best comes to count for all, and another one comes back when it is better.
+    #[test]
+    fn weights_follow_what_copies_foretell() {
+        let mut weights = Weights::new(vec![0.5, 0.3, 0.2]);
+        let log_odds = [-2.0, 0.0, 2.0];
+        let first = weights.weigh(&log_odds, 1.0);
+        let expected = 0.5 * sigmoid(-2.0) + 0.3 * sigmoid(0.0) + 0.2 * sigmoid(2.0);
+        assert!((first - expected).abs() < 1e-12, "{first}");
+        let highest = |weights: &Weights| {
+            let all = weights.all();
+            assert!((all.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{all:?}");
+            all.iter().position(|weight| *weight > 0.9)
+        };
+        for _ in 0..200 {
+            weights.weigh(&log_odds, 1.0);
+        }
+        assert_eq!(highest(&weights), Some(2));
+        assert_eq!(weights.kept()[0], 0.0, "{:?}", weights.all());
+        for _ in 0..10 {
+            weights.weigh(&log_odds, 0.0);
+        }
+        assert_eq!(highest(&weights), Some(0));
+        assert!(!weights.restore(vec![0.5, 0.5]) && weights.restore(vec![0.5, 0.25, 0.25]));
     }
 
     /// Nearly equal components become one that has their moments; others stay.

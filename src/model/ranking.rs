@@ -4,19 +4,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::belief::{Belief, Standing};
-use super::ensemble::Ensemble;
-use super::explanation::{Contribution, Explanation, Part};
-use super::families::Member;
-use super::families::logistic::{Block, Logistic, Sum};
-use super::features::Active;
+use super::ensemble::{Explained, Opinions};
+use super::explanation::Explanation;
+use super::families::Candidate;
 use super::learning::AgentPerformanceModel;
-use super::mixture::{self, Luck, Mixture, overall_share};
+use super::mixture::{self, Luck, Mixture};
 use super::posterior::{Posterior, probabilities_best};
 use super::question::{Parts, Question};
 use super::records::{Agent, Task};
-use super::settings::{Settings, Strategy};
 use super::tenant::Tenant;
-use crate::outcome::Feature;
 
 /// One agent after the draw.
 #[derive(Debug, Clone)]
@@ -33,41 +29,20 @@ pub struct Recommendation {
 
 /// A question with what is the same for all agents looked up.
 pub(super) struct Asked<'a> {
-    settings: &'a Settings,
     question: &'a Question<'a>,
     tenant: Option<&'a Tenant>,
     task: Option<&'a Task>,
-    /// With the strategy `thompson`.
-    effects: Option<AskedEffects<'a>>,
-}
-
-struct AskedEffects<'a> {
-    ensemble: &'a Ensemble,
-    logistic: &'a Logistic,
-    active: Active,
-    /// If task types have effects.
-    task_type: Option<&'a str>,
-    shared: Sum,
-    /// Of the copies that take part.
-    weights: Vec<f64>,
+    opinions: Opinions<'a>,
 }
 
 impl<'a> Asked<'a> {
     fn new(model: &'a AgentPerformanceModel, question: &'a Question<'a>) -> Self {
-        let settings = &model.settings;
         let tenant = model.tenant(question.tenant);
         let task = tenant.zip(question.task_type).and_then(|(tenant, name)| tenant.tasks.get(name));
-        let asked_effects = || {
-            let ensemble = tenant.and_then(|tenant| tenant.ensemble.as_ref());
-            let ensemble = ensemble.unwrap_or(&model.unlearned);
-            let [Member::Logistic(logistic)] = &*ensemble.members else { return None };
-            let active = logistic.active(question.context, &settings.caps);
-            let task_type = question.task_type.filter(|name| logistic.has_tasks(name));
-            let shared = logistic.shared(&active, task_type);
-            let weights = ensemble.weights.kept();
-            Some(AskedEffects { ensemble, logistic, active, task_type, shared, weights })
-        };
-        Self { settings, question, tenant, task, effects: asked_effects() }
+        let ensemble = tenant.and_then(|tenant| tenant.ensemble.as_ref());
+        let ensemble = ensemble.unwrap_or(&model.unlearned);
+        let opinions = ensemble.ask(question, &model.settings.caps);
+        Self { question, tenant, task, opinions }
     }
 
     /// The agents that the question allows, in the order of their names; `None` for unknown ones.
@@ -98,91 +73,51 @@ impl<'a> Asked<'a> {
             .collect()
     }
 
-    /// Of one of so many candidates. `rows` is scratch space.
-    fn standing(
-        &self,
-        name: Arc<str>,
-        agent: Option<&Arc<Agent>>,
-        candidates: usize,
-        rows: &mut Vec<(usize, f64)>,
-    ) -> Standing {
-        let whole = agent.map(|agent| agent.tally).unwrap_or_default();
+    /// One of so many candidates.
+    fn candidate<'m>(&self, agent: Option<&'m Arc<Agent>>, candidates: usize) -> Candidate<'m> {
+        let agent = agent.map(AsRef::as_ref);
         let on_task = || {
             let cell = self.task?.cells.get(&agent?.id)?;
             Some(cell.tally)
         };
         let evidence = match self.question.task_type {
-            None => whole,
-            Some(_) => on_task().unwrap_or_default(),
+            None => agent.map(|agent| agent.tally),
+            Some(_) => on_task(),
         };
-        let point =
-            |mean: Option<f64>| Belief::Point(mean.unwrap_or_else(|| self.settings.prior_mean()));
-        let belief = match (&self.effects, self.settings.strategy) {
-            (Some(effects), _) => Belief::Mixture(effects.mixture(agent, candidates, rows)),
-            (None, Strategy::MovingAverage) => point(agent.and_then(|agent| agent.rewards.mean())),
-            (None, Strategy::Exponential) => point(agent.and_then(|agent| agent.exponential)),
-            (None, Strategy::Beta | Strategy::Thompson) => Belief::Posterior(Posterior {
-                alpha: self.settings.prior().0 + whole.reward,
-                beta: self.settings.prior().1 + whole.missed().max(0.0),
-            }),
-        };
-        Standing { agent: name, belief, samples: whole.learned, evidence: evidence.learned }
+        Candidate { agent, evidence: evidence.unwrap_or_default().learned, candidates }
     }
-}
 
-impl AskedEffects<'_> {
-    fn mixture(
-        &self,
-        agent: Option<&Arc<Agent>>,
-        candidates: usize,
-        rows: &mut Vec<(usize, f64)>,
-    ) -> Mixture {
-        let logistic = self.logistic;
-        let agent_id = agent.map(|agent| agent.id);
-        let own = logistic.own(&self.active, agent_id, self.task_type, rows);
-        let block = agent_id.and_then(|agent_id| logistic.block(agent_id));
-        let share = overall_share(block.map_or(0, Block::learned), logistic.now, candidates);
-        logistic.mixture(&self.weights, &own, &self.shared, share)
+    fn standing(&mut self, name: Arc<str>, candidate: &Candidate<'_>) -> Standing {
+        let belief = self.opinions.belief(candidate);
+        let samples = candidate.agent.map_or(0, |agent| agent.tally.learned);
+        Standing { agent: name, belief, samples, evidence: candidate.evidence }
     }
 }
 
 impl AgentPerformanceModel {
     /// The agents that the question allows, in the order of their names.
     pub fn standings(&self, question: &Question<'_>) -> Vec<Standing> {
-        let asked = Asked::new(self, question);
-        let mut rows = Vec::new();
+        let mut asked = Asked::new(self, question);
         let agents = Asked::agents(self, question);
         let candidates = agents.len();
-        agents
-            .into_iter()
-            .map(|(name, agent)| asked.standing(name, agent, candidates, &mut rows))
-            .collect()
+        let standing = |(name, agent): (Arc<str>, Option<&Arc<Agent>>)| {
+            let candidate = asked.candidate(agent, candidates);
+            asked.standing(name, &candidate)
+        };
+        agents.into_iter().map(standing).collect()
     }
 }
 
 impl AgentPerformanceModel {
     /// Why an agent stands where it stands.
     pub fn explain(&self, question: &Question<'_>, name: &str) -> Explanation {
-        let asked = Asked::new(self, question);
+        let mut asked = Asked::new(self, question);
         let agent = asked.tenant.and_then(|tenant| tenant.agents.get(name));
-        let standing = asked.standing(name.into(), agent, 1, &mut Vec::new());
-        let expected_success = standing.expected_success();
-        let whole = agent.map(|agent| agent.tally).unwrap_or_default();
+        let candidate = asked.candidate(agent, 1);
+        let expected_success = asked.standing(name.into(), &candidate).expected_success();
         let mut text = format!("expected success {:.0} %", 100.0 * expected_success);
-        let (parts, weights) = if let Some(effects) = &asked.effects {
-            (effects.parts(&asked, agent, &standing), effects.ensemble.copies())
-        } else {
-            let (alpha, beta) = self.settings.prior();
-            let missed = whole.missed().max(0.0);
-            let own = Part::record("own record", whole.learned, whole.reward, missed);
-            (vec![Part::record("prior", 0, alpha, beta), own], Vec::new())
-        };
-        text += match self.settings.strategy {
-            Strategy::MovingAverage => ": the mean of the last 100 rewards",
-            Strategy::Exponential => ": the exponentially weighted mean of the rewards",
-            Strategy::Beta => ": own record and prior",
-            Strategy::Thompson => ": even odds, changed by (in log-odds)",
-        };
+        let Explained { in_words, parts, weights } = asked.opinions.explain(&candidate);
+        text += in_words;
         // Writing to a String can't fail.
         for part in &parts {
             let _ = write!(text, "; {}", part.name);
@@ -197,42 +132,6 @@ impl AgentPerformanceModel {
             }
         }
         Explanation { expected_success, parts, weights, text }
-    }
-}
-
-impl AskedEffects<'_> {
-    fn parts(
-        &self,
-        asked: &Asked<'_>,
-        agent: Option<&Arc<Agent>>,
-        standing: &Standing,
-    ) -> Vec<Part> {
-        let (logistic, weights) = (self.logistic, self.ensemble.weights.all());
-        let agent_id = agent.map(|agent| agent.id);
-        let mut parts = vec![
-            Part::effect("what the agents have in common", logistic.typical(weights)),
-            Part::effect("difficulty for all agents", logistic.in_common(weights, &self.shared)),
-            Part::effect("own, overall", logistic.overall(weights, agent_id)),
-        ];
-        if let Some(name) = self.task_type {
-            let outcomes = standing.evidence;
-            let contribution =
-                Contribution { outcomes, ..logistic.on_task(weights, name, agent_id) };
-            parts.push(Part::effect(format!("own, task type {name}"), contribution));
-        }
-        for feature in asked.question.context {
-            let active = logistic.active(&vec![feature.clone()], &asked.settings.caps);
-            let name = match &feature.1 {
-                Feature::Text(text) => format!("own, {} = {text}", feature.0),
-                Feature::Bool(yes) => format!("own, {} = {yes}", feature.0),
-                Feature::Number(number) => format!("own, {} = {number}", feature.0),
-            };
-            parts.push(Part::effect(name, logistic.on_feature(weights, &active, agent_id)));
-        }
-        if let Some(contribution) = logistic.on_combination(weights, &self.active, agent_id) {
-            parts.push(Part::effect("own, in just this context", contribution));
-        }
-        parts
     }
 }
 

@@ -5,7 +5,6 @@
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::families::Member;
 use super::families::logistic::COPIES;
 use super::log_odds::sigmoid;
 use super::*;
@@ -275,10 +274,7 @@ fn past_every_cap_learning_goes_on_and_is_counted() {
 fn check_positive_definite(model: &AgentPerformanceModel) {
     let tenant = model.tenant(DEFAULT_TENANT).unwrap();
     for (name, agent) in tenant.agents() {
-        let [Member::Logistic(logistic)] = &*tenant.ensemble.as_ref().unwrap().members else {
-            panic!("it is the strategy's one family")
-        };
-        let block = logistic.block(agent.id).unwrap();
+        let block = tenant.ensemble.as_ref().unwrap().logistic().block(agent.id).unwrap();
         for copy in 0..COPIES {
             let mut factor: Vec<Vec<f64>> = Vec::new();
             for row in 0..block.mean.len() {

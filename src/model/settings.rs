@@ -104,11 +104,6 @@ impl Settings {
         (self.prior_alpha.unwrap_or(1.0), self.prior_beta.unwrap_or(1.0))
     }
 
-    pub(super) fn prior_mean(&self) -> f64 {
-        let (alpha, beta) = self.prior();
-        alpha / (alpha + beta)
-    }
-
     /// Whether what agents have in common is learned from them alone.
     pub fn learns_prior(&self) -> bool {
         self.strategy == Strategy::Thompson

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::ensemble::Ensemble;
-use super::families::logistic::Block;
-use super::families::{Lesson, Member, Room, Taken};
+use super::families::{Lesson, Room, Taken};
 use super::hashing::fingerprint;
 use super::holding::Holding;
 use super::names::{Placed, Waiting};
@@ -288,17 +287,12 @@ impl Tenant {
 
     /// Most context values that one of its agents has in its covariance.
     pub fn joint_values(&self) -> usize {
-        self.blocks().map(Block::joint_values).max().unwrap_or(0)
+        self.ensemble.as_ref().map_or(0, Ensemble::joint_values)
     }
 
     /// Context values that agents have independent effects of.
     pub fn independent_effects(&self) -> u64 {
-        self.blocks().map(|block| block.independent_effects() as u64).sum()
-    }
-
-    fn blocks(&self) -> impl Iterator<Item = &Block> {
-        let members = self.ensemble.iter().flat_map(|ensemble| &ensemble.members);
-        members.flat_map(|Member::Logistic(logistic)| logistic.blocks())
+        self.ensemble.as_ref().map_or(0, |ensemble| ensemble.independent_effects() as u64)
     }
 
     /// What came past a cap.

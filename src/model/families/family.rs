@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::model::belief::Belief;
+use crate::model::explanation::Part;
 use crate::model::features::NamesMax;
 use crate::model::holding::{Held, Holding};
+use crate::model::question::Question;
 use crate::model::records::Agent;
 use crate::model::settings::{Caps, Settings};
 use crate::outcome::Context;
@@ -37,6 +40,26 @@ pub(in crate::model) struct Lesson<'a> {
     pub(in crate::model) reward: f64,
 }
 
+/// An agent that a question is about.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) struct Candidate<'a> {
+    /// `None` when nothing is known of it.
+    pub(in crate::model) agent: Option<&'a Agent>,
+    /// Learned outcomes on the task type of the question; of any, when it names none.
+    pub(in crate::model) evidence: u64,
+    /// How many candidates there are.
+    pub(in crate::model) candidates: usize,
+}
+
+/// What a family says to one question, with what is the same for all candidates looked up.
+pub(in crate::model) trait Opinion {
+    /// What is believed of a candidate, by copies of these weights. Copies of weight 0 take no part.
+    fn belief(&mut self, candidate: &Candidate<'_>, weights: &[f64]) -> Belief;
+
+    /// Why, by copies of these weights.
+    fn explain(&self, candidate: &Candidate<'_>, weights: &[f64]) -> Vec<Part>;
+}
+
 /// Models of one kind of the chance of success of one tenant's agents.
 ///
 /// A family has one or more copies, which make different assumptions and learn side by side. How much each
@@ -55,6 +78,12 @@ pub(in crate::model) trait Family {
     /// before that.
     fn learn(&mut self, _lesson: &Lesson<'_>, _room: &mut Room, _foretold: &mut Vec<f64>) {}
 
+    /// What it believes is what it says to a question.
+    fn ask<'a>(&'a self, question: &'a Question<'a>, caps: &'a Caps) -> Box<dyn Opinion + 'a>;
+
+    /// What goes before the parts of an explanation, in words.
+    fn in_words(&self) -> &'static str;
+
     /// Takes over what the operator decided, after it was restored.
     fn settle(&mut self, _settings: &Settings) {}
 
@@ -72,6 +101,16 @@ pub(in crate::model) trait Family {
     /// What it takes of the caps.
     fn taken(&self) -> Taken {
         Taken::default()
+    }
+
+    /// Most context values that it learns of one agent with all their correlations.
+    fn joint_values(&self) -> usize {
+        0
+    }
+
+    /// Context values that it learns of agents independently of others.
+    fn independent_effects(&self) -> usize {
+        0
     }
 
     /// Whether an agent holds any of what would be given back if it were forgotten.

@@ -1,14 +1,19 @@
 //! Every family there is, as one type.
 
-use super::family::{Agents, CopyPrior, Family, Lesson, Room, Taken};
+use super::beta::Beta;
+use super::family::{Agents, CopyPrior, Family, Lesson, Opinion, Room, Taken};
 use super::logistic::Logistic;
+use super::means::{Mean, Means};
 use crate::model::holding::Held;
-use crate::model::settings::{Settings, Strategy};
+use crate::model::question::Question;
+use crate::model::settings::{Caps, Settings, Strategy};
 
 /// A family in an ensemble.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) enum Member {
     Logistic(Logistic),
+    Beta(Beta),
+    Means(Means),
 }
 
 impl Member {
@@ -16,7 +21,9 @@ impl Member {
     pub(in crate::model) fn all_of(settings: &Settings) -> Vec<Self> {
         match settings.strategy {
             Strategy::Thompson => vec![Self::Logistic(Logistic::new(settings))],
-            Strategy::Beta | Strategy::MovingAverage | Strategy::Exponential => Vec::new(),
+            Strategy::Beta => vec![Self::Beta(Beta::new(settings))],
+            Strategy::MovingAverage => vec![Self::Means(Means::new(Mean::Moving, settings))],
+            Strategy::Exponential => vec![Self::Means(Means::new(Mean::Exponential, settings))],
         }
     }
 }
@@ -26,6 +33,8 @@ macro_rules! whichever {
     ($member:expr, $family:ident => $do:expr) => {
         match $member {
             Self::Logistic($family) => $do,
+            Self::Beta($family) => $do,
+            Self::Means($family) => $do,
         }
     };
 }
@@ -37,6 +46,14 @@ impl Family for Member {
 
     fn learn(&mut self, lesson: &Lesson<'_>, room: &mut Room, foretold: &mut Vec<f64>) {
         whichever!(self, family => family.learn(lesson, room, foretold));
+    }
+
+    fn ask<'a>(&'a self, question: &'a Question<'a>, caps: &'a Caps) -> Box<dyn Opinion + 'a> {
+        whichever!(self, family => family.ask(question, caps))
+    }
+
+    fn in_words(&self) -> &'static str {
+        whichever!(self, family => family.in_words())
     }
 
     fn settle(&mut self, settings: &Settings) {
@@ -57,6 +74,14 @@ impl Family for Member {
 
     fn taken(&self) -> Taken {
         whichever!(self, family => family.taken())
+    }
+
+    fn joint_values(&self) -> usize {
+        whichever!(self, family => family.joint_values())
+    }
+
+    fn independent_effects(&self) -> usize {
+        whichever!(self, family => family.independent_effects())
     }
 
     fn is_held_by(&self, agent_id: u32, held: Held) -> bool {

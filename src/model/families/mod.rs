@@ -1,8 +1,12 @@
 //! Families of models of the chance of success, all behind the seam of [`Family`].
 
+mod beta;
 mod family;
 pub(in crate::model) mod logistic;
+mod means;
 mod member;
 
-pub(in crate::model) use family::{Agents, CopyPrior, Family, Lesson, Room, Taken};
+pub(in crate::model) use family::{
+    Agents, Candidate, CopyPrior, Family, Lesson, Opinion, Room, Taken,
+};
 pub(in crate::model) use member::Member;

@@ -247,13 +247,12 @@ impl Serialize for TenantRef<'_> {
         state.serialize_field("context", &MapRef(|| context.iter().map(|(n, k)| (&**n, &**k))))?;
         state.serialize_field("other", other)?;
         let weights = ensemble.as_ref().map_or(&[][..], |ensemble| ensemble.weights.all());
-        let members = ensemble.iter().flat_map(|ensemble| &ensemble.members);
-        let effects = members.map(|Member::Logistic(logistic)| EffectsRef {
-            tenant: self.0,
-            logistic,
-            weights,
+        let mut members = ensemble.iter().flat_map(|ensemble| &ensemble.members);
+        let effects = members.find_map(|member| match member {
+            Member::Logistic(logistic) => Some(EffectsRef { tenant: self.0, logistic, weights }),
+            Member::Beta(_) | Member::Means(_) => None,
         });
-        state.serialize_field("effects", &effects.last())?;
+        state.serialize_field("effects", &effects)?;
         state.serialize_field("records", &RecordsRef(self.0))?;
         state.end()
     }

@@ -48,12 +48,12 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 
-use super::family::{Agents, CopyPrior, Family, Lesson, Room, Taken};
+use super::family::{Agents, CopyPrior, Family, Lesson, Opinion, Room, Taken};
 use crate::model::explanation::Contribution;
 use crate::model::features::{Active, Keys, NamesMax};
 use crate::model::holding::Held;
 use crate::model::log_odds::moderation;
-use crate::model::mixture::{Compared, Component, Copies, Drawn, Mixture};
+use crate::model::question::Question;
 use crate::model::settings::{Caps, Settings};
 use crate::model::small_map::SmallMap;
 use crate::outcome::Context;
@@ -62,10 +62,12 @@ mod block;
 mod combinations;
 mod effect;
 mod hierarchy;
+mod opinion;
 mod saved;
 
 use effect::Step;
 use hierarchy::{MeanPrior, PartOfSum};
+use opinion::Asked;
 
 use block::FeatureCell;
 pub(in crate::model) use block::{Block, Own};
@@ -200,12 +202,12 @@ impl Logistic {
     }
 
     /// The features of a context in a question.
-    pub(in crate::model) fn active(&self, context: &Context, caps: &Caps) -> Active {
+    fn active(&self, context: &Context, caps: &Caps) -> Active {
         self.keys.active(context, NamesMax::of(caps))
     }
 
     /// Whether task types have effects when this one is met or asked about.
-    pub(in crate::model) fn has_tasks(&self, task_type: &str) -> bool {
+    fn has_tasks(&self, task_type: &str) -> bool {
         self.has_tasks || self.first_task.as_ref().is_some_and(|first| **first != *task_type)
     }
 
@@ -215,7 +217,7 @@ impl Logistic {
     }
 
     /// Every block.
-    pub(in crate::model) fn blocks(&self) -> impl Iterator<Item = &Block> {
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter_map(Option::as_deref)
     }
 
@@ -236,7 +238,7 @@ impl Logistic {
     }
 
     /// What is believed about the shared effects on a question; `task_type` where task types have effects.
-    pub(in crate::model) fn shared(&self, active: &Active, task_type: Option<&str>) -> Sum {
+    fn shared(&self, active: &Active, task_type: Option<&str>) -> Sum {
         let mut sum = Sum::default();
         self.base.add_to(&mut sum, 1.0, &SHARED_BASE, self.now);
         if let Some(task_type) = task_type {
@@ -298,7 +300,7 @@ impl Logistic {
     }
 
     /// What the tenant's agents have in common: the mean of their overall effects.
-    pub(in crate::model) fn typical(&self, weights: &[f64]) -> Contribution {
+    fn typical(&self, weights: &[f64]) -> Contribution {
         let common = Self::weighted(weights, |copy| {
             let stated = self.levels().stated[copy].iter();
             stated.map(|(share, level)| (*share, level.mean, level.uncertainty)).collect()
@@ -307,7 +309,7 @@ impl Logistic {
     }
 
     /// An agent's overall effect beside what is typical.
-    pub(in crate::model) fn overall(&self, weights: &[f64], agent_id: Option<u32>) -> Contribution {
+    fn overall(&self, weights: &[f64], agent_id: Option<u32>) -> Contribution {
         let block = agent_id.and_then(|agent_id| self.block(agent_id));
         let overall = self.overall_of(block);
         let part = PartOfSum {
@@ -324,12 +326,7 @@ impl Logistic {
     }
 
     /// An agent's effect on a task type.
-    pub(in crate::model) fn on_task(
-        &self,
-        weights: &[f64],
-        task_type: &str,
-        agent_id: Option<u32>,
-    ) -> Contribution {
+    fn on_task(&self, weights: &[f64], task_type: &str, agent_id: Option<u32>) -> Contribution {
         let unknown = Effect::new(&OWN_TASK, self.now);
         let effect = agent_id.and_then(|agent_id| self.task_effect(task_type, agent_id));
         let Effect { mean, variance, .. } = effect.unwrap_or(&unknown).aged(&OWN_TASK, self.now);
@@ -337,12 +334,7 @@ impl Logistic {
     }
 
     /// An agent's effect of one context value.
-    pub(in crate::model) fn on_feature(
-        &self,
-        weights: &[f64],
-        active: &Active,
-        agent_id: Option<u32>,
-    ) -> Contribution {
+    fn on_feature(&self, weights: &[f64], active: &Active, agent_id: Option<u32>) -> Contribution {
         let block = agent_id.and_then(|agent_id| self.block(agent_id));
         // A number has several features.
         let squares: f64 = active.features.iter().map(|active| active.x * active.x).sum();
@@ -362,7 +354,7 @@ impl Logistic {
     }
 
     /// An agent's effect of a whole context; `None` when the context has nothing to combine.
-    pub(in crate::model) fn on_combination(
+    fn on_combination(
         &self,
         weights: &[f64],
         active: &Active,
@@ -374,13 +366,13 @@ impl Logistic {
     }
 
     /// What all agents share on a question.
-    pub(in crate::model) fn in_common(&self, weights: &[f64], shared: &Sum) -> Contribution {
+    fn in_common(&self, weights: &[f64], shared: &Sum) -> Contribution {
         Contribution { outcomes: self.now, ..Self::independent(weights, shared) }
     }
 
     /// What is believed about an agent's own effects on a question. `agent_id` is there if it is known,
     /// `task_type` where task types have effects. `rows` is scratch space.
-    pub(in crate::model) fn own(
+    fn own(
         &self,
         active: &Active,
         agent_id: Option<u32>,
@@ -401,49 +393,6 @@ impl Logistic {
             self.combinations.add_to(&mut own.sum, hash, agent_id);
         }
         own
-    }
-
-    /// What is believed about an agent's success, by copies of these weights. `own` is what [`Logistic::own`]
-    /// says, `shared` what [`Logistic::shared`] does.
-    pub(in crate::model) fn mixture(
-        &self,
-        weights: &[f64],
-        own: &Own,
-        shared: &Sum,
-        overall_share: f64,
-    ) -> Mixture {
-        let levels = self.levels();
-        let mut copies = Copies::with_capacity(COPIES, SPREADS);
-        for copy in (0..COPIES).filter(|copy| weights[*copy] > 0.0) {
-            let weight = weights[copy];
-            let overall = (own.overall.mean[copy], own.overall.variance[copy]);
-            let swapped = |level: &Level| {
-                level.swap(
-                    own.sum.mean[copy],
-                    own.sum.variance[copy],
-                    overall,
-                    own.covariance[copy],
-                )
-            };
-            let levels_stated = levels.stated[copy].iter().filter(|(share, _)| *share > 0.0);
-            let stated = levels_stated.map(|(share, level)| {
-                let swapped = swapped(level);
-                Component {
-                    weight: weight * share,
-                    mean: swapped.mean + shared.mean[copy],
-                    variance: swapped.variance + shared.variance[copy],
-                }
-            });
-            let comparison = levels.comparison[copy];
-            let certain = swapped(&Level { uncertainty: 0.0, ..comparison });
-            let Swapped { mean, variance, load, .. } = certain;
-            let uncertainty = comparison.uncertainty;
-            let compared = Compared { mean, variance, load, uncertainty, weight };
-            let Swapped { mean, variance, overall, .. } = swapped(&levels.choice[copy]);
-            let drawn = Drawn { mean, variance, overall };
-            copies.add(stated, compared, drawn, shared.mean[copy]);
-        }
-        copies.mixture(overall_share)
     }
 
     /// Works out what the agents have in common after one of them has learned. The sums over them are worked
@@ -557,6 +506,14 @@ impl Family for Logistic {
         foretold.extend(log_odds.map(|(mean, variance)| mean * moderation(*variance)));
     }
 
+    fn ask<'a>(&'a self, question: &'a Question<'a>, caps: &'a Caps) -> Box<dyn Opinion + 'a> {
+        Box::new(Asked::new(self, question, caps))
+    }
+
+    fn in_words(&self) -> &'static str {
+        ": even odds, changed by (in log-odds)"
+    }
+
     fn settle(&mut self, settings: &Settings) {
         self.hierarchy.settle(MeanPrior::of(settings));
     }
@@ -589,6 +546,14 @@ impl Family for Logistic {
         let mut taken = Taken { covariances: 0, effects };
         self.blocks().for_each(|block| taken += taken_by(block));
         taken
+    }
+
+    fn joint_values(&self) -> usize {
+        self.blocks().map(Block::joint_values).max().unwrap_or(0)
+    }
+
+    fn independent_effects(&self) -> usize {
+        self.blocks().map(Block::independent_effects).sum()
     }
 
     fn is_held_by(&self, agent_id: u32, held: Held) -> bool {
