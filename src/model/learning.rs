@@ -163,7 +163,9 @@ impl AgentPerformanceModel {
     /// Whether the strategy needs effects that were not learned: the model was saved under another
     /// strategy. [`AgentPerformanceModel::relearn`] then learns them from the journal.
     pub fn lacks_effects(&self) -> bool {
-        self.unlearned.learns() && self.tenants.values().any(|tenant| tenant.ensemble.is_none())
+        let is_unlike = |learned: &Ensemble| !learned.is_like(&self.unlearned);
+        self.unlearned.learns()
+            && self.tenants.values().any(|tenant| tenant.ensemble.as_ref().is_none_or(is_unlike))
     }
 
     /// Begins to learn the effects from their priors; the counts stay.

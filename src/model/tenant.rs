@@ -9,7 +9,10 @@ use super::families::{Lesson, Room, Taken};
 use super::hashing::fingerprint;
 use super::holding::Holding;
 use super::names::{Placed, Waiting};
-use super::records::{Agent, Cell, ContextKey, Other, Places, Recent, Score, Tally, Task};
+use super::records::{
+    Agent, Agents, Cell, ContextKey, Names, Other, Places, Recent, Score, Tally, Task, Tasks,
+    next_id,
+};
 use super::settings::Caps;
 use super::values::{Growth, Values};
 use crate::outcome::{Feature, Outcome};
@@ -17,8 +20,8 @@ use crate::outcome::{Feature, Outcome};
 /// One tenant's agents, task types and context keys.
 #[derive(Debug, Clone, Default)]
 pub struct Tenant {
-    pub(super) agents: OrdMap<Arc<str>, Arc<Agent>>,
-    pub(super) tasks: OrdMap<Arc<str>, Task>,
+    pub(super) agents: Agents,
+    pub(super) tasks: Tasks,
     pub(super) context: OrdMap<Arc<str>, Arc<ContextKey>>,
     pub(super) total: Tally,
     pub(super) score: Arc<Score>,
@@ -246,13 +249,9 @@ impl Tenant {
         Some(foretold)
     }
 
-    /// The place by name of each agent, by id. Ids follow the order of arrival.
-    pub(super) fn agent_id_to_place(&self) -> Vec<u32> {
-        let mut places = vec![0; self.agents.len() + self.free_ids.len()];
-        for (place, agent) in self.agents.values().enumerate() {
-            places[agent.id as usize] = next_id(place);
-        }
-        places
+    /// Its agents and task types, for states that name them by their places.
+    pub(super) fn names(&self) -> Names<'_> {
+        Names { agents: &self.agents, tasks: &self.tasks }
     }
 
     /// Outcomes and rewards of all agents.
@@ -305,8 +304,4 @@ impl Tenant {
         let task = self.tasks.get(task_type);
         task.and_then(|task| task.cells.get(&agent.id)).copied().unwrap_or_default()
     }
-}
-
-pub(super) fn next_id(names: usize) -> u32 {
-    u32::try_from(names).expect("caps on names are checked to be below 2^32")
 }

@@ -1,21 +1,19 @@
 //! The seam between families of models and all that works with whichever there are.
 
 use std::ops::AddAssign;
-use std::sync::Arc;
 
-use imbl::OrdMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::error::Result;
 use crate::model::belief::Belief;
 use crate::model::explanation::Part;
 use crate::model::features::NamesMax;
 use crate::model::holding::{Held, Holding};
 use crate::model::question::Question;
-use crate::model::records::Agent;
+use crate::model::records::{Agent, Agents, Names};
 use crate::model::settings::{Caps, Settings};
 use crate::outcome::Context;
-
-/// A tenant's agents by name.
-pub(in crate::model) type Agents = OrdMap<Arc<str>, Arc<Agent>>;
 
 /// What is known of one of a family's copies before any outcome.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,6 +146,22 @@ impl Room {
             refused: 0,
         }
     }
+}
+
+/// A family that learns, and so is saved: in a field of its own of the tenant's state.
+pub(in crate::model) trait Learned: Family + Sized {
+    /// What is read back.
+    type State: DeserializeOwned;
+
+    /// What it has learned, with the weights of its copies, to be serialised: the same bytes for the same
+    /// state, whatever ids the agents were given.
+    fn save<'a>(&'a self, names: Names<'a>, weights: &'a [f64]) -> impl Serialize + 'a;
+
+    /// The family and the weights of its copies, of a tenant whose agent ids are places by name.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) when it does not fit together.
+    fn restore(state: Self::State, names: Names<'_>) -> Result<(Self, Vec<f64>)>;
 }
 
 /// What families take of the caps.

@@ -1,15 +1,18 @@
 //! Every family there is, as one type.
 
+use serde::ser::SerializeStruct;
+
 use super::beta::Beta;
-use super::family::{Agents, CopyPrior, Family, Lesson, Opinion, Room, Taken};
+use super::family::{Family, Learned};
 use super::logistic::Logistic;
 use super::means::{Mean, Means};
-use crate::model::holding::Held;
-use crate::model::question::Question;
-use crate::model::settings::{Caps, Settings, Strategy};
+use crate::error::Result;
+use crate::model::records::Names;
+use crate::model::settings::{Settings, Strategy};
 
 /// A family in an ensemble.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "by default every member is the large one")]
 pub(in crate::model) enum Member {
     Logistic(Logistic),
     Beta(Beta),
@@ -26,65 +29,46 @@ impl Member {
             Strategy::Exponential => vec![Self::Means(Means::new(Mean::Exponential, settings))],
         }
     }
-}
 
-/// Does the same to whichever family it is.
-macro_rules! whichever {
-    ($member:expr, $family:ident => $do:expr) => {
-        match $member {
-            Self::Logistic($family) => $do,
-            Self::Beta($family) => $do,
-            Self::Means($family) => $do,
+    pub(in crate::model) fn family(&self) -> &dyn Family {
+        match self {
+            Self::Logistic(family) => family,
+            Self::Beta(family) => family,
+            Self::Means(family) => family,
         }
-    };
-}
-
-impl Family for Member {
-    fn copies(&self) -> &'static [CopyPrior] {
-        whichever!(self, family => family.copies())
     }
 
-    fn learn(&mut self, lesson: &Lesson<'_>, room: &mut Room, foretold: &mut Vec<f64>) {
-        whichever!(self, family => family.learn(lesson, room, foretold));
+    pub(in crate::model) fn family_mut(&mut self) -> &mut dyn Family {
+        match self {
+            Self::Logistic(family) => family,
+            Self::Beta(family) => family,
+            Self::Means(family) => family,
+        }
     }
 
-    fn ask<'a>(&'a self, question: &'a Question<'a>, caps: &'a Caps) -> Box<dyn Opinion + 'a> {
-        whichever!(self, family => family.ask(question, caps))
+    /// Writes what it has learned, with the weights of its copies, in a field of a tenant's state.
+    pub(in crate::model) fn save<S: SerializeStruct>(
+        &self,
+        state: &mut S,
+        names: Names<'_>,
+        weights: &[f64],
+    ) -> std::result::Result<(), S::Error> {
+        match self {
+            Self::Logistic(family) => {
+                state.serialize_field("effects", &family.save(names, weights))
+            }
+            Self::Beta(_) | Self::Means(_) => Ok(()),
+        }
     }
 
-    fn in_words(&self) -> &'static str {
-        whichever!(self, family => family.in_words())
-    }
-
-    fn settle(&mut self, settings: &Settings) {
-        whichever!(self, family => family.settle(settings));
-    }
-
-    fn forget_agent(&mut self, agent_id: u32, agents: &Agents) -> Taken {
-        whichever!(self, family => family.forget_agent(agent_id, agents))
-    }
-
-    fn forget_agent_on_tasks(&mut self, agent_id: u32) {
-        whichever!(self, family => family.forget_agent_on_tasks(agent_id));
-    }
-
-    fn forget_task(&mut self, task_type: &str) {
-        whichever!(self, family => family.forget_task(task_type));
-    }
-
-    fn taken(&self) -> Taken {
-        whichever!(self, family => family.taken())
-    }
-
-    fn joint_values(&self) -> usize {
-        whichever!(self, family => family.joint_values())
-    }
-
-    fn independent_effects(&self) -> usize {
-        whichever!(self, family => family.independent_effects())
-    }
-
-    fn is_held_by(&self, agent_id: u32, held: Held) -> bool {
-        whichever!(self, family => family.is_held_by(agent_id, held))
+    /// One that was saved, if it was, and the weights of its copies.
+    pub(in crate::model) fn restore<F: Learned>(
+        state: Option<F::State>,
+        names: Names<'_>,
+        member: impl Fn(F) -> Self,
+    ) -> Result<Option<(Self, Vec<f64>)>> {
+        let Some(state) = state else { return Ok(None) };
+        let (family, weights) = F::restore(state, names)?;
+        Ok(Some((member(family), weights)))
     }
 }

@@ -6,7 +6,5 @@ pub(in crate::model) mod logistic;
 mod means;
 mod member;
 
-pub(in crate::model) use family::{
-    Agents, Candidate, CopyPrior, Family, Lesson, Opinion, Room, Taken,
-};
+pub(in crate::model) use family::{Candidate, CopyPrior, Learned, Lesson, Opinion, Room, Taken};
 pub(in crate::model) use member::Member;

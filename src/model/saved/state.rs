@@ -13,14 +13,16 @@ use sha2::{Digest, Sha256};
 use super::writing::MapRef;
 use crate::error::{Error, Result};
 use crate::model::ensemble::Ensemble;
-use crate::model::families::logistic::{EffectsRef, EffectsState};
-use crate::model::families::{Member, Taken};
+use crate::model::families::logistic::Logistic;
+use crate::model::families::{Learned, Member, Taken};
 use crate::model::holding::Holding;
 use crate::model::learning::AgentPerformanceModel;
 use crate::model::names::Waiting;
-use crate::model::records::{Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task};
+use crate::model::records::{
+    Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task, next_id,
+};
 use crate::model::settings::Settings;
-use crate::model::tenant::{Tenant, next_id};
+use crate::model::tenant::Tenant;
 use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::outcome::hex;
 
@@ -131,7 +133,7 @@ struct TenantState {
     context: BTreeMap<String, ContextKey>,
     other: Other,
     /// With the strategy `thompson`.
-    effects: Option<EffectsState>,
+    effects: Option<<Logistic as Learned>::State>,
     /// Not in files of before there were any.
     records: Option<RecordsState>,
     /// What stood in its place.
@@ -187,11 +189,8 @@ impl TenantState {
         }
         let agents = tenant.agents.values().chain([&tenant.other.agent]);
         let recent_values = agents.map(|agent| agent.recent_values()).sum();
-        let ensemble = self.effects.map(|effects| {
-            let (logistic, weights) = effects.restore(&tenant)?;
-            Ensemble::restored(vec![Member::Logistic(logistic)], weights)
-        });
-        tenant.ensemble = ensemble.transpose()?;
+        let effects = Member::restore(self.effects, tenant.names(), Member::Logistic)?;
+        tenant.ensemble = Ensemble::restored(effects.into_iter().collect())?;
         match (self.records, self.values) {
             (Some(records), _) => records.restore(&mut tenant)?,
             (None, Some(sums)) => sums.restore(&mut tenant)?,
@@ -246,13 +245,10 @@ impl Serialize for TenantRef<'_> {
         state.serialize_field("cells", &CellsRef(self.0))?;
         state.serialize_field("context", &MapRef(|| context.iter().map(|(n, k)| (&**n, &**k))))?;
         state.serialize_field("other", other)?;
-        let weights = ensemble.as_ref().map_or(&[][..], |ensemble| ensemble.weights.all());
-        let mut members = ensemble.iter().flat_map(|ensemble| &ensemble.members);
-        let effects = members.find_map(|member| match member {
-            Member::Logistic(logistic) => Some(EffectsRef { tenant: self.0, logistic, weights }),
-            Member::Beta(_) | Member::Means(_) => None,
-        });
-        state.serialize_field("effects", &effects)?;
+        match ensemble {
+            Some(ensemble) => ensemble.save(&mut state, self.0.names())?,
+            None => state.serialize_field("effects", &())?,
+        }
         state.serialize_field("records", &RecordsRef(self.0))?;
         state.end()
     }
@@ -263,7 +259,7 @@ struct CellsRef<'a>(&'a Tenant);
 impl Serialize for CellsRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let tenant = self.0;
-        let agent_id_to_place = tenant.agent_id_to_place();
+        let agent_id_to_place = tenant.names().agent_id_to_place();
         let cells = tenant.tasks.values().map(|task| task.cells.len()).sum();
         let mut rows = serializer.serialize_seq(Some(cells))?;
         let mut row: Vec<(u32, Cell)> = Vec::new();

@@ -48,12 +48,13 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 
-use super::family::{Agents, CopyPrior, Family, Lesson, Opinion, Room, Taken};
+use super::family::{CopyPrior, Family, Lesson, Opinion, Room, Taken};
 use crate::model::explanation::Contribution;
 use crate::model::features::{Active, Keys, NamesMax};
 use crate::model::holding::Held;
 use crate::model::log_odds::moderation;
 use crate::model::question::Question;
+use crate::model::records::Agents;
 use crate::model::settings::{Caps, Settings};
 use crate::model::small_map::SmallMap;
 use crate::outcome::Context;
@@ -74,7 +75,6 @@ pub(in crate::model) use block::{Block, Own};
 use combinations::{Combinations, SavedCombination};
 pub(in crate::model) use effect::{Effect, Sum};
 pub(in crate::model) use hierarchy::{Hierarchy, Level, Levels, Overall, SPREADS, Swapped, Term};
-pub(in crate::model) use saved::{EffectsRef, EffectsState};
 
 /// Copies of the model.
 pub(in crate::model) const COPIES: usize = 5;

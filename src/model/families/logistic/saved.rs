@@ -14,10 +14,11 @@ use super::{
     OWN_TASK, PRIORS, SPREADS, SavedCombination, TaskEffects, Term, effects_of,
 };
 use crate::error::{Error, Result};
+use crate::model::families::family::Learned;
 use crate::model::features::{Key, Keys};
+use crate::model::records::{Names, next_id};
 use crate::model::saved::hex_numbers;
 use crate::model::saved::writing::MapRef;
-use crate::model::tenant::{Tenant, next_id};
 
 fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
     hex_numbers::write(lanes.into_iter().flatten())
@@ -189,48 +190,54 @@ struct CombinationsState {
     met_once: Vec<u32>,
 }
 
-impl EffectsState {
-    /// The regression of a restored tenant, whose agent ids are places by name, and the weights of the copies
-    /// of all its families.
-    pub(in crate::model) fn restore(self, tenant: &Tenant) -> Result<(Logistic, Vec<f64>)> {
+impl Learned for Logistic {
+    type State = EffectsState;
+
+    fn save<'a>(&'a self, names: Names<'a>, weights: &'a [f64]) -> impl Serialize + 'a {
+        EffectsRef { names, logistic: self, weights }
+    }
+
+    fn restore(state: EffectsState, names: Names<'_>) -> Result<(Self, Vec<f64>)> {
         let missing =
             |what: &str| Error::Corrupt(format!("an effect names {what} that is not there"));
-        let now = self.now;
+        let now = state.now;
         let late = |effect: &Effect| effect.at > now;
-        let features = self.features.len();
+        let features = state.features.len();
         let of_keys = |key: &Key| {
             key.is_sound() && key.features().all(|feature| (feature as usize) < features)
         };
-        let copies = copies_of(&self.weights, 1);
-        let mut weights = hex_numbers::read(&self.weights)?;
+        let copies = copies_of(&state.weights, 1);
+        let mut weights = hex_numbers::read(&state.weights)?;
         if copies == COPIES_THEN {
             let fifth = PRIORS[COPIES - 1].weight;
-            weights.iter_mut().for_each(|weight| *weight *= 1.0 - fifth);
+            for weight in &mut weights {
+                *weight *= 1.0 - fifth;
+            }
             weights.push(fifth);
         }
-        if !self.keys.values().all(of_keys)
-            || self.features.iter().chain(self.tasks.values()).chain([&self.base]).any(late)
-            || self.own.iter().any(|(.., effect)| late(effect))
+        if !state.keys.values().all(of_keys)
+            || state.features.iter().chain(state.tasks.values()).chain([&state.base]).any(late)
+            || state.own.iter().any(|(.., effect)| late(effect))
         {
             return Err(Error::Corrupt("the effects do not fit together".to_owned()));
         }
-        let agents = tenant.agents.len();
+        let agents = names.agents.len();
         let mut blocks: Vector<Option<Arc<Block>>> = std::iter::repeat_n(None, agents).collect();
-        for (name, block) in self.agents {
-            let agent = tenant.agents.get(&*name).ok_or_else(|| missing("an agent"))?;
+        for (name, block) in state.agents {
+            let agent = names.agents.get(&*name).ok_or_else(|| missing("an agent"))?;
             let block = block.restore(features, now, copies)?;
             blocks.set(agent.id as usize, Some(Arc::new(block)));
         }
         let mut tasks = OrdMap::new();
-        for (name, effect) in self.tasks {
-            if !tenant.tasks.contains_key(&*name) {
+        for (name, effect) in state.tasks {
+            if !names.tasks.contains_key(&*name) {
                 return Err(missing("a task type"));
             }
             effects_of(&mut tasks, &name).shared = Some(effect);
         }
-        let names: Vec<&str> = tenant.tasks.keys().map(|name| &**name).collect();
-        for (place, agent, effect) in self.own {
-            let name = names.get(place as usize).ok_or_else(|| missing("a task type"))?;
+        let tasks_by_place: Vec<&str> = names.tasks.keys().map(|name| &**name).collect();
+        for (place, agent, effect) in state.own {
+            let name = tasks_by_place.get(place as usize).ok_or_else(|| missing("a task type"))?;
             if agent as usize >= agents {
                 return Err(missing("an agent"));
             }
@@ -238,7 +245,7 @@ impl EffectsState {
             effects_of(&mut tasks, name).own.insert(agent, effect);
         }
         let mut combinations = Combinations::default();
-        if let Some(CombinationsState { known, met_once }) = self.combinations {
+        if let Some(CombinationsState { known, met_once }) = state.combinations {
             let is_known = |(_, met_at, effects): &SavedCombination| {
                 *met_at <= now && effects.iter().all(|(agent, ..)| (*agent as usize) < agents)
             };
@@ -250,7 +257,7 @@ impl EffectsState {
         }
         // Settled when the operator's prior is known.
         let prior = MeanPrior::new(None);
-        let hierarchy = match &self.hierarchy {
+        let hierarchy = match &state.hierarchy {
             Some(HierarchyState { renewed_at, .. }) if *renewed_at > now => {
                 let text = "what the agents have in common was worked out after the last outcome";
                 return Err(Error::Corrupt(text.to_owned()));
@@ -260,37 +267,36 @@ impl EffectsState {
             }
             None => Hierarchy::new(prior),
         };
-        let is_old = self.hierarchy.is_none();
+        let is_old = state.hierarchy.is_none();
         let mut logistic = Logistic {
             now,
-            base: self.base,
-            keys: Keys::restore(self.keys),
-            features: self.features.into_iter().collect(),
+            base: state.base,
+            keys: Keys::restore(state.keys),
+            features: state.features.into_iter().collect(),
             blocks,
             tasks,
             combinations,
             hierarchy,
-            first_task: self.first_task.map(Into::into),
-            has_tasks: self.has_tasks,
+            first_task: state.first_task.map(Into::into),
+            has_tasks: state.has_tasks,
         };
         if is_old {
-            logistic.renew(&tenant.agents);
+            logistic.renew(names.agents);
         }
         Ok((logistic, weights))
     }
 }
 
-/// A tenant's effects, written without building them. The weights of the ensemble stand among them, as they
-/// did when there was one family.
-pub(in crate::model) struct EffectsRef<'a> {
-    pub(in crate::model) tenant: &'a Tenant,
-    pub(in crate::model) logistic: &'a Logistic,
-    pub(in crate::model) weights: &'a [f64],
+/// A tenant's effects, written without building them.
+struct EffectsRef<'a> {
+    names: Names<'a>,
+    logistic: &'a Logistic,
+    weights: &'a [f64],
 }
 
 impl Serialize for EffectsRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self { tenant, logistic, weights } = self;
+        let Self { names, logistic, weights } = self;
         let Logistic {
             now,
             base,
@@ -305,7 +311,7 @@ impl Serialize for EffectsRef<'_> {
         } = logistic;
         let shared = || tasks.iter().filter_map(|(name, task)| Some((&**name, task.shared?)));
         let blocks = || {
-            let agents = tenant.agents.iter();
+            let agents = names.agents.iter();
             agents.filter_map(|(name, agent)| Some((&**name, logistic.block(agent.id)?)))
         };
         let mut state = serializer.serialize_struct("Effects", 12)?;
@@ -320,7 +326,7 @@ impl Serialize for EffectsRef<'_> {
         state.serialize_field("first_task", &first_task.as_deref())?;
         state.serialize_field("has_tasks", has_tasks)?;
         state.serialize_field("tasks", &MapRef(shared))?;
-        state.serialize_field("own", &OwnRef(tenant, tasks))?;
+        state.serialize_field("own", &OwnRef(*names, tasks))?;
         state.serialize_field(
             "agents",
             &MapRef(|| blocks().map(|(name, block)| (name, BlockState::of(block)))),
@@ -328,7 +334,7 @@ impl Serialize for EffectsRef<'_> {
         let terms = write_terms(&hierarchy.terms);
         let renewed_at = hierarchy.renewed_at;
         state.serialize_field("hierarchy", &HierarchyState { terms, renewed_at })?;
-        let places = tenant.agent_id_to_place();
+        let places = names.agent_id_to_place();
         let (known, met_once) = combinations.save(|agent_id| places[agent_id as usize]);
         state.serialize_field("combinations", &CombinationsState { known, met_once })?;
         state.end()
@@ -344,15 +350,15 @@ impl<V: Serialize, I: Iterator<Item = V>, F: Fn() -> I> Serialize for Sequence<F
     }
 }
 
-struct OwnRef<'a>(&'a Tenant, &'a OrdMap<Arc<str>, TaskEffects>);
+struct OwnRef<'a>(Names<'a>, &'a OrdMap<Arc<str>, TaskEffects>);
 
 impl Serialize for OwnRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self(tenant, tasks) = self;
-        let agent_id_to_place = tenant.agent_id_to_place();
+        let Self(names, tasks) = self;
+        let agent_id_to_place = names.agent_id_to_place();
         let count = tasks.values().map(|task| task.own.len()).sum();
         let mut rows = serializer.serialize_seq(Some(count))?;
-        for (place, name) in tenant.tasks.keys().enumerate() {
+        for (place, name) in names.tasks.keys().enumerate() {
             let Some(task) = tasks.get(name) else { continue };
             let own = task.own.iter();
             let mut row: Vec<(u32, &Effect)> =
