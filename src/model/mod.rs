@@ -26,6 +26,7 @@
 #![doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/README.md"))]
 
 mod belief;
+mod canonical;
 mod caps;
 mod contest;
 mod control;

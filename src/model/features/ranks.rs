@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::saved::hex_numbers;
+use crate::model::canonical::hex_numbers;
 use crate::stats::normal;
 
 /// Numbers kept of a key.

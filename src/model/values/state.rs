@@ -6,13 +6,13 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::super::saved::writing::MapRef;
 use super::super::small_map::SmallMap;
 use super::super::tenant::Tenant;
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};
 use super::window::{Entry, WINDOW, Window};
 use super::{Cell, Measure, Own, Pool, Record, Values};
 use crate::error::{Error, Result};
+use crate::model::canonical::MapRef;
 use crate::stats::normal;
 
 fn wrong() -> Error {

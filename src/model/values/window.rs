@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::super::saved::hex_numbers;
 use crate::error::Error;
+use crate::model::canonical::hex_numbers;
 
 /// Values that a window holds.
 pub(in crate::model) const WINDOW: usize = 512;

@@ -14,11 +14,10 @@ use super::{
     OWN_TASK, PRIORS, SPREADS, SavedCombination, TaskEffects, Term, effects_of,
 };
 use crate::error::{Error, Result};
+use crate::model::canonical::{MapRef, hex_numbers};
 use crate::model::families::family::Learned;
 use crate::model::features::{Key, Keys};
 use crate::model::records::{Names, next_id};
-use crate::model::saved::hex_numbers;
-use crate::model::saved::writing::MapRef;
 
 fn write_lanes<'a>(lanes: impl IntoIterator<Item = &'a Lanes>) -> String {
     hex_numbers::write(lanes.into_iter().flatten())

@@ -10,20 +10,18 @@ use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::writing::MapRef;
+use super::canonical::MapRef;
+use super::ensemble::Ensemble;
+use super::families::logistic::Logistic;
+use super::families::{Learned, Member, Taken};
+use super::holding::Holding;
+use super::learning::AgentPerformanceModel;
+use super::names::Waiting;
+use super::records::{Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task, next_id};
+use super::settings::Settings;
+use super::tenant::Tenant;
+use super::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::error::{Error, Result};
-use crate::model::ensemble::Ensemble;
-use crate::model::families::logistic::Logistic;
-use crate::model::families::{Learned, Member, Taken};
-use crate::model::holding::Holding;
-use crate::model::learning::AgentPerformanceModel;
-use crate::model::names::Waiting;
-use crate::model::records::{
-    Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task, next_id,
-};
-use crate::model::settings::Settings;
-use crate::model::tenant::Tenant;
-use crate::model::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::outcome::hex;
 
 impl AgentPerformanceModel {

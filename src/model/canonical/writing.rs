@@ -1,4 +1,4 @@
-//! How parts of a state are written.
+//! Maps that are written without building them.
 
 use serde::{Serialize, Serializer};
 
