@@ -1,7 +1,7 @@
 //! How much is used of what is bounded.
 
 use super::families::logistic::Lanes;
-use super::learning::AgentPerformanceModel;
+use super::performance::AgentPerformanceModel;
 
 /// How much is used of a cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,8 +29,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::belief::{Belief, Standing};
-use super::learning::AgentPerformanceModel;
 use super::mixture::Luck;
+use super::performance::AgentPerformanceModel;
 use super::propensity::{curve_breaks, probabilities_of_highest_score, shared_draws};
 use super::question::{Parts, Question};
 use super::ranking::{Recommendation, best_expected, propensities, rank};

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::learning::AgentPerformanceModel;
+use super::performance::AgentPerformanceModel;
 use crate::outcome::{Context, DecisionRef, IdentityKey, Outcome, Status};
 
 /// One control entry. Another kind, or another field of a known one, is refused when it is read:

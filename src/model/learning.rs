@@ -2,68 +2,17 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use super::belief::Standing;
 use super::ensemble::Ensemble;
-use super::families::logistic;
-use super::holding::Holding;
+use super::performance::AgentPerformanceModel;
 use super::question::Question;
-use super::ranking::{Recommendation, rank};
-use super::records::{Places, Score, Tally};
-use super::settings::{Caps, Settings};
+use super::records::Places;
+use super::settings::Caps;
 use super::tenant::Tenant;
-use super::values::{self, Growth};
-use crate::outcome::{Context, DEFAULT_TENANT, Outcome};
-
-/// What has been learned about every tenant's agents. A clone is cheap and shares everything.
-///
-/// ```
-/// use online_learning::model::{AgentPerformanceModel, Settings};
-/// use online_learning::outcome::{Outcome, Status};
-/// use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
-///
-/// let mut model = AgentPerformanceModel::new(Settings::default());
-/// for _ in 0..50 {
-///     model.update(&Outcome::new("ReActAgent", Status::Success).on_task("code_review"));
-///     model.update(&Outcome::new("ToolUseAgent", Status::Failure).on_task("code_review"));
-/// }
-/// let mut rng = Xoshiro256PlusPlus::seed_from_u64(7);
-/// let best = model.predict_best_agent(Some("code_review"), &Vec::new(), 1, &mut rng);
-/// assert_eq!(&*best[0].agent, "ReActAgent");
-/// assert!(best[0].score > 0.8);
-/// ```
-#[derive(Debug, Clone)]
-pub struct AgentPerformanceModel {
-    pub(super) settings: Settings,
-    /// What every tenant's families begin with.
-    pub(super) unlearned: Arc<Ensemble>,
-    pub(super) tenants: OrdMap<Arc<str>, Arc<Tenant>>,
-    pub(super) score: Arc<Score>,
-    /// Outcomes with a reward, and all; of all tenants.
-    pub(super) total: Tally,
-    /// What all tenants take together of what is bounded.
-    pub(super) holding: Holding,
-    /// What they took when the room was closed for lack of memory.
-    pub(super) closed_at: Option<Holding>,
-    pub(super) sequence: u64,
-}
+use super::values::Growth;
+use crate::outcome::Outcome;
 
 impl AgentPerformanceModel {
-    /// A model that has learned nothing.
-    pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            unlearned: Arc::new(Ensemble::new(&settings)),
-            tenants: OrdMap::new(),
-            score: Arc::default(),
-            total: Tally::default(),
-            holding: Holding::default(),
-            closed_at: None,
-            sequence: 0,
-        }
-    }
-
     /// Learns the next outcome of the journal.
     pub fn update(&mut self, outcome: &Outcome) {
         self.foretell(outcome);
@@ -133,13 +82,10 @@ impl AgentPerformanceModel {
         if self.value_bytes() <= self.holding_max().value_bytes {
             return;
         }
-        let givers = self.tenants.iter().filter(|(_, tenant)| values::has_spare(tenant));
+        let givers = self.tenants.iter().filter(|(_, tenant)| tenant.has_spare_values());
         let most = givers.max_by_key(|(_, tenant)| tenant.values.bytes());
         let Some(name) = most.map(|(name, _)| name.clone()) else { return };
-        self.change(&name, |tenant| {
-            values::give_way(tenant);
-            tenant.holding.value_bytes = tenant.values.bytes();
-        });
+        self.change(&name, Tenant::give_values_back);
     }
 
     /// Expected reward of an outcome, from what is known about its agent, task type and context.
@@ -153,11 +99,6 @@ impl AgentPerformanceModel {
             exclude: &[],
         };
         self.standings(&question).first().map(Standing::expected_success)
-    }
-
-    /// Whether what is believed of an agent's success depends on the task and its context.
-    pub fn reads_context(&self) -> bool {
-        self.unlearned.learns()
     }
 
     /// Whether the strategy needs effects that were not learned: the model was saved under another
@@ -203,19 +144,6 @@ impl AgentPerformanceModel {
         }
     }
 
-    /// Changes a tenant, and what all take with it.
-    pub(super) fn change<T>(
-        &mut self,
-        tenant: &str,
-        change: impl FnOnce(&mut Tenant) -> T,
-    ) -> Option<T> {
-        let tenant = Arc::make_mut(self.tenants.get_mut(tenant)?);
-        let before = tenant.holding;
-        let changed = change(tenant);
-        tenant.holding.change(&before, &mut self.holding);
-        Some(changed)
-    }
-
     /// Removes an agent and all that was learned of it alone. What it has in common with others
     /// stays: totals, scores, and what its outcomes have taught of task types and contexts.
     pub(super) fn remove_agent(&mut self, tenant: &str, agent: &str) {
@@ -240,83 +168,5 @@ impl AgentPerformanceModel {
                 ensemble.forget_task(task_type);
             }
         });
-    }
-
-    /// The `top_k` agents of the default tenant, best first. Random numbers are drawn for every
-    /// agent in the order of their names, so a seeded generator gives the same answer again.
-    pub fn predict_best_agent(
-        &self,
-        task_type: Option<&str>,
-        context: &Context,
-        top_k: usize,
-        rng: &mut impl rand::Rng,
-    ) -> Vec<Recommendation> {
-        let question =
-            Question { tenant: DEFAULT_TENANT, task_type, context, candidates: None, exclude: &[] };
-        let mut ranked = rank(&self.standings(&question), true, rng);
-        ranked.truncate(top_k);
-        ranked
-    }
-
-    /// What the operator decided.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// Sequence number of the last journal entry learned.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// The same state as the outcome of the journal entry `sequence`: an activation.
-    #[must_use]
-    pub fn at_sequence(mut self, sequence: u64) -> Self {
-        self.sequence = sequence;
-        self
-    }
-
-    /// Outcomes and rewards of all tenants.
-    pub fn total(&self) -> Tally {
-        self.total
-    }
-
-    /// The score windows of all tenants together.
-    pub fn score(&self) -> &Score {
-        &self.score
-    }
-
-    /// (agent, task type) records and distinct context values of all tenants.
-    pub fn cells(&self) -> usize {
-        self.holding.cells
-    }
-
-    /// Bytes of the covariances of all agents.
-    pub fn covariance_bytes(&self) -> usize {
-        self.holding.covariances * size_of::<logistic::Lanes>()
-    }
-
-    /// Bytes of the values by which quality, latency and cost are predicted.
-    pub fn value_bytes(&self) -> usize {
-        self.holding.value_bytes
-    }
-
-    /// Context values with an effect, and independent effects of agents, of all tenants.
-    pub fn effects(&self) -> usize {
-        self.holding.effects
-    }
-
-    /// Values in the buffers of all agents.
-    pub fn recent_values(&self) -> usize {
-        self.holding.recent_values
-    }
-
-    /// A tenant, if it has any outcome.
-    pub fn tenant(&self, name: &str) -> Option<&Tenant> {
-        self.tenants.get(name).map(AsRef::as_ref)
-    }
-
-    /// Every tenant by name.
-    pub fn tenants(&self) -> impl ExactSizeIterator<Item = (&str, &Tenant)> {
-        self.tenants.iter().map(|(name, tenant)| (&**name, &**tenant))
     }
 }

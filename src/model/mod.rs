@@ -41,7 +41,9 @@ mod log_odds;
 mod mixture;
 mod names;
 mod pareto;
+mod performance;
 mod posterior;
+mod predictions;
 mod propensity;
 mod question;
 mod ranking;
@@ -62,10 +64,11 @@ pub use contest::{
 };
 pub use control::Control;
 pub use explanation::{CopyWeight, Explanation, Part};
-pub use learning::AgentPerformanceModel;
 pub use mixture::Mixture;
 pub use pareto::{Merits, dominators};
+pub use performance::AgentPerformanceModel;
 pub use posterior::{Posterior, probabilities_best};
+pub use predictions::best_first;
 pub use question::{Parts, Question};
 pub use ranking::{Recommendation, best_expected, best_probabilities, propensities, rank};
 pub use records::{
@@ -73,7 +76,7 @@ pub use records::{
 };
 pub use settings::{Caps, Settings, Strategy};
 pub use tenant::Tenant;
-pub use values::{Measure, Predicted, Value, best_first};
+pub use values::{Measure, Predicted, Value};
 
 #[cfg(test)]
 mod tests;

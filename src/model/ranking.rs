@@ -7,12 +7,13 @@ use super::belief::{Belief, Standing};
 use super::ensemble::{Explained, Opinions};
 use super::explanation::Explanation;
 use super::families::Candidate;
-use super::learning::AgentPerformanceModel;
 use super::mixture::{self, Luck, Mixture};
+use super::performance::AgentPerformanceModel;
 use super::posterior::{Posterior, probabilities_best};
 use super::question::{Parts, Question};
 use super::records::{Agent, Task};
 use super::tenant::Tenant;
+use crate::outcome::{Context, DEFAULT_TENANT};
 
 /// One agent after the draw.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub struct Recommendation {
 }
 
 /// A question with what is the same for all agents looked up.
-pub(super) struct Asked<'a> {
+struct Asked<'a> {
     question: &'a Question<'a>,
     tenant: Option<&'a Tenant>,
     task: Option<&'a Task>,
@@ -43,34 +44,6 @@ impl<'a> Asked<'a> {
         let ensemble = ensemble.unwrap_or(&model.unlearned);
         let opinions = ensemble.ask(question, &model.settings.caps);
         Self { question, tenant, task, opinions }
-    }
-
-    /// The agents that the question allows, in the order of their names; `None` for unknown ones.
-    pub(super) fn agents<'m>(
-        model: &'m AgentPerformanceModel,
-        question: &Question<'_>,
-    ) -> Vec<(Arc<str>, Option<&'m Arc<Agent>>)> {
-        let excluded = |name: &str| question.exclude.iter().any(|excluded| excluded == name);
-        let tenant = model.tenant(question.tenant);
-        let Some(names) = question.candidates else {
-            let known = tenant.into_iter().flat_map(|tenant| tenant.agents.iter());
-            return known
-                .filter(|(name, _)| !excluded(name))
-                .map(|(name, agent)| (name.clone(), Some(agent)))
-                .collect();
-        };
-        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.retain(|name| !excluded(name));
-        let known = |name| tenant.and_then(|tenant| tenant.agents.get_key_value(name));
-        names
-            .into_iter()
-            .map(|name| match known(name) {
-                Some((name, agent)) => (name.clone(), Some(agent)),
-                None => (name.into(), None),
-            })
-            .collect()
     }
 
     /// One of so many candidates.
@@ -95,10 +68,54 @@ impl<'a> Asked<'a> {
 }
 
 impl AgentPerformanceModel {
+    /// The agents that the question allows, in the order of their names; `None` for unknown ones.
+    pub(super) fn candidates(
+        &self,
+        question: &Question<'_>,
+    ) -> Vec<(Arc<str>, Option<&Arc<Agent>>)> {
+        let excluded = |name: &str| question.exclude.iter().any(|excluded| excluded == name);
+        let tenant = self.tenant(question.tenant);
+        let Some(names) = question.candidates else {
+            let known = tenant.into_iter().flat_map(|tenant| tenant.agents.iter());
+            return known
+                .filter(|(name, _)| !excluded(name))
+                .map(|(name, agent)| (name.clone(), Some(agent)))
+                .collect();
+        };
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| !excluded(name));
+        let known = |name| tenant.and_then(|tenant| tenant.agents.get_key_value(name));
+        names
+            .into_iter()
+            .map(|name| match known(name) {
+                Some((name, agent)) => (name.clone(), Some(agent)),
+                None => (name.into(), None),
+            })
+            .collect()
+    }
+
+    /// The `top_k` agents of the default tenant, best first. Random numbers are drawn for every
+    /// agent in the order of their names, so a seeded generator gives the same answer again.
+    pub fn predict_best_agent(
+        &self,
+        task_type: Option<&str>,
+        context: &Context,
+        top_k: usize,
+        rng: &mut impl rand::Rng,
+    ) -> Vec<Recommendation> {
+        let question =
+            Question { tenant: DEFAULT_TENANT, task_type, context, candidates: None, exclude: &[] };
+        let mut ranked = rank(&self.standings(&question), true, rng);
+        ranked.truncate(top_k);
+        ranked
+    }
+
     /// The agents that the question allows, in the order of their names.
     pub fn standings(&self, question: &Question<'_>) -> Vec<Standing> {
         let mut asked = Asked::new(self, question);
-        let agents = Asked::agents(self, question);
+        let agents = self.candidates(question);
         let candidates = agents.len();
         let standing = |(name, agent): (Arc<str>, Option<&Arc<Agent>>)| {
             let candidate = asked.candidate(agent, candidates);

@@ -15,11 +15,12 @@ use super::ensemble::Ensemble;
 use super::families::logistic::Logistic;
 use super::families::{Learned, Member, Taken};
 use super::holding::Holding;
-use super::learning::AgentPerformanceModel;
 use super::names::Waiting;
+use super::performance::AgentPerformanceModel;
 use super::records::{Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally, Task, next_id};
 use super::settings::Settings;
 use super::tenant::Tenant;
+use super::values;
 use super::values::state::{RecordsRef, RecordsState, SumsState};
 use crate::error::{Error, Result};
 use crate::outcome::hex;
@@ -190,8 +191,8 @@ impl TenantState {
         let effects = Member::restore(self.effects, tenant.names(), Member::Logistic)?;
         tenant.ensemble = Ensemble::restored(effects.into_iter().collect())?;
         match (self.records, self.values) {
-            (Some(records), _) => records.restore(&mut tenant)?,
-            (None, Some(sums)) => sums.restore(&mut tenant)?,
+            (Some(records), _) => give_values(&mut tenant, records.restore()?)?,
+            (None, Some(sums)) => give_values(&mut tenant, sums.restore()?)?,
             (None, None) => {}
         }
         let taken = tenant.ensemble.as_ref().map(Ensemble::taken);
@@ -200,6 +201,19 @@ impl TenantState {
         tenant.holding = Holding { cells, recent_values, covariances, effects, value_bytes };
         Ok(Restored { tenant, rewards_missing })
     }
+}
+
+/// Gives a restored tenant its values back.
+fn give_values(tenant: &mut Tenant, (values, owns): values::state::Restored) -> Result<()> {
+    tenant.values = values;
+    for (name, own) in owns {
+        let agent = tenant
+            .agents
+            .get_mut(&*name)
+            .ok_or_else(|| Error::Corrupt("values are of an agent that is not there".to_owned()))?;
+        Arc::make_mut(agent).values = Some(own);
+    }
+    Ok(())
 }
 
 struct StateRef<'a>(&'a AgentPerformanceModel);
@@ -230,7 +244,7 @@ struct TenantRef<'a>(&'a Tenant);
 
 impl Serialize for TenantRef<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Tenant { agents, tasks, context, total, score, other, ensemble, .. } = self.0;
+        let Tenant { agents, tasks, context, total, score, other, ensemble, values, .. } = self.0;
         let mut state = serializer.serialize_struct("Tenant", 12)?;
         state.serialize_field("total", total)?;
         state.serialize_field("rewards", &score.rewards)?;
@@ -247,7 +261,8 @@ impl Serialize for TenantRef<'_> {
             Some(ensemble) => ensemble.save(&mut state, self.0.names())?,
             None => state.serialize_field("effects", &())?,
         }
-        state.serialize_field("records", &RecordsRef(self.0))?;
+        let owns = || agents.iter().filter_map(|(n, a)| Some((&**n, a.values.as_deref()?)));
+        state.serialize_field("records", &RecordsRef(values, owns))?;
         state.end()
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::families::logistic::Lanes;
 use super::holding::{Held, Holding};
-use super::learning::AgentPerformanceModel;
+use super::performance::AgentPerformanceModel;
 use super::records::Agent;
 use super::settings::Caps;
 use super::tenant::Tenant;

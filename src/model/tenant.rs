@@ -14,7 +14,7 @@ use super::records::{
     next_id,
 };
 use super::settings::Caps;
-use super::values::{Growth, Values};
+use super::values::{GivenBack, Growth, Values};
 use crate::outcome::{Feature, Outcome};
 
 /// One tenant's agents, task types and context keys.
@@ -217,6 +217,29 @@ impl Tenant {
             self.values.learn(outcome, &mut Arc::make_mut(agent).values, growth);
             self.holding.value_bytes = self.values.bytes();
         }
+    }
+
+    /// Whether its values take memory that they can give back.
+    pub(super) fn has_spare_values(&self) -> bool {
+        self.values.has_spare(self.agents.len())
+    }
+
+    /// Gives back some of the memory of its values.
+    pub(super) fn give_values_back(&mut self) {
+        let owns = || {
+            let agents = self.agents.iter();
+            agents.filter_map(|(name, agent)| Some((name, agent.values.as_deref()?)))
+        };
+        let given = GivenBack::of(owns().map(|(_, own)| own));
+        let givers = owns().filter(|(_, own)| given.is_held_by(own));
+        let givers: Vec<Arc<str>> = givers.map(|(name, _)| name.clone()).collect();
+        for name in givers {
+            let agent = self.agents.get_mut(&name).map(Arc::make_mut);
+            if let Some(own) = agent.and_then(|agent| agent.values.as_mut()) {
+                self.values.take_back(Arc::make_mut(own), given);
+            }
+        }
+        self.holding.value_bytes = self.values.bytes();
     }
 
     /// (agent, task type) records of quality, latency and cost, and how many gave way for lack of memory.

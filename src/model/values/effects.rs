@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::small_map::SmallMap;
 use super::Growth;
 use super::window::{ENTRY_BYTES, Entry, Window};
+use crate::model::small_map::SmallMap;
 use crate::outcome::Feature;
 use crate::stats::normal;
 

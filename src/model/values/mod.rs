@@ -39,10 +39,10 @@ mod window;
 use self::effects::{Contexts, EFFECT_BYTES, Effects, agent_tag, tag, task_id};
 use self::window::{ENTRY_BYTES, Entry, WINDOW, WINDOW_MIN, Window};
 use super::small_map::SmallMap;
-use super::tenant::Tenant;
 use crate::outcome::{Outcome, Status};
 
-pub use self::predict::{Predicted, Value, best_first};
+pub(super) use self::predict::Asking;
+pub use self::predict::{Predicted, Value};
 
 /// Shortest latency told apart from none, ms.
 const LATENCY_MIN_MS: f64 = 0.1;
@@ -376,47 +376,59 @@ impl Values {
     }
 }
 
-/// Whether a tenant has memory that it can give back.
-pub(super) fn has_spare(tenant: &Tenant) -> bool {
-    let least = tenant.agents.len() * (OWN_BYTES + 3 * WINDOW_MIN * ENTRY_BYTES);
-    tenant.values.cells > 0 || tenant.values.own_bytes > least
+/// What agents give back of their values when there is too little memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GivenBack {
+    /// The cells that have learned nothing since then: the eighth of all that has learned nothing for longest.
+    Cells(u64),
+    /// Half of every window, where there are no cells.
+    Windows,
 }
 
-/// Gives memory back: the eighth of the cells that has learned nothing for longest; without cells, half of
-/// every agent's windows.
-pub(super) fn give_way(tenant: &mut Tenant) {
-    let used = |own: &Own| own.cells.values().map(|cell| cell.used).collect::<Vec<u64>>();
-    let owns = tenant.agents.values().filter_map(|agent| agent.values.as_deref());
-    let mut times: Vec<u64> = owns.flat_map(used).collect();
-    // One outcome has one cell: no two were met at the same time.
-    let count = times.len().div_ceil(EVICTED_SHARE);
-    let last = (count > 0).then(|| *times.select_nth_unstable(count - 1).1);
-    let has_some = |own: &Own| match last {
-        Some(last) => own.cells.values().any(|cell| cell.used <= last),
-        None => !own.is_least(),
-    };
-    let agents = tenant.agents.iter();
-    let givers = agents.filter(|(_, agent)| agent.values.as_deref().is_some_and(has_some));
-    let givers: Vec<Arc<str>> = givers.map(|(name, _)| name.clone()).collect();
-    let values = &mut tenant.values;
-    for name in givers {
-        let agent = tenant.agents.get_mut(&name).map(Arc::make_mut);
-        let Some(own) = agent.and_then(|agent| agent.values.as_mut()) else { continue };
-        let own = Arc::make_mut(own);
-        values.own_bytes -= own.bytes();
-        let Some(last) = last else {
-            own.halve();
-            values.own_bytes += own.bytes();
-            continue;
-        };
-        let old = own.cells.iter().filter(|(_, cell)| cell.used <= last);
-        let old: Vec<u64> = old.map(|(task, _)| *task).collect();
-        for task in old {
-            own.cell_bytes -= own.cells.remove(&task).map_or(0, |cell| cell.bytes());
-            values.cells -= 1;
-            values.evicted += 1;
+impl GivenBack {
+    /// By what all agents have.
+    pub(super) fn of<'a>(owns: impl Iterator<Item = &'a Own>) -> Self {
+        let used = |own: &Own| own.cells.values().map(|cell| cell.used).collect::<Vec<u64>>();
+        let mut times: Vec<u64> = owns.flat_map(used).collect();
+        // One outcome has one cell: no two were met at the same time.
+        match times.len().div_ceil(EVICTED_SHARE) {
+            0 => Self::Windows,
+            count => Self::Cells(*times.select_nth_unstable(count - 1).1),
         }
-        values.own_bytes += own.bytes();
+    }
+
+    /// Whether an agent has any of it.
+    pub(super) fn is_held_by(self, own: &Own) -> bool {
+        match self {
+            Self::Cells(last) => own.cells.values().any(|cell| cell.used <= last),
+            Self::Windows => !own.is_least(),
+        }
+    }
+}
+
+impl Values {
+    /// Whether so many agents have memory that they can give back.
+    pub(super) fn has_spare(&self, agents: usize) -> bool {
+        let least = agents * (OWN_BYTES + 3 * WINDOW_MIN * ENTRY_BYTES);
+        self.cells > 0 || self.own_bytes > least
+    }
+
+    /// Takes it from an agent.
+    pub(super) fn take_back(&mut self, own: &mut Own, given: GivenBack) {
+        self.own_bytes -= own.bytes();
+        match given {
+            GivenBack::Windows => own.halve(),
+            GivenBack::Cells(last) => {
+                let old = own.cells.iter().filter(|(_, cell)| cell.used <= last);
+                let old: Vec<u64> = old.map(|(task, _)| *task).collect();
+                for task in old {
+                    own.cell_bytes -= own.cells.remove(&task).map_or(0, |cell| cell.bytes());
+                    self.cells -= 1;
+                    self.evicted += 1;
+                }
+            }
+        }
+        self.own_bytes += own.bytes();
     }
 }
 

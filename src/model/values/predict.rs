@@ -33,13 +33,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::super::learning::AgentPerformanceModel;
-use super::super::question::Question;
-use super::super::ranking::Asked as Agents;
-use super::super::records::Agent;
 use super::effects::{Active, Asked, agent_tag, tag, task_id};
 use super::window::Window;
 use super::{Measure, Own, Values};
+use crate::outcome::Context;
 use crate::stats::normal::{self, Z_95};
 
 /// Values on the task type from which on they alone count.
@@ -413,7 +410,7 @@ fn between(
 }
 
 /// A question to a tenant about a measure.
-struct Asking<'a> {
+pub(in crate::model) struct Asking<'a> {
     measure: Measure,
     values: &'a Values,
     active: Vec<Active>,
@@ -430,10 +427,15 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn new(values: &'a Values, measure: Measure, question: &Question<'_>) -> Option<Self> {
+    pub(in crate::model) fn new(
+        values: &'a Values,
+        measure: Measure,
+        task_type: Option<&str>,
+        context: &Context,
+    ) -> Option<Self> {
         let pool = values.pools[measure as usize].as_deref()?;
-        let task = question.task_type.map(task_id);
-        let active = values.contexts.active(question.context, task);
+        let task = task_type.map(task_id);
+        let active = values.contexts.active(context, task);
         let asked = values.contexts.asked(&active, None, measure as usize, values.now, true);
         let values_of_all = adjusted(&pool.record.window, asked, measure);
         let mut largest: Vec<f64> = values_of_all.iter().map(|v| v.value).collect();
@@ -472,7 +474,13 @@ impl<'a> Asking<'a> {
         self.values.contexts.asked(&self.active, effects, measure, now, with_task)
     }
 
-    fn predicted(&self, agent: Arc<str>, own: Option<&Own>, at: &[f64]) -> Predicted {
+    /// What is predicted of an agent.
+    pub(in crate::model) fn predicted(
+        &self,
+        agent: Arc<str>,
+        own: Option<&Own>,
+        at: &[f64],
+    ) -> Predicted {
         let measure = self.measure;
         let whole = own.map(|own| &own.records[measure as usize]);
         let cell = self
@@ -641,36 +649,3 @@ static SPREAD_OUT: LazyLock<Vec<f64>> = LazyLock::new(|| {
     let place = |index: usize| (0.5 + number(index) * 0.618_033_988_749_895).fract();
     (0..SHAPE_MAX).map(|index| normal::quantile(place(index).max(1e-9))).collect()
 });
-
-impl AgentPerformanceModel {
-    /// What is believed of a measure of each agent that the question allows, in the order of their
-    /// names, and what one execution stays below with each of the probabilities `at`, in (0, 1).
-    pub fn predictions(
-        &self,
-        question: &Question<'_>,
-        measure: Measure,
-        at: &[f64],
-    ) -> Vec<Predicted> {
-        let values = self.tenant(question.tenant).map(|tenant| &tenant.values);
-        let asking = values.and_then(|values| Asking::new(values, measure, question));
-        let predicted = |(agent, known): (Arc<str>, Option<&Arc<Agent>>)| {
-            let own = known.and_then(|agent| agent.values.as_deref());
-            if let Some(asking) = &asking {
-                return asking.predicted(agent, own, at);
-            }
-            Predicted { agent, value: None, quantiles: Vec::new(), samples: 0, evidence: 0 }
-        };
-        Agents::agents(self, question).into_iter().map(predicted).collect()
-    }
-}
-
-/// Orders predictions best first: by their mean, ties by name, those of which nothing is known last.
-pub fn best_first(predictions: &mut [Predicted], measure: Measure) {
-    let key = |predicted: &Predicted| {
-        predicted.value.map_or(f64::INFINITY, |value| match measure {
-            Measure::Quality => -value.mean(),
-            Measure::Latency | Measure::Cost => value.mean(),
-        })
-    };
-    predictions.sort_by(|a, b| key(a).total_cmp(&key(b)).then_with(|| a.agent.cmp(&b.agent)));
-}

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::super::small_map::SmallMap;
-use super::super::tenant::Tenant;
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};
 use super::window::{Entry, WINDOW, Window};
 use super::{Cell, Measure, Own, Pool, Record, Values};
 use crate::error::{Error, Result};
 use crate::model::canonical::MapRef;
+use crate::model::small_map::SmallMap;
 use crate::stats::normal;
 
 fn wrong() -> Error {
     Error::Corrupt("the values of agents do not fit together".to_owned())
 }
+
+/// A tenant's values, and those of its agents by name.
+pub(in crate::model) type Restored = (Values, Vec<(String, Arc<Own>)>);
 
 /// What [`RecordsRef`] writes.
 #[derive(Deserialize)]
@@ -38,8 +40,8 @@ struct OwnState {
 }
 
 impl RecordsState {
-    /// Gives a restored tenant its values back.
-    pub(in crate::model) fn restore(self, tenant: &mut Tenant) -> Result<()> {
+    /// The values of a tenant, and of its agents by name.
+    pub(in crate::model) fn restore(self) -> Result<Restored> {
         let effects = |effects: BTreeMap<u64, Effect>| {
             let sound = effects.values().all(Effect::is_sound);
             if sound { Ok(effects.into_iter().collect::<Effects>()) } else { Err(wrong()) }
@@ -54,6 +56,7 @@ impl RecordsState {
             own_bytes: 0,
             cells: 0,
         };
+        let mut owns = Vec::with_capacity(self.agents.len());
         for (name, OwnState { records, cells, effects: beside }) in self.agents {
             let cells: SmallMap<u64, Arc<Cell>> =
                 cells.into_iter().map(|(task, cell)| (task, Arc::new(cell))).collect();
@@ -61,13 +64,9 @@ impl RecordsState {
             values.cells += cells.len();
             let own = Own { records, cells, effects: effects(beside)?, cell_bytes };
             values.own_bytes += own.bytes();
-            let agent = tenant.agents.get_mut(&*name).ok_or_else(|| {
-                Error::Corrupt("values are of an agent that is not there".to_owned())
-            })?;
-            Arc::make_mut(agent).values = Some(Arc::new(own));
+            owns.push((name, Arc::new(own)));
         }
-        tenant.values = values;
-        Ok(())
+        Ok((values, owns))
     }
 }
 
@@ -82,16 +81,20 @@ impl Serialize for Own {
     }
 }
 
-/// A tenant's values, written without building them.
-pub(in crate::model) struct RecordsRef<'a>(pub(in crate::model) &'a Tenant);
+/// A tenant's values and those of its agents by name, written without building them.
+pub(in crate::model) struct RecordsRef<'a, F>(
+    pub(in crate::model) &'a Values,
+    pub(in crate::model) F,
+);
 
-impl Serialize for RecordsRef<'_> {
+impl<'a, I, F> Serialize for RecordsRef<'_, F>
+where
+    I: Iterator<Item = (&'a str, &'a Own)>,
+    F: Fn() -> I,
+{
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Values { now, contexts, pools, own_bytes: _, cells: _, evicted } = &self.0.values;
-        let agents = || {
-            let agents = self.0.agents.iter();
-            agents.filter_map(|(name, agent)| Some((&**name, agent.values.as_ref()?)))
-        };
+        let Self(values, agents) = self;
+        let Values { now, contexts, pools, own_bytes: _, cells: _, evicted } = values;
         let keys = || contexts.keys.iter().map(|(id, key)| (id, &**key));
         let mut state = serializer.serialize_struct("Values", 6)?;
         state.serialize_field("now", now)?;
@@ -161,9 +164,8 @@ impl OldGroup {
 }
 
 impl SumsState {
-    /// Gives a restored tenant windows with the moments that its values had; effects of the context are
-    /// learned anew.
-    pub(in crate::model) fn restore(self, tenant: &mut Tenant) -> Result<()> {
+    /// Windows with the moments that the values had; effects of the context are learned anew.
+    pub(in crate::model) fn restore(self) -> Result<Restored> {
         // The row of a task type's feature tells its fingerprint.
         let mut row_to_task = BTreeMap::new();
         for (print, feature) in self.keys.get("").into_iter().flat_map(|key| &key.values) {
@@ -172,6 +174,7 @@ impl SumsState {
         }
         row_to_task.remove(&0);
         let mut values = Values::default();
+        let mut owns = Vec::with_capacity(self.agents.len());
         for (name, measures) in self.agents {
             let mut own = Own::default();
             for (measure, old) in Measure::ALL.into_iter().zip(measures) {
@@ -204,10 +207,8 @@ impl SumsState {
             values.cells += own.cells.len();
             own.cell_bytes = own.cells.values().map(|cell| cell.bytes()).sum();
             values.own_bytes += own.bytes();
-            let agent = tenant.agents.get_mut(&*name).ok_or_else(wrong)?;
-            Arc::make_mut(agent).values = Some(Arc::new(own));
+            owns.push((name, Arc::new(own)));
         }
-        tenant.values = values;
-        Ok(())
+        Ok((values, owns))
     }
 }
