@@ -1,6 +1,6 @@
 //! How much is used of what is bounded.
 
-use super::families::logistic::Lanes;
+use super::families::COVARIANCE_ENTRY_BYTES;
 use super::performance::AgentPerformanceModel;
 
 /// How much is used of a cap.
@@ -34,8 +34,8 @@ impl AgentPerformanceModel {
         let max = self.holding_max();
         let whole = |cap, used, max| Used { cap, tenant: None, key: None, used, max };
         // What is left of the covariances is no row, from when on none is given.
-        let covariances_max = max.covariances * size_of::<Lanes>();
-        let row = (caps.joint_values_per_agent + 1) * size_of::<Lanes>();
+        let covariances_max = max.covariances * COVARIANCE_ENTRY_BYTES;
+        let row = (caps.joint_values_per_agent + 1) * COVARIANCE_ENTRY_BYTES;
         let covariances = match self.covariance_bytes() {
             used if used + row > covariances_max => covariances_max,
             used => used,

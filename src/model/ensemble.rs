@@ -151,7 +151,7 @@ impl Ensemble {
 #[cfg(test)]
 impl Ensemble {
     /// That of the strategy `thompson`.
-    pub(super) fn logistic(&self) -> &super::families::logistic::Logistic {
+    pub(super) fn logistic(&self) -> &super::families::Logistic {
         match &*self.members {
             [Member::Logistic(logistic)] => logistic,
             members => panic!("{members:?}"),

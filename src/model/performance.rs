@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::ensemble::Ensemble;
-use super::families::logistic;
+use super::families::COVARIANCE_ENTRY_BYTES;
 use super::holding::Holding;
 use super::records::{Score, Tally};
 use super::settings::Settings;
@@ -111,7 +111,7 @@ impl AgentPerformanceModel {
 
     /// Bytes of the covariances of all agents.
     pub fn covariance_bytes(&self) -> usize {
-        self.holding.covariances * size_of::<logistic::Lanes>()
+        self.holding.covariances * COVARIANCE_ENTRY_BYTES
     }
 
     /// Bytes of the values by which quality, latency and cost are predicted.

@@ -5,7 +5,7 @@
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::families::logistic::COPIES;
+use super::families::COPIES;
 use super::log_odds::sigmoid;
 use super::*;
 use crate::outcome::{Context, DEFAULT_TENANT, Feature, Outcome, Status};
@@ -320,7 +320,7 @@ fn covariances_stay_positive_definite_over_ten_million_updates() {
 
 #[test]
 fn forgetting_late_is_forgetting_after_every_outcome() {
-    use super::families::logistic::{Block, Effect};
+    use super::families::{Block, Effect};
     let prior = [0.3; COPIES];
     let mut at_once = Effect::new(&prior, 0);
     at_once.mean = [1.5; COPIES];

@@ -12,8 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::canonical::MapRef;
 use super::ensemble::Ensemble;
-use super::families::logistic::Logistic;
-use super::families::{Learned, Member, Taken};
+use super::families::{LogisticState, Member, Taken};
 use super::holding::Holding;
 use super::names::Waiting;
 use super::performance::AgentPerformanceModel;
@@ -132,7 +131,7 @@ struct TenantState {
     context: BTreeMap<String, ContextKey>,
     other: Other,
     /// With the strategy `thompson`.
-    effects: Option<<Logistic as Learned>::State>,
+    effects: Option<LogisticState>,
     /// Not in files of before there were any.
     records: Option<RecordsState>,
     /// What stood in its place.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::families::logistic::Lanes;
+use super::families::COVARIANCE_ENTRY_BYTES;
 use super::holding::{Held, Holding};
 use super::performance::AgentPerformanceModel;
 use super::records::Agent;
@@ -25,7 +25,7 @@ impl Caps {
         Holding {
             cells: self.cells,
             recent_values: self.recent_values,
-            covariances: (self.covariances_mib << 20) / size_of::<Lanes>(),
+            covariances: (self.covariances_mib << 20) / COVARIANCE_ENTRY_BYTES,
             effects: self.effects,
             value_bytes: self.value_bytes(),
         }

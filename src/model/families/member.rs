@@ -4,11 +4,17 @@ use serde::ser::SerializeStruct;
 
 use super::beta::Beta;
 use super::family::{Family, Learned};
-use super::logistic::Logistic;
+use super::logistic::{Lanes, Logistic};
 use super::means::{Mean, Means};
 use crate::error::Result;
 use crate::model::records::Names;
 use crate::model::settings::{Settings, Strategy};
+
+/// Bytes of an entry of a covariance, which has a number of each copy of the logistic regression.
+pub(in crate::model) const COVARIANCE_ENTRY_BYTES: usize = size_of::<Lanes>();
+
+/// What the logistic regression is read back from.
+pub(in crate::model) type LogisticState = <Logistic as Learned>::State;
 
 /// A family in an ensemble.
 #[derive(Debug, Clone, PartialEq)]

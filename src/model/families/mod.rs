@@ -2,9 +2,12 @@
 
 mod beta;
 mod family;
-pub(in crate::model) mod logistic;
+mod logistic;
 mod means;
 mod member;
 
-pub(in crate::model) use family::{Candidate, CopyPrior, Learned, Lesson, Opinion, Room, Taken};
-pub(in crate::model) use member::Member;
+pub(in crate::model) use family::{Candidate, CopyPrior, Lesson, Opinion, Room, Taken};
+pub(in crate::model) use member::{COVARIANCE_ENTRY_BYTES, LogisticState, Member};
+
+#[cfg(test)]
+pub(in crate::model) use logistic::{Block, COPIES, Effect, Logistic};

@@ -1,8 +1,8 @@
 //! An agent's effects over its context, with one covariance.
 
+use super::copies::{COPIES, FORGETFUL, Lanes, OWN_FEATURE, lanes};
 use super::effect::{Effect, Step, Sum, kept};
 use super::hierarchy::{BASE, Overall};
-use super::{COPIES, FORGETFUL, Lanes, OWN_FEATURE, lanes};
 use crate::model::families::family::Room;
 use crate::model::features::Active;
 use crate::model::small_map::SmallMap;
@@ -15,37 +15,37 @@ const ROW_AT_OUTCOME: u32 = 2;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::model) struct Block {
     /// The feature of each row from 1 on.
-    pub(in crate::model) features: Vec<u32>,
+    pub(super) features: Vec<u32>,
     /// (feature, row), sorted.
-    pub(in crate::model) rows: Vec<(u32, u32)>,
+    pub(super) rows: Vec<(u32, u32)>,
     /// Outcomes of the agent with the row's feature, by row.
-    pub(in crate::model) outcomes: Vec<u32>,
+    pub(super) outcomes: Vec<u32>,
     /// By row.
     pub(in crate::model) mean: Vec<Lanes>,
     /// The lower triangle, row after row.
     pub(in crate::model) covariance: Vec<Lanes>,
     /// Features without a row.
-    pub(in crate::model) cells: SmallMap<u32, FeatureCell>,
+    pub(super) cells: SmallMap<u32, FeatureCell>,
     /// Outcomes the tenant had learned when this was last changed.
-    pub(in crate::model) at: u64,
+    pub(super) at: u64,
 }
 
 /// The effect of a feature without a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct FeatureCell {
-    pub(in crate::model) effect: Effect,
-    pub(in crate::model) outcomes: u32,
+pub(super) struct FeatureCell {
+    pub(super) effect: Effect,
+    pub(super) outcomes: u32,
 }
 
 /// What is believed about an agent's own effects on a question under the base prior, per copy.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct Own {
+pub(super) struct Own {
     /// Mean and variance of all of them.
-    pub(in crate::model) sum: Sum,
+    pub(super) sum: Sum,
     /// Covariance of `A` with the sum.
-    pub(in crate::model) covariance: Lanes,
+    pub(super) covariance: Lanes,
     /// Mean and variance of `A` alone.
-    pub(in crate::model) overall: Overall,
+    pub(super) overall: Overall,
 }
 
 /// Where the lower triangle holds (row, column), in either order.
@@ -65,16 +65,16 @@ impl Block {
         }
     }
 
-    pub(in crate::model) fn joint_values(&self) -> usize {
+    pub(super) fn joint_values(&self) -> usize {
         self.features.len()
     }
 
-    pub(in crate::model) fn independent_effects(&self) -> usize {
+    pub(super) fn independent_effects(&self) -> usize {
         self.cells.len()
     }
 
     /// Outcomes that it was learned from.
-    pub(in crate::model) fn learned(&self) -> u64 {
+    pub(super) fn learned(&self) -> u64 {
         self.outcomes[0].into()
     }
 
@@ -310,7 +310,7 @@ impl Block {
 
     /// Takes a prior `N(mean, variance)` of `A`, under which it was learned, out, and puts the base
     /// prior in: a step with what the one says more than the other.
-    pub(in crate::model) fn rebase(&mut self, mean: Lanes, variance: Lanes) {
+    pub(super) fn rebase(&mut self, mean: Lanes, variance: Lanes) {
         let column: Vec<Lanes> =
             (0..self.mean.len()).map(|row| self.covariance[place(row, 0)]).collect();
         let precision = lanes(|copy| 1.0 / BASE[copy] - 1.0 / variance[copy]);

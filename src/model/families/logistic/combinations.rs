@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::COMBINING;
+use super::copies::COMBINING;
 use super::effect::{Step, Sum};
 use crate::model::families::family::Room;
 use crate::model::features::Active;
@@ -23,7 +23,7 @@ const MET_ONCE: usize = 1_024;
 
 /// An independent Gaussian effect of one copy.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct CellEffect {
+pub(super) struct CellEffect {
     pub(super) mean: f64,
     pub(super) variance: f64,
 }
@@ -42,11 +42,11 @@ struct Combination {
 }
 
 /// A combination as it is saved: hash, when it was last met, and by place of the agent mean and variance.
-pub(in crate::model) type SavedCombination = (u64, u64, Vec<(u32, f64, f64)>);
+pub(super) type SavedCombination = (u64, u64, Vec<(u32, f64, f64)>);
 
 /// Every combination of a tenant that has a place.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::model) struct Combinations {
+pub(super) struct Combinations {
     by_hash: OrdMap<u64, Combination>,
     /// By when they were last met: an outcome meets one at most.
     oldest_first: OrdMap<u64, u64>,
@@ -61,10 +61,7 @@ impl Combinations {
     }
 
     /// Every combination in the order of its hash, with the place of each agent, and the filter.
-    pub(in crate::model) fn save(
-        &self,
-        place: impl Fn(u32) -> u32,
-    ) -> (Vec<SavedCombination>, Vec<u32>) {
+    pub(super) fn save(&self, place: impl Fn(u32) -> u32) -> (Vec<SavedCombination>, Vec<u32>) {
         let saved = self.by_hash.iter().map(|(hash, combination)| {
             let effects = combination.effects.iter();
             let mut effects: Vec<(u32, f64, f64)> =
@@ -76,11 +73,7 @@ impl Combinations {
     }
 
     /// The other way round, where agent ids are places. Returns whether the parts fit together.
-    pub(in crate::model) fn restore(
-        &mut self,
-        saved: Vec<SavedCombination>,
-        met_once: Vec<u32>,
-    ) -> bool {
+    pub(super) fn restore(&mut self, saved: Vec<SavedCombination>, met_once: Vec<u32>) -> bool {
         let is_sound = saved.len() <= COMBINATIONS_MAX
             && [0, MET_ONCE].contains(&met_once.len())
             && saved.iter().flat_map(|(.., effects)| effects).all(|(_, mean, variance)| {
@@ -98,7 +91,7 @@ impl Combinations {
     }
 
     /// Effects of all agents together.
-    pub(in crate::model) fn effects(&self) -> usize {
+    pub(super) fn effects(&self) -> usize {
         self.by_hash.values().map(|combination| combination.effects.len()).sum()
     }
 
@@ -138,7 +131,7 @@ impl Combinations {
     }
 
     /// Whether there are effects on an agent.
-    pub(in crate::model) fn has(&self, agent_id: u32) -> bool {
+    pub(super) fn has(&self, agent_id: u32) -> bool {
         self.by_hash.values().any(|combination| combination.effects.contains_key(&agent_id))
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::{COPIES, FORGETFUL, KEPT, Lanes};
+use super::copies::{COPIES, FORGETFUL, KEPT, Lanes};
 use crate::model::log_odds::sigmoid;
 
 /// Points on each side of the mean at which a tilted Gaussian is summed up, and their distance in
@@ -30,9 +30,9 @@ pub(super) fn kept(age: u64) -> f64 {
 
 /// Mean and variance of a sum of effects, per copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(in crate::model) struct Sum {
-    pub(in crate::model) mean: Lanes,
-    pub(in crate::model) variance: Lanes,
+pub(super) struct Sum {
+    pub(super) mean: Lanes,
+    pub(super) variance: Lanes,
 }
 
 impl Sum {

@@ -27,15 +27,15 @@
 
 use std::sync::Arc;
 
+use super::copies::{COPIES, Lanes};
 use super::effect::Sum;
-use super::{COPIES, Lanes};
 use crate::model::settings::Settings;
 
 /// `V0`: the variance of an agent's overall effect under the base prior, whose mean is 0.
-pub(in crate::model) const BASE: Lanes = [BASE_VARIANCE; COPIES];
+pub(super) const BASE: Lanes = [BASE_VARIANCE; COPIES];
 const BASE_VARIANCE: f64 = 9.0;
 /// How many values the spread may have.
-pub(in crate::model) const SPREADS: usize = 5;
+pub(super) const SPREADS: usize = 5;
 /// `t`: how much agents may differ, as a variance of log-odds. The widest makes the tails of what is
 /// stated right; choosing is better without it.
 const SPREAD: [f64; SPREADS] = [0.05, 0.2, 0.8, 3.2, 12.8];
@@ -82,7 +82,7 @@ pub(super) struct PartOfSum {
 
 /// Sums over a tenant's agents, for one copy and spread.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(in crate::model) struct Term {
+pub(super) struct Term {
     precision: f64,
     information: f64,
     evidence: f64,
@@ -90,28 +90,28 @@ pub(in crate::model) struct Term {
 
 impl Term {
     /// As they are saved.
-    pub(in crate::model) fn numbers(&self) -> [&f64; 3] {
+    pub(super) fn numbers(&self) -> [&f64; 3] {
         [&self.precision, &self.information, &self.evidence]
     }
 
-    pub(in crate::model) fn of_numbers([precision, information, evidence]: [f64; 3]) -> Self {
+    pub(super) fn of_numbers([precision, information, evidence]: [f64; 3]) -> Self {
         Self { precision, information, evidence }
     }
 }
 
 /// The same for every copy and spread.
-pub(in crate::model) type Terms = [[Term; SPREADS]; COPIES];
+pub(super) type Terms = [[Term; SPREADS]; COPIES];
 
 /// What is believed about an agent's overall effect under the base prior.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct Overall {
-    pub(in crate::model) mean: Lanes,
-    pub(in crate::model) variance: Lanes,
+pub(super) struct Overall {
+    pub(super) mean: Lanes,
+    pub(super) variance: Lanes,
 }
 
 impl Overall {
     /// Of an agent without outcomes.
-    pub(in crate::model) const UNKNOWN: Self = Self { mean: [0.0; COPIES], variance: BASE };
+    pub(super) const UNKNOWN: Self = Self { mean: [0.0; COPIES], variance: BASE };
 
     /// `l` and `e` of a copy; `None` where the outcomes say nothing.
     fn said(&self, copy: usize) -> Option<(f64, f64)> {
@@ -123,29 +123,29 @@ impl Overall {
 /// The tenant's prior of one copy: `A ~ N(mean, 1/precision + uncertainty)`, where `uncertainty` is that of
 /// the mean, which all agents share.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct Level {
-    pub(in crate::model) mean: f64,
+pub(super) struct Level {
+    pub(super) mean: f64,
     /// `1/t`.
-    pub(in crate::model) precision: f64,
-    pub(in crate::model) uncertainty: f64,
+    pub(super) precision: f64,
+    pub(super) uncertainty: f64,
 }
 
 /// A sum of effects, that of `A` among them, and what is believed about `A` alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::model) struct Swapped {
+pub(super) struct Swapped {
     /// Mean and variance of the sum.
-    pub(in crate::model) mean: f64,
-    pub(in crate::model) variance: f64,
+    pub(super) mean: f64,
+    pub(super) variance: f64,
     /// Variance of `A` alone.
-    pub(in crate::model) overall: f64,
+    pub(super) overall: f64,
     /// How far the sum moves with the mean of the tenant's agents: its derivative.
-    pub(in crate::model) load: f64,
+    pub(super) load: f64,
 }
 
 impl Level {
     /// Takes the base prior of `A` out of the belief in a sum and puts this one in. `overall` are mean
     /// and variance of `A`, and `covariance` that of `A` with the sum, all under the base prior.
-    pub(in crate::model) fn swap(
+    pub(super) fn swap(
         &self,
         mean: f64,
         variance: f64,
@@ -171,10 +171,10 @@ impl Level {
 
 /// What a tenant's agents have in common.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct Hierarchy {
-    pub(in crate::model) terms: Terms,
+pub(super) struct Hierarchy {
+    pub(super) terms: Terms,
     /// Outcomes the tenant had learned when the sums were last worked out anew.
-    pub(in crate::model) renewed_at: u64,
+    pub(super) renewed_at: u64,
     prior: MeanPrior,
     /// Follows from the sums and the prior.
     levels: Arc<Levels>,
@@ -182,14 +182,14 @@ pub(in crate::model) struct Hierarchy {
 
 /// The tenant's prior, for choosing and for what is stated.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::model) struct Levels {
+pub(super) struct Levels {
     /// By copy: what agents are chosen, and outcomes learned, by.
-    pub(in crate::model) choice: [Level; COPIES],
+    pub(super) choice: [Level; COPIES],
     /// By copy: the same with the widest spread, for the probability to be best.
-    pub(in crate::model) comparison: [Level; COPIES],
+    pub(super) comparison: [Level; COPIES],
     /// By copy and spread: its probability, and the tenant's prior given it. Those that hardly count
     /// have 0.
-    pub(in crate::model) stated: [[(f64, Level); SPREADS]; COPIES],
+    pub(super) stated: [[(f64, Level); SPREADS]; COPIES],
 }
 
 impl Hierarchy {
@@ -202,7 +202,7 @@ impl Hierarchy {
         Self { terms: *terms, renewed_at, prior, levels: Arc::new(Levels::of(terms, prior)) }
     }
 
-    pub(in crate::model) fn levels(&self) -> &Arc<Levels> {
+    pub(super) fn levels(&self) -> &Arc<Levels> {
         &self.levels
     }
 

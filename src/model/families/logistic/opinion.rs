@@ -1,9 +1,10 @@
 //! What the logistic regression says to one question.
 
 use super::block::{Block, Own};
+use super::copies::COPIES;
 use super::effect::Sum;
 use super::hierarchy::{Level, SPREADS, Swapped};
-use super::{COPIES, Logistic};
+use super::regression::Logistic;
 use crate::model::belief::Belief;
 use crate::model::explanation::{Contribution, Part};
 use crate::model::families::family::{Candidate, Opinion};

@@ -8,11 +8,15 @@ use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::before_format_4::{COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN};
-use super::{
-    Block, COPIES, Combinations, Effect, FeatureCell, Hierarchy, Lanes, Logistic, MeanPrior,
-    OWN_TASK, PRIORS, SPREADS, SavedCombination, TaskEffects, Term, effects_of,
+use super::block::{Block, FeatureCell};
+use super::combinations::{Combinations, SavedCombination};
+use super::copies::before_format_4::{
+    COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN,
 };
+use super::copies::{COPIES, Lanes, OWN_TASK, PRIORS};
+use super::effect::Effect;
+use super::hierarchy::{Hierarchy, MeanPrior, SPREADS, Term};
+use super::regression::{Logistic, TaskEffects, effects_of};
 use crate::error::{Error, Result};
 use crate::model::canonical::{MapRef, hex_numbers};
 use crate::model::families::family::Learned;
