@@ -20,7 +20,7 @@ use super::records::{Agent, Cell, ContextKey, Other, SCORE_WINDOW, Score, Tally,
 use super::settings::Settings;
 use super::tenant::Tenant;
 use super::values;
-use super::values::state::{RecordsRef, RecordsState, SumsState};
+use super::values::{RecordsRef, RecordsState, SumsState};
 use crate::error::{Error, Result};
 use crate::outcome::hex;
 
@@ -203,7 +203,7 @@ impl TenantState {
 }
 
 /// Gives a restored tenant its values back.
-fn give_values(tenant: &mut Tenant, (values, owns): values::state::Restored) -> Result<()> {
+fn give_values(tenant: &mut Tenant, (values, owns): values::Restored) -> Result<()> {
     tenant.values = values;
     for (name, own) in owns {
         let agent = tenant

@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Growth;
-use super::window::{ENTRY_BYTES, Entry, Window};
+use super::window::{ENTRY_BYTES, Entry, Growth, Window};
 use crate::model::small_map::SmallMap;
 use crate::outcome::Feature;
 use crate::stats::normal;

@@ -34,8 +34,9 @@
 use std::sync::{Arc, LazyLock};
 
 use super::effects::{Active, Asked, agent_tag, tag, task_id};
+use super::measure::Measure;
+use super::records::{Own, Values};
 use super::window::Window;
-use super::{Measure, Own, Values};
 use crate::outcome::Context;
 use crate::stats::normal::{self, Z_95};
 

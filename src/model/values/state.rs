@@ -7,8 +7,9 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::effects::{Contexts, Effect, Effects, Key, agent_tag, tag};
+use super::measure::{LATENCY_MIN_MS, Measure};
+use super::records::{Cell, Own, Pool, Record, Values};
 use super::window::{Entry, WINDOW, Window};
-use super::{Cell, Measure, Own, Pool, Record, Values};
 use crate::error::{Error, Result};
 use crate::model::canonical::MapRef;
 use crate::model::small_map::SmallMap;
@@ -156,7 +157,7 @@ impl OldGroup {
         };
         let unscaled = |y: f64| match measure {
             Measure::Quality => y.clamp(0.0, 1.0),
-            Measure::Latency => y.exp().clamp(super::LATENCY_MIN_MS, 1e12),
+            Measure::Latency => y.exp().clamp(LATENCY_MIN_MS, 1e12),
             Measure::Cost => y.clamp(0.0, 1e12),
         };
         scaled.into_iter().filter(|y| y.is_finite()).map(unscaled).collect()

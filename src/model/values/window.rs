@@ -29,6 +29,15 @@ pub(in crate::model) struct Window {
     start: usize,
 }
 
+/// What may take more memory than it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) struct Growth {
+    /// Windows, and what the context adds to an agent.
+    pub(in crate::model) values: bool,
+    /// What is known of a tenant's context keys.
+    pub(in crate::model) contexts: bool,
+}
+
 /// One value of a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Entry {
