@@ -33,21 +33,8 @@ pub(super) const SHARED_BASE: Lanes = scaled(0.2, SHARES);
 pub(super) const SHARED_TASK: Lanes = scaled(0.2, SHARES);
 pub(super) const SHARED_FEATURE: Lanes = scaled(0.1, SHARES);
 
-/// What states of format 3 and before were learned under: four copies, whose effects had these priors.
-pub(super) mod before_format_4 {
-    use super::{COPIES, Lanes, SCALES, scaled};
-
-    /// Copies then.
-    pub(in super::super) const COPIES_THEN: usize = 4;
-    /// The copy whose beliefs the fifth begins with.
-    pub(in super::super) const LIKE_THE_FIFTH: usize = 1;
-    /// Mean and variance of `A`.
-    pub(in super::super) const OVERALL: (Lanes, Lanes) = ([0.7; COPIES], [0.5; COPIES]);
-    /// Variance of `AT`.
-    pub(in super::super) const OWN_TASK: Lanes = scaled(0.2, SCALES);
-}
-
-const fn scaled(variance: f64, factors: Lanes) -> Lanes {
+/// A variance times a factor of each copy.
+pub(super) const fn scaled(variance: f64, factors: Lanes) -> Lanes {
     let mut scaled = factors;
     let mut copy = 0;
     while copy < COPIES {

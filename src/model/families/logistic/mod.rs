@@ -43,6 +43,7 @@
 //! `variance <- r^2 variance + (1 - r^2) prior`, once per outcome of the tenant. It is worked out
 //! when an effect is next looked at, so what is not used costs nothing.
 
+mod before_format_4;
 mod block;
 mod combinations;
 mod copies;

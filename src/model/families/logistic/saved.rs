@@ -8,11 +8,9 @@ use serde::de::Error as _;
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::before_format_4::{COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN};
 use super::block::{Block, FeatureCell};
 use super::combinations::{Combinations, SavedCombination};
-use super::copies::before_format_4::{
-    COPIES_THEN, LIKE_THE_FIFTH, OVERALL, OWN_TASK as OWN_TASK_THEN,
-};
 use super::copies::{COPIES, Lanes, OWN_TASK, PRIORS};
 use super::effect::Effect;
 use super::hierarchy::{Hierarchy, MeanPrior, SPREADS, Term};
