@@ -6,8 +6,6 @@ use std::sync::Mutex;
 use super::body::{Body, BodyError};
 use super::registry::lock;
 
-/// What is read, for `Accept-Encoding`.
-pub(super) const READ: &str = "gzip, zstd";
 /// Most codings of one body, each applied to what the one before left.
 const CODINGS_MAX: usize = 4;
 /// Largest window of a zstd frame, as a power of two: what RFC 9659 allows in HTTP.

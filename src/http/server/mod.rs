@@ -23,6 +23,7 @@ mod coding;
 mod connection;
 mod head;
 mod limits;
+mod receive;
 mod registry;
 mod response;
 mod socket;

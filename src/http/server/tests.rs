@@ -8,8 +8,9 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::accept::{REFUSED_MAX, SPARE_MAX, is_starvation};
-use super::body::{BODY_STEP_MIN, CHUNK_LINE_MAX, TRAILERS_MAX};
+use super::body::BODY_STEP_MIN;
 use super::head::HEADERS_MAX;
+use super::receive::{CHUNK_LINE_MAX, TRAILERS_MAX};
 use super::registry::origin;
 use super::socket::{Pace, Stall, next_timeout};
 use super::*;
