@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Counters, DeadLetter, NewDeadLetter, Store, StoreOptions, commit, execute, from_sql, query,
-    reader::{LearningEvent, insert_events},
-    to_sql, write,
+    Counters, DeadLetter, NewDeadLetter, Store, StoreOptions, commit,
+    events::{LearningEvent, insert_events},
+    execute, from_sql, query, to_sql, write,
 };
 use crate::error::{Error, Result};
 use crate::model::Control;

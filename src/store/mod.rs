@@ -34,6 +34,7 @@ mod budgets;
 mod counters;
 mod dead_letters;
 mod decisions;
+mod events;
 mod evidence;
 mod examine;
 mod files;
@@ -49,6 +50,7 @@ pub use backup::{Backup, restore_backup};
 pub use counters::{Counters, SourceCounters};
 pub use dead_letters::{DeadLetter, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX};
 pub use decisions::{AgentReporting, JoinedOutcome, Late, MISSING, Open, RecordedDecision, Taken};
+pub use events::LearningEvent;
 pub(crate) use evidence::GO_ON;
 pub use evidence::set_aside;
 pub use examine::Sizes;
@@ -56,7 +58,7 @@ pub(crate) use files::rename_new;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
 use files::{create_new, give_to_owner_of};
 pub use journal::{Activation, Append, Entry, Position};
-pub use reader::{LearningEvent, Reader};
+pub use reader::Reader;
 pub use space::Space;
 pub use versions::{ModelVersion, RestartPoint, VersionStatus};
 
@@ -339,7 +341,7 @@ impl Store {
     /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
     pub fn learned(&mut self, events: &[LearningEvent], counters: &Counters) -> Result<()> {
         let transaction = write(&self.connection, &self.patience)?;
-        reader::insert_events(&transaction, events, &self.options)?;
+        events::insert_events(&transaction, events, &self.options)?;
         counters.store(&transaction)?;
         commit(transaction, &self.place)
     }

@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Counters, Store, Synchronous, commit, execute, from_sql, query, reaction,
-    reader::{LearningEvent, insert_events},
-    to_sql, write,
+    Counters, Store, Synchronous, commit,
+    events::{LearningEvent, insert_events},
+    execute, from_sql, query, reaction, to_sql, write,
 };
 use crate::error::Result;
 
