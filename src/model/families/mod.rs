@@ -1,4 +1,4 @@
-//! Families of models of the chance of success, all behind the seam of [`Family`].
+//! Families of models of the chance of success, all behind the seam of [`family::Family`].
 
 mod beta;
 mod family;
