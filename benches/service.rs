@@ -2,7 +2,7 @@
 //!
 //! Everything that is compared runs in the same process run, in turn, because machines differ and
 //! are noisy: read the ratios. `BENCH_OUTCOMES` sets the size of the streams (default 1,000,000),
-//! `BENCH_ONLY` picks parts by name (import, http, predict, memory, model, strategies);
+//! `BENCH_ONLY` picks parts by name (import, http, litellm, predict, memory, model, strategies);
 //! `BENCH_CONNECTIONS` sets how many clients ask for predictions at a time (16).
 
 use std::fmt::Write as _;
@@ -27,7 +27,9 @@ use online_learning::service::RealTimeModelUpdater;
 use online_learning::store::StoreOptions;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
 
+const ND_JSON: &str = "application/x-ndjson";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_online-learning");
 const ROUNDS: usize = 5;
 
@@ -44,6 +46,9 @@ fn main() {
     }
     if wanted("http") {
         bench_http(outcomes / 2);
+    }
+    if wanted("litellm") {
+        bench_litellm(outcomes / 20);
     }
     if wanted("predict") {
         bench_in_process();
@@ -148,48 +153,121 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// Posts bodies over a few connections, and waits until what was in them is learned; the seconds it took.
+fn post_all(service: &mut Command, path: &str, media: &str, bodies: &[String]) -> f64 {
+    const CONNECTIONS: usize = 2;
+    let address = free_address();
+    let mut service = service
+        .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
+        .spawn()
+        .expect("the program runs");
+    wait_until_ready(address);
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for connection in 0..CONNECTIONS {
+            scope.spawn(move || {
+                let mut client = Client::connect(address);
+                for body in bodies.iter().skip(connection).step_by(CONNECTIONS) {
+                    assert_eq!(client.post(path, media, body.as_bytes()), 202);
+                }
+            });
+        }
+    });
+    let mut client = Client::connect(address);
+    let status = client.post("/api/learning/outcomes?wait=true", ND_JSON, b"");
+    assert_eq!(status, 200);
+    let seconds = started.elapsed().as_secs_f64();
+    service.kill().expect("it is our child");
+    service.wait().expect("it is our child");
+    seconds
+}
+
 fn bench_http(outcomes: usize) {
     const LINES: usize = 5_000;
-    const CONNECTIONS: usize = 2;
     let text = stream(outcomes, 100, 10);
     let lines: Vec<&str> = text.lines().collect();
     let bodies: Vec<String> = lines.chunks(LINES).map(|lines| lines.join("\n")).collect();
     say(&format!(
-        "HTTP NDJSON, {outcomes} outcomes in bodies of {LINES} lines, {CONNECTIONS} connections, \
-         until learned:"
+        "HTTP NDJSON, {outcomes} outcomes in bodies of {LINES} lines, 2 connections, until learned:"
     ));
     for batch in [10, 1_000] {
         let home = tempfile::tempdir().expect("there is room");
-        let address = free_address();
-        let mut service = program(home.path(), batch)
-            .args(["serve", "--listen-addr", &address.to_string(), "--log", "warn"])
-            .spawn()
-            .expect("the program runs");
-        wait_until_ready(address);
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for connection in 0..CONNECTIONS {
-                let bodies = &bodies;
-                scope.spawn(move || {
-                    let mut client = Client::connect(address);
-                    for body in bodies.iter().skip(connection).step_by(CONNECTIONS) {
-                        let status = client.post(
-                            "/api/learning/outcomes",
-                            "application/x-ndjson",
-                            body.as_bytes(),
-                        );
-                        assert_eq!(status, 202);
-                    }
-                });
-            }
+        let mut service = program(home.path(), batch);
+        let seconds = post_all(&mut service, "/api/learning/outcomes", ND_JSON, &bodies);
+        say(&format!("  batch size {batch:>5}: {:>9.0}/s", rate(outcomes, seconds)));
+    }
+}
+
+/// Calls as LiteLLM reports them, and the same outcomes as events of ours, a line each.
+fn calls(outcomes: usize) -> (Vec<String>, Vec<String>) {
+    const CALLS: &str = include_str!("../tests/fixtures/formats/litellm.json");
+    let calls: Vec<Value> = serde_json::from_str(CALLS).expect("it is JSON");
+    let mut call = calls.last().expect("there is one").clone();
+    // No decision of ours is named: it would be looked up.
+    call["metadata"]["spend_logs_metadata"] = json!({"task_type": "code_review"});
+    let both = (0..outcomes).map(|number| {
+        let (id, agent) = (format!("call-{number}"), format!("agent-{}", number % 100));
+        call["litellm_call_id"] = id.as_str().into();
+        call["model_group"] = agent.as_str().into();
+        let event = json!({
+            "event_id": id, "agent_name": agent, "status": call["status"],
+            "task_type": "code_review", "latency_ms": 676.780_939, "cost_estimate": 0.000_225,
+            "timestamp": call["endTime"],
         });
-        let mut client = Client::connect(address);
-        let status = client.post("/api/learning/outcomes?wait=true", "application/x-ndjson", b"");
-        assert_eq!(status, 200);
-        let rate = rate(outcomes, started.elapsed().as_secs_f64());
-        say(&format!("  batch size {batch:>5}: {rate:>9.0}/s"));
-        service.kill().expect("it is our child");
-        service.wait().expect("it is our child");
+        (call.to_string(), event.to_string())
+    });
+    both.unzip()
+}
+
+fn bench_litellm(outcomes: usize) {
+    /// As many as LiteLLM sends together.
+    const TOGETHER: usize = 512;
+    let (calls, events) = calls(outcomes);
+    let bytes = calls.iter().map(String::len).sum::<usize>() / outcomes;
+    say(&format!("{outcomes} calls of {bytes} bytes as LiteLLM reports them, batch size 10:"));
+    let home = tempfile::tempdir().expect("there is room");
+    let file = |name: &str, lines: &[String]| {
+        let file = home.path().join(name);
+        std::fs::write(&file, lines.join("\n")).expect("there is room");
+        file
+    };
+    let files = [file("events.jsonl", &events), file("calls.jsonl", &calls)];
+    let import = |file: &Path, from: &[&str]| {
+        let directory = tempfile::tempdir_in(home.path()).expect("there is room");
+        let started = Instant::now();
+        let output = program(directory.path(), 10)
+            .arg("import")
+            .args(from)
+            .arg(file)
+            .output()
+            .expect("it runs");
+        let seconds = started.elapsed().as_secs_f64();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.starts_with(&format!("accepted={outcomes} ")), "{said}");
+        rate(outcomes, seconds)
+    };
+    let list = |calls: &[String]| format!("[{}]", calls.join(","));
+    let lists: Vec<String> = calls.chunks(TOGETHER).map(list).collect();
+    let lines: Vec<String> = events.chunks(TOGETHER).map(|lines| lines.join("\n")).collect();
+    let post = |path: &str, media: &str, bodies: &[String]| {
+        let home = tempfile::tempdir_in(home.path()).expect("there is room");
+        rate(outcomes, post_all(&mut program(home.path(), 10), path, media, bodies))
+    };
+    let mut rates = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        rates[0].push(import(&files[0], &[]));
+        rates[1].push(import(&files[1], &["--from", "litellm"]));
+        rates[2].push(post("/api/learning/outcomes", ND_JSON, &lines));
+        rates[3].push(post("/api/learning/outcomes/litellm", "application/json", &lists));
+    }
+    let [events, calls, posted_events, posted_calls] = rates.map(median);
+    for (what, events, calls) in
+        [("import", events, calls), ("HTTP, 512 together", posted_events, posted_calls)]
+    {
+        say(&format!(
+            "  {what:<18}: events {events:>9.0}/s   calls {calls:>9.0}/s   ratio {:.2}",
+            calls / events
+        ));
     }
 }
 
