@@ -186,7 +186,10 @@ fn a_map_is_checked_and_shows_what_it_gives() {
         "accepted=10 duplicates=0 rejected=1 missing_status=1 dropped_fields=10 latency_ms=10";
     assert_eq!(printed(&mut import(home.path(), &["--map", map, file])), expected);
     let again = "accepted=0 duplicates=10 rejected=1 missing_status=1";
-    assert!(printed(&mut import(home.path(), &["--map", map, file])).starts_with(again));
+    let other: &[&str] = &["--map", map, "--task-type", "other", file];
+    for arguments in [&["--map", map, file], other] {
+        assert_eq!(printed(&mut import(home.path(), arguments)), again);
+    }
 
     std::fs::write(
         home.path().join("wrong.json"),

@@ -358,7 +358,11 @@ impl Source {
 
     /// The identity of a line that has none of its own: the same when the file is read again.
     pub(crate) fn identity(&self, number: u64, line: &[u8]) -> String {
-        self.identities.of(number, line)
+        match self.format {
+            // What is made of a record may change with its map, it stays the same record.
+            Format::Foreign(_) => self.identities.of(number, b""),
+            _ => self.identities.of(number, line),
+        }
     }
 
     /// Whether identities could be made up, where that was necessary.

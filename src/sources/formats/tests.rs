@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use proptest::prelude::*;
+use proptest::test_runner::Config;
 use serde_json::json;
 
 use super::*;
@@ -615,4 +617,73 @@ fn decisions_of_vowpal_wabbit_are_outcomes_of_the_chosen_action() {
     assert_eq!(given.events[0]["event_id"], "e1");
     let why = "vw.dsjson, line 7: status: _label_cost is -2.0, allowed is a number from 0 to 1";
     assert_eq!(given.refusals[0].detail, why);
+}
+
+/// Every format with the name and the text of a file that it reads.
+fn samples() -> Vec<(&'static str, PathBuf, Vec<u8>)> {
+    let lm_eval =
+        "lm-eval/EleutherAI__pythia-160m/samples_arc_easy_2026-01-01T00-00-00.123456.jsonl";
+    let files = [
+        ("litellm", "litellm.json"),
+        ("langfuse", "langfuse_observations.jsonl"),
+        ("langsmith", "langsmith.json"),
+        ("tensorzero", "tensorzero.jsonl"),
+        ("inspect", "inspect.json"),
+        ("promptfoo", "promptfoo.json"),
+        ("lm-eval", lm_eval),
+        ("swe-bench", "gpt-4.1.run1.json"),
+        ("vw", "vw.dsjson"),
+    ];
+    assert_eq!(files.map(|(name, _)| name), MAPS.map(|(name, _)| name));
+    let read = |(name, file): (&'static str, &str)| {
+        let path = fixture(file);
+        let bytes = std::fs::read(&path).unwrap();
+        (name, path, bytes)
+    };
+    files.map(read).to_vec()
+}
+
+proptest! {
+    #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(2_000) })]
+
+    /// Files are cut and flipped, and keys lose their values to others: what comes of it are events that
+    /// can be read as JSON, refusals, and errors.
+    #[test]
+    fn no_bytes_make_it_panic(
+        which in 0..MAPS.len(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        values in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::sample::select(vec!["null", "[]", "{}", "-1e308", "\"\"", "[[1]]", "9e99"])),
+            0..4,
+        ),
+        end in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let (name, path, mut bytes) = samples().swap_remove(which);
+        for (at, value) in values {
+            let colons: Vec<usize> =
+                (0..bytes.len()).filter(|place| bytes[*place..].starts_with(b"\":")).collect();
+            let from = colons[at.index(colons.len())] + 2;
+            let to = from + bytes[from..].iter().position(|byte| b",}]".contains(byte)).unwrap_or(0);
+            bytes.splice(from..to, value.bytes());
+        }
+        for (at, byte) in flips {
+            let place = at.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if is_cut {
+            bytes.truncate(end.index(bytes.len()));
+        }
+        let mut reader = named(name, scores(&["acc"]));
+        let mut open =
+            || -> io::Result<Box<dyn BufRead>> { Ok(Box::new(io::Cursor::new(bytes.clone()))) };
+        let _ = reader.collect(&path, &mut open);
+        let _ = reader.read(&path, &mut open, |_, taken| {
+            if let Taken::Event(event) | Taken::Refused(_, event) = taken {
+                assert!(serde_json::from_slice::<Value>(event).is_ok_and(|event| event.is_object()));
+            }
+            ControlFlow::Continue(())
+        });
+        let _ = reader.body(&bytes);
+    }
 }

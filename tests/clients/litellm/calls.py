@@ -1,4 +1,5 @@
-"""Calls with mocked answers, reported by LiteLLM's callback generic_api; then what was learned of them."""
+"""Calls with mocked answers, reported by LiteLLM's callback generic_api as the documentation sets it up; then what was
+learned of them."""
 
 import asyncio
 import json
@@ -6,14 +7,18 @@ import logging
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import litellm
+import yaml
 from litellm.integrations.generic_api.generic_api_callback import GenericAPILogger
+from litellm.litellm_core_utils.logging_callback_manager import LoggingCallbackManager
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
 CALLS, FAILING, AT_ONCE = 1_000, 100, 50
 MODELS = ("gpt-4o", "gpt-4o-mini")
 DEADLINE_S = 120
+DOCUMENTATION = Path(__file__).parents[3] / "src/sources/formats/README.md"
 URL, FORMAT = sys.argv[1:]
 
 
@@ -51,10 +56,20 @@ def performance():
     return ask("/api/learning/agents/performance?task_type=review")
 
 
+def documented():
+    """The callback that the configuration in the documentation makes, but for the address and the log format."""
+    configuration = yaml.safe_load(DOCUMENTATION.read_text().split("```yaml\n")[1].split("```")[0])
+    (name,) = configuration["litellm_settings"]["callbacks"]
+    settings = configuration["callback_settings"][name]
+    settings["endpoint"] = settings["endpoint"].replace("http://127.0.0.1:8000", URL)
+    litellm.callback_settings = {name: {**settings, "log_format": FORMAT}}
+    callback = LoggingCallbackManager.add_custom_callback_generic_api_str(name)
+    assert isinstance(callback, GenericAPILogger), callback
+    return callback
+
+
 async def main():
-    callback = GenericAPILogger(
-        endpoint=f"{URL}/api/learning/outcomes/litellm", log_format=FORMAT, max_retries=5
-    )
+    callback = documented()
     litellm.callbacks = [callback]
     costs, marked = [], False
     for first in range(0, CALLS, AT_ONCE):
