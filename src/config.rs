@@ -15,6 +15,7 @@ use crate::http::access::{AccessOptions, Hosts, Rate};
 use crate::learner::LearnerOptions;
 use crate::model::{Caps, Settings, Strategy};
 use crate::outcome::PayloadKept;
+use crate::outcome::feedback::Evaluations;
 use crate::sources::formats::LITELLM_AGENTS;
 use crate::sources::kafka::{KafkaOptions, OffsetReset, Sasl};
 use crate::sources::otlp::{Executions, OtlpOptions};
@@ -45,7 +46,7 @@ const fn opt(
 }
 
 /// Every setting of the service.
-pub const OPTIONS: [Opt; 89] = [
+pub const OPTIONS: [Opt; 92] = [
     opt("LISTEN_ADDR", "listen-addr", "127.0.0.1:8000", "Address and port of the HTTP API"),
     opt(
         "MODEL_STORAGE_PATH",
@@ -118,6 +119,18 @@ pub const OPTIONS: [Opt; 89] = [
         "decision-missing",
         "ignore",
         "What is learned of a decision without an outcome after DECISION_WAIT: ignore or failure",
+    ),
+    opt(
+        "FEEDBACK_WAIT",
+        "feedback-wait",
+        "3600",
+        "Seconds that a verdict waits for its execution, and an execution for its verdict",
+    ),
+    opt(
+        "FEEDBACK_MISSING",
+        "feedback-missing",
+        "status",
+        "What is learned of an execution that waits for a verdict in vain: its status, or drop",
     ),
     opt("MAX_TENANTS", "max-tenants", "100", "Tenants; outcomes of further ones are refused"),
     opt("MAX_AGENTS", "max-agents", "1000", "Agents learned per tenant"),
@@ -313,6 +326,12 @@ pub const OPTIONS: [Opt; 89] = [
         "Evaluations whose score (0 to 1) is the quality, by their names, or none",
     ),
     opt(
+        "OTLP_SUCCESS",
+        "otlp-success",
+        "none",
+        "Evaluations that say whether it was a success, by their names, or none",
+    ),
+    opt(
         "OTLP_PRICES",
         "otlp-prices",
         "",
@@ -432,6 +451,7 @@ pub struct Config {
     pub queue_capacity: usize,
     pub decision_wait: Duration,
     pub explore_min: f64,
+    pub evaluations: Evaluations,
     pub http_connections_max: usize,
     pub http_body_bytes_max: usize,
     pub http_answer_bytes_max: usize,
@@ -450,6 +470,7 @@ impl Config {
             learner: self.learner,
             decision_wait: self.decision_wait,
             explore_min: self.explore_min,
+            evaluations: self.evaluations.clone(),
             kafka_topic: self.kafka_topic.clone(),
             metrics_agents_max: self.metrics_agents_max,
             sample_interval: self.sample_interval,
@@ -514,6 +535,8 @@ impl Config {
                 source.optional_number("MEMORY_MAX_MIB", 64, 1 << 30)?.map(|mib: u64| mib << 20),
             )),
             final_after: decision_wait,
+            learn_unjudged: source.choice("FEEDBACK_MISSING", &["status", "drop"])? == "status",
+            feedback_wait: Duration::from_secs(source.number("FEEDBACK_WAIT", 0, 31_536_000)?),
             dead_letter_payload: source.payload_kept()?,
             ..LearnerOptions::default()
         };
@@ -551,6 +574,7 @@ impl Config {
             queue_capacity,
             decision_wait,
             explore_min: source.real("EXPLORE_MIN", 0.0, 1.0)?,
+            evaluations: source.evaluations()?,
             http_connections_max: source.number("HTTP_MAX_CONNECTIONS", 1, 100_000)?,
             http_body_bytes_max: body_mib << 20,
             http_answer_bytes_max: answer_mib << 20,
@@ -707,16 +731,19 @@ impl Source<'_> {
         })
     }
 
+    fn is_kafka_on(&self) -> Result<bool> {
+        match self.text("ENABLE_KAFKA").as_str() {
+            "" => Ok(!self.text("KAFKA_BOOTSTRAP_SERVERS").is_empty()),
+            _ => self.flag("ENABLE_KAFKA"),
+        }
+    }
+
     /// How Kafka is used; `None` when it is not.
     fn kafka(&self) -> Result<Option<KafkaOptions>> {
-        let servers = self.text("KAFKA_BOOTSTRAP_SERVERS");
-        let is_on = match self.text("ENABLE_KAFKA").as_str() {
-            "" => !servers.is_empty(),
-            _ => self.flag("ENABLE_KAFKA")?,
-        };
-        if !is_on {
+        if !self.is_kafka_on()? {
             return Ok(None);
         }
+        let servers = self.text("KAFKA_BOOTSTRAP_SERVERS");
         let brokers = if servers.is_empty() { "localhost:9092".to_owned() } else { servers };
         let some = |env: &str| Some(self.text(env)).filter(|text| !text.is_empty());
         let dead_letter_topic = match some("KAFKA_DEAD_LETTER_TOPIC") {
@@ -771,20 +798,35 @@ impl Source<'_> {
         }))
     }
 
+    /// What evaluations are for.
+    fn evaluations(&self) -> Result<Evaluations> {
+        let [quality, success] = ["OTLP_QUALITY", "OTLP_SUCCESS"].map(|env| self.otlp_names(env));
+        let success = success?;
+        if !success.is_empty() && self.is_kafka_on()? {
+            let allowed =
+                "none where ENABLE_KAFKA is on: other replicas would not learn the verdicts";
+            return Err(self.wrong("OTLP_SUCCESS", allowed));
+        }
+        Ok(Evaluations { quality: quality?, success })
+    }
+
+    /// Names of attributes or evaluations, separated by commas.
+    fn otlp_names(&self, env: &str) -> Result<Vec<String>> {
+        let text = self.text(env);
+        if text == "none" {
+            return Ok(Vec::new());
+        }
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        if names.iter().any(String::is_empty) || names.len() > OTLP_NAMES_MAX {
+            let allowed = format!("none, or 1 to {OTLP_NAMES_MAX} names separated by commas");
+            return Err(self.wrong(env, &allowed));
+        }
+        Ok(names)
+    }
+
     /// How telemetry is read; `None` when it is not.
     fn otlp(&self) -> Result<Option<OtlpOptions>> {
-        let names = |env: &str| -> Result<Vec<String>> {
-            let text = self.text(env);
-            if text == "none" {
-                return Ok(Vec::new());
-            }
-            let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
-            if names.iter().any(String::is_empty) || names.len() > OTLP_NAMES_MAX {
-                let allowed = format!("none, or 1 to {OTLP_NAMES_MAX} names separated by commas");
-                return Err(self.wrong(env, &allowed));
-            }
-            Ok(names)
-        };
+        let names = |env: &str| self.otlp_names(env);
         let executions = match &*self.choice("OTLP_EXECUTIONS", &Executions::NAMES)? {
             "models" => Executions::Models,
             _ => Executions::Agents,
@@ -796,6 +838,7 @@ impl Source<'_> {
             tenant: names("OTLP_TENANT")?,
             context: names("OTLP_CONTEXT")?,
             quality: names("OTLP_QUALITY")?,
+            success: names("OTLP_SUCCESS")?,
             prices: Some(self.text("OTLP_PRICES"))
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),

@@ -42,6 +42,8 @@ pub(super) struct OutcomeEvent {
     /// The trace that it was part of, 32 hexadecimal digits: joins it with the decision of that trace, where
     /// it names none.
     trace_id: Option<String>,
+    /// Whether it was a success is found out later: until a verdict comes it is pending.
+    awaits_verdict: Option<bool>,
     /// Milliseconds.
     latency_ms: Option<f64>,
     /// The latency where there is no `latency_ms`.

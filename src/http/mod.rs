@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::learner::{Inbox, LearnerOptions, Now, Shared};
 use crate::logging::RequestScope;
+use crate::outcome::feedback::Evaluations;
 use crate::outcome::{DEFAULT_TENANT, NAME_BYTES_MAX, kept_name, tidy};
 use crate::sources::formats;
 use crate::sources::kafka::{Producer, View};
@@ -39,6 +40,7 @@ mod decisions;
 mod dry_run;
 mod evaluate;
 mod event;
+mod feedback;
 mod lists;
 mod litellm;
 mod models;
@@ -104,6 +106,7 @@ pub struct AppOptions {
     pub decision_wait: Duration,
     /// Unless a request has its own.
     pub explore_min: f64,
+    pub evaluations: Evaluations,
     pub kafka_topic: String,
     /// Agents that `/metrics` shows one by one.
     pub metrics_agents_max: usize,

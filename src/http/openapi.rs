@@ -359,7 +359,7 @@ mod tests {
             "agent_name": "a", "status": "success", "event_id": 7, "run_id": "r", "agent_type": "t",
             "tenant_id": "blue", "task_type": "review", "action_type": "x", "context": {"k": 1},
             "context_snapshot": {"k": 2}, "decision_id": "d", "correlation_id": "c",
-            "trace_id": "5b8efff798038103d269b633813fc60c",
+            "trace_id": "5b8efff798038103d269b633813fc60c", "awaits_verdict": true,
             "latency_ms": "12.5", "duration_ms": 9, "cost_estimate": 0.5, "cost": 0.1,
             "quality_score": 0.75, "timestamp": "2026-11-23T10:00:00", "metadata": {"x": 1},
         });

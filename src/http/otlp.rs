@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::access::{Caller, Need, Scope};
+use super::feedback::Taken;
 use super::operation::{Operation, binary, number_as_id};
 use super::outcomes::record;
 use super::route::{Call, Route, Tag};
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::learner::{AppendReply, Now, OTLP};
 use crate::outcome::Payload;
+use crate::outcome::feedback::Verdict;
 use crate::sources::otlp::{self, Body, Executed, Otlp, Unreadable};
 
 /// Largest body as it is sent, in bytes. What it unpacks to is bounded by `OTLP_BODY_MAX_MIB`.
@@ -59,8 +61,22 @@ pub(super) const LOGS: Route = Route {
     id: "exportLogs",
     tag: Tag::Telemetry,
     need: Need::Scope(Scope::Ingest),
-    handler: |app, call| app.export(call, App::passed_over),
-    describe: |_| export("OTLP: log records, which are passed over", &json!({})),
+    handler: |app, call| app.export(call, App::logs),
+    describe: |_| {
+        let record = json!({"type": "object", "properties": {"attributes": attributes()}});
+        let scope = json!({"type": "object", "properties": {"logRecords": list(&record)}});
+        let resource =
+            json!({"type": ["object", "null"], "properties": {"attributes": attributes()}});
+        let of_resource = json!({
+            "type": "object",
+            "properties": {"resource": resource, "scopeLogs": list(&scope)},
+        });
+        let request = json!({
+            "type": "object",
+            "properties": {"resourceLogs": list(&of_resource)},
+        });
+        export("OTLP: log records, of which evaluations are learned", &request)
+    },
 };
 
 pub(super) const METRICS: Route = Route {
@@ -90,6 +106,7 @@ fn export(summary: &'static str, request: &Value) -> Operation {
             "type": "object",
             "properties": {
                 "rejectedSpans": number_as_id(),
+                "rejectedLogRecords": number_as_id(),
                 "errorMessage": {"type": "string"},
             },
         }},
@@ -119,6 +136,8 @@ enum Encoding {
 struct Partial {
     rejected: u64,
     message: String,
+    /// Of what, by its name in JSON.
+    of: &'static str,
 }
 
 type Export = fn(&App, &Otlp, &mut Request<'_>, Encoding, &Caller) -> Result<Partial, Failure>;
@@ -139,7 +158,7 @@ impl App {
         match (done, encoding) {
             (Ok(partial), Encoding::Json) => Ok(json_response(200, &partial.json())),
             (Ok(partial), Encoding::Protobuf) => {
-                let Partial { rejected, message } = partial;
+                let Partial { rejected, message, .. } = partial;
                 Ok(Response::new(200, PROTOBUF, otlp::export_response(rejected, &message)))
             }
             (Err(failure), Encoding::Json) => Err(failure),
@@ -165,7 +184,8 @@ impl App {
                 otlp.traces(Body::Json(&body), caller.tenant())
             }
         };
-        let Executed { events, ranges, ignored, too_large } = executed.map_err(unreadable)?;
+        let Executed { events, ranges, verdicts, ignored, too_large } =
+            executed.map_err(unreadable)?;
         let executions = ranges.len() as u64;
         let events = Arc::new(events);
         let now_ms = Now::read().unix_ms;
@@ -173,6 +193,7 @@ impl App {
         let records = payloads.map(|payload| record(OTLP, payload, now_ms, caller));
         let reply = if executions > 0 { self.submit(records)? } else { AppendReply::default() };
 
+        self.take_verdicts(verdicts)?;
         let instruments = &self.shared.instruments;
         let rejected = reply.rejected_total + too_large;
         instruments.otlp_spans("execution").inc_by(executions - reply.rejected_total);
@@ -185,7 +206,45 @@ impl App {
             }
             None => String::new(),
         };
-        Ok(Partial { rejected, message: first })
+        Ok(Partial { rejected, message: first, of: "rejectedSpans" })
+    }
+
+    /// Takes in the verdicts that log records carry.
+    fn logs(
+        &self,
+        otlp: &Otlp,
+        request: &mut Request<'_>,
+        encoding: Encoding,
+        caller: &Caller,
+    ) -> Result<Partial, Failure> {
+        let packed = request.read_packed(PACKED_BYTES_MAX)?;
+        let read = match encoding {
+            Encoding::Protobuf => {
+                packed.unpacked(|body| otlp.logs(Body::Protobuf(body), caller.tenant()))
+            }
+            Encoding::Json => {
+                let body = packed.unpack(otlp.options().body_bytes_max)?;
+                otlp.logs(Body::Json(&body), caller.tenant())
+            }
+        };
+        let Executed { verdicts, too_large, .. } = read.map_err(unreadable)?;
+        self.take_verdicts(verdicts)?;
+        let message = if too_large > 0 {
+            format!("a log record has more than {} bytes", otlp::SPAN_BYTES_MAX)
+        } else {
+            String::new()
+        };
+        Ok(Partial { rejected: too_large, message, of: "rejectedLogRecords" })
+    }
+
+    /// Has verdicts judged, which are counted by what became of them.
+    fn take_verdicts(&self, verdicts: Vec<Verdict>) -> Result<(), Failure> {
+        if verdicts.is_empty() || self.kafka.is_some() {
+            return Ok(());
+        }
+        let mut taken = Taken::default();
+        self.judge(verdicts.into_iter().enumerate().collect(), &mut taken)?;
+        Ok(())
     }
 
     /// Takes what nothing is learned from, so that one address serves all that an exporter sends.
@@ -209,7 +268,7 @@ impl Partial {
             return json!({});
         }
         let (rejected, message) = (self.rejected.to_string(), &self.message);
-        json!({"partialSuccess": {"rejectedSpans": rejected, "errorMessage": message}})
+        json!({"partialSuccess": {self.of: rejected, "errorMessage": message}})
     }
 }
 

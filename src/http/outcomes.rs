@@ -342,7 +342,7 @@ pub(super) struct ReplayRequest {
 }
 
 /// The lines of a body that hold anything, as ranges.
-fn lines(body: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
     let mut start = 0;
     std::iter::from_fn(move || {
         while start < body.len() {
@@ -425,7 +425,7 @@ fn array_records(
 }
 
 /// Refuses an event of another tenant than the caller's.
-fn check_tenant(event: &[u8], caller: &Caller) -> std::result::Result<(), Denied> {
+pub(super) fn check_tenant(event: &[u8], caller: &Caller) -> std::result::Result<(), Denied> {
     match caller.tenant() {
         Some(_) => caller.tenant_or(named_tenant(event).as_deref()).map(drop),
         None => Ok(()),

@@ -268,6 +268,11 @@ impl App {
             "Outcomes that were not final and were learned when they came, for want of room",
             number(counters.attempts_not_held),
         );
+        to.counter(
+            "online_learning_unjudged_not_held_total",
+            "Outcomes that were learned without a verdict when they came, for want of room",
+            number(counters.unjudged_not_held),
+        );
     }
 
     /// The agents of which most outcomes are missing.

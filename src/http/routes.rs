@@ -3,8 +3,8 @@
 
 use super::route::Route;
 use super::{
-    agents, alerts, budgets, catalog, client, dashboard, decisions, evaluate, lists, litellm,
-    models, openapi, otlp, outcomes, pareto, plots, predict, prometheus, status, values,
+    agents, alerts, budgets, catalog, client, dashboard, decisions, evaluate, feedback, lists,
+    litellm, models, openapi, otlp, outcomes, pareto, plots, predict, prometheus, status, values,
 };
 
 /// Every route, in the order of the description. The one that is asked most stands first.
@@ -26,6 +26,7 @@ pub(super) const ROUTES: &[Route] = &[
     outcomes::REPORT,
     outcomes::REPORT_MANY,
     litellm::REPORT,
+    feedback::FEEDBACK,
     otlp::TRACES,
     otlp::LOGS,
     otlp::METRICS,

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::{Forecast, Learner, Now, metrics_json};
+use super::{Forecast, Learner, Now, count_spending, metrics_json};
 use crate::error::{Error, Result};
 use crate::model::Control;
 use crate::outcome::{Outcome, format_time};
@@ -32,6 +32,9 @@ impl Learner {
             if let (Some(expected), Some(reward)) = (expected, reward) {
                 counters.foresight.add(expected, reward);
                 forecasts.push(Forecast { expected, reward });
+            }
+            if let Control::Feedback { outcome, .. } = control {
+                count_spending(outcome, &mut counters, now);
             }
             outcomes.extend(outcome);
         }

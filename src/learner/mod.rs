@@ -42,6 +42,7 @@ use crate::watch::{Forecast, Watch};
 mod admission;
 mod attempts;
 mod control;
+mod feedback;
 mod inbox;
 mod memory;
 mod missing;
@@ -50,6 +51,7 @@ mod saving;
 mod spans;
 
 pub use admission::{Admission, AdmitRequest};
+pub use feedback::{FeedbackRequest, Judged};
 pub use inbox::{
     Inbox, LETTERS_KEPT_MAX, LeftOut, REJECTED_NAMED_MAX, Room, SUBMIT_RECORDS_MAX, Sieve,
 };
@@ -119,6 +121,8 @@ pub enum Event {
     Append(AppendRequest),
     /// Look at outcomes on their way to a topic, from which they will come back.
     Admit(AdmitRequest),
+    /// Verdicts on executions that were reported before, or will be.
+    Feedback(FeedbackRequest),
     /// Dead letters up to this number were sent on.
     DeadLettersSent(u64),
     /// Answered selections wait to be recorded.
@@ -444,6 +448,10 @@ pub struct LearnerOptions {
     pub memory: Option<MemoryLimit>,
     /// How long the newest outcome of an execution waits for the final one before it is learned.
     pub final_after: Duration,
+    /// How long a verdict and its execution wait for each other.
+    pub feedback_wait: Duration,
+    /// An execution without a verdict is learned as it came; else it is not.
+    pub learn_unjudged: bool,
     /// What is kept of the payload of a dead letter.
     pub dead_letter_payload: PayloadKept,
 }
@@ -462,6 +470,8 @@ impl Default for LearnerOptions {
             missing_after: None,
             memory: None,
             final_after: Duration::from_mins(10),
+            feedback_wait: Duration::from_hours(1),
+            learn_unjudged: true,
             dead_letter_payload: PayloadKept::Full,
         }
     }
@@ -481,6 +491,8 @@ struct Sorted {
     replies: Vec<(Sender<Result<AppendReply>>, AppendReply)>,
     /// Outcomes that teach nothing, because their decision was given up.
     late: Vec<Late>,
+    /// Outcomes that teach nothing yet, because a verdict is still to come, as they came.
+    unjudged: Vec<Outcome>,
     /// Outcomes that teach nothing, because the final one is still to come.
     provisional: Vec<Provisional>,
 }
@@ -517,6 +529,8 @@ pub struct Learner {
     missing_due: Option<Instant>,
     /// When executions without a final outcome are looked for, if any wait for it.
     attempts_due: Instant,
+    /// When verdicts that wait are looked at, if any do.
+    verdicts_due: Instant,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -577,6 +591,7 @@ impl Learner {
             decisions_rest: now.instant,
             missing_due: None,
             attempts_due: now.instant,
+            verdicts_due: now.instant,
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -616,6 +631,7 @@ impl Learner {
                 self.group.push(request);
             }
             Event::Admit(request) => self.admit_outcomes(&request, now)?,
+            Event::Feedback(request) => self.take_feedback(&request, now)?,
             // The next transaction takes it along: after a crash some are sent again.
             Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
             Event::Decisions => {
@@ -728,6 +744,7 @@ impl Learner {
         self.learn(due || !self.flushes.is_empty(), now)?;
         self.give_up_when_due(now)?;
         self.settle_attempts_when_due(now)?;
+        self.judge_when_due(now)?;
         self.save_when_due(now)
     }
 
@@ -769,7 +786,9 @@ impl Learner {
         let wait = if wanted { Duration::ZERO } else { self.options.batch_timeout };
         let batch = self.pending_since.map(|at| at + wait);
         let attempts = (self.store.attempts() > 0).then_some(self.attempts_due);
-        let due = [batch, self.saving.due(&self.options), self.missing_due, attempts];
+        let waits = self.store.awaited() > 0 || self.store.unjudged() > 0;
+        let verdicts = waits.then_some(self.verdicts_due);
+        let due = [batch, self.saving.due(&self.options), self.missing_due, attempts, verdicts];
         let due = due.into_iter().flatten().min();
         // Nothing is done before the retry, so nothing is due before it.
         let due = due.map(|due| self.retry_at.map_or(due, |retry| due.max(retry)));
@@ -909,6 +928,7 @@ impl Learner {
             decisions: &decisions,
             late: &sorted.late,
             provisional: &sorted.provisional,
+            unjudged: &sorted.unjudged,
             taken: &taken,
         };
         let began = Instant::now();
@@ -925,6 +945,7 @@ impl Learner {
                 self.counters = counters;
                 self.tenants.append(&mut sorted.tenants);
                 if !sorted.outcomes.is_empty() {
+                    self.note_awaited(&sorted.outcomes, now);
                     self.pending_since.get_or_insert(now.instant);
                     self.pending.extend(sorted.outcomes);
                 }
@@ -1089,6 +1110,7 @@ impl Learner {
                             counters.decisions_late += 1;
                             sorted.keep_late(&mut outcome);
                         } else {
+                            self.hold_unjudged(&mut outcome, &mut sorted, counters);
                             self.hold_provisional(&mut outcome, &mut sorted, counters);
                         }
                         sorted.outcomes.push(outcome);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::{AppendRequest, Learner, Now, TOPIC, count_decisions};
 use crate::error::Result;
+use crate::outcome::feedback::{Target, Verdict};
 use crate::outcome::{ContentKey, DecisionRef, IdentityKey, Outcome, TraceId};
 use crate::store::{Append, Open, Store, Taken};
 
@@ -24,6 +25,8 @@ pub struct Reported {
     pub(super) time_ms: Option<i64>,
     /// The decision may have several outcomes.
     pub(super) of_item: bool,
+    /// What it would add to an execution that is known already.
+    pub(super) verdict: Verdict,
 }
 
 impl Reported {
@@ -38,6 +41,16 @@ impl Reported {
             trace: outcome.trace,
             time_ms: (!outcome.undated).then_some(outcome.time_ms),
             of_item: outcome.attempt.is_some_and(|attempt| attempt.of_item),
+            verdict: Verdict {
+                tenant: outcome.tenant.clone(),
+                target: Target::Decision {
+                    id: outcome.decision.as_ref().map(DecisionRef::id).unwrap_or_default().into(),
+                    agent: Some(outcome.agent.clone()),
+                },
+                status: Some(outcome.status),
+                quality: outcome.quality,
+                cost: outcome.cost,
+            },
         }
     }
 }
@@ -67,6 +80,8 @@ pub(super) struct Placing {
     reports: HashMap<(String, String), By>,
     /// Telemetry that is not learned.
     pub(super) taken: Vec<Taken>,
+    /// What clients add to executions that telemetry was first to tell of.
+    pub(super) verdicts: Vec<Verdict>,
 }
 
 impl Placing {
@@ -89,11 +104,13 @@ impl Placing {
             (None, Some(id)) if !reported.of_item => {
                 let key = (reported.tenant.clone(), id.clone());
                 if let Some(By::Span(_)) = self.reports.get(&key) {
+                    self.add(reported, false);
                     return Ok(Place::Same);
                 }
                 if store.has_spans() {
                     let decision = store.open_decision(&reported.tenant, id, &reported.agent)?;
-                    if decision.is_some_and(|decision| decision.span.is_some()) {
+                    if let Some(decision) = decision.filter(|decision| decision.span.is_some()) {
+                        self.add(reported, decision.is_pending);
                         return Ok(Place::Same);
                     }
                 }
@@ -101,6 +118,24 @@ impl Placing {
                 Ok(Place::AsItSays)
             }
             (None, _) => Ok(Place::AsItSays),
+        }
+    }
+
+    /// What a client reports of an execution that telemetry was first to tell of: quality and cost, and
+    /// where that is still open, whether it was a success.
+    fn add(&mut self, reported: &Reported, is_pending: bool) {
+        let Verdict { status, quality, cost, .. } = reported.verdict;
+        // One by one: what is known otherwise must not keep the others out.
+        let nothing =
+            Verdict { status: None, quality: None, cost: None, ..reported.verdict.clone() };
+        if status.is_some() && is_pending {
+            self.verdicts.push(Verdict { status, ..nothing.clone() });
+        }
+        if quality.is_some() {
+            self.verdicts.push(Verdict { quality, ..nothing.clone() });
+        }
+        if cost.is_some() {
+            self.verdicts.push(Verdict { cost, ..nothing });
         }
     }
 
@@ -178,6 +213,11 @@ impl Learner {
                 Place::Same => same.push(outcome.identity),
             }
         }
+        if !placing.verdicts.is_empty() {
+            // Durable before the report is answered; should the rest fail, they are known the next time.
+            self.store.await_executions(&placing.verdicts, now.unix_ms)?;
+            self.verdicts_due = now.instant;
+        }
         Ok((same, placing.taken))
     }
 
@@ -217,8 +257,13 @@ mod tests {
 
     /// Made at these times, the newest first.
     fn decisions(created_ms: &[i64]) -> Vec<Open> {
-        let open =
-            |ms: &i64| Open { id: ms.to_string(), created_ms: *ms, is_reported: false, span: None };
+        let open = |ms: &i64| Open {
+            id: ms.to_string(),
+            created_ms: *ms,
+            is_reported: false,
+            is_pending: false,
+            span: None,
+        };
         created_ms.iter().map(open).collect()
     }
 

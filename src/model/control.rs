@@ -44,6 +44,15 @@ pub enum Control {
         /// As it came.
         outcome: Box<Outcome>,
     },
+    /// What was missing when an outcome was journaled: a verdict has added it.
+    Feedback {
+        /// Which execution.
+        execution: IdentityKey,
+        /// The outcome with what is new. Where it was pending all of it is learned, else these values.
+        outcome: Box<Outcome>,
+        /// It was pending.
+        was_pending: bool,
+    },
 }
 
 impl Control {
@@ -55,14 +64,18 @@ impl Control {
             Self::CloseRoom => "close_room",
             Self::OpenRoom => "open_room",
             Self::LastAttempt { .. } => "last_attempt",
+            Self::Feedback { .. } => "feedback",
         }
     }
 
     /// The outcome that is learned by it, if one is.
     pub fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::RemoveAgent { .. } | Self::CloseRoom | Self::OpenRoom => None,
-            Self::LastAttempt { outcome, .. } => {
+            Self::RemoveAgent { .. }
+            | Self::CloseRoom
+            | Self::OpenRoom
+            | Self::Feedback { was_pending: false, .. } => None,
+            Self::LastAttempt { outcome, .. } | Self::Feedback { outcome, .. } => {
                 Some(Outcome { resolved: true, ..(**outcome).clone() })
             }
             Self::DecisionMissing { tenant, decision_id, agent, task_type, context } => {
@@ -84,6 +97,11 @@ impl AgentPerformanceModel {
     /// outcome that is learned by it, as [`AgentPerformanceModel::foretell`] does.
     pub fn apply(&mut self, control: &Control) -> Option<f64> {
         if let Some(outcome) = control.outcome() {
+            if let Control::Feedback { .. } = control {
+                // It was counted when it came.
+                self.change(&outcome.tenant, |tenant| tenant.uncount_pending(&outcome));
+                self.total.executions = self.total.executions.saturating_sub(1);
+            }
             return self.foretell(&outcome);
         }
         self.sequence += 1;
@@ -91,6 +109,7 @@ impl AgentPerformanceModel {
             Control::RemoveAgent { tenant, agent } => self.remove_agent(tenant, agent),
             Control::CloseRoom => self.closed_at = Some(self.holding),
             Control::OpenRoom => self.closed_at = None,
+            Control::Feedback { outcome, .. } => self.learn_late(outcome),
             Control::DecisionMissing { .. } | Control::LastAttempt { .. } => {}
         }
         None
@@ -103,7 +122,10 @@ impl AgentPerformanceModel {
             Control::RemoveAgent { tenant, agent } => {
                 self.change(tenant, |tenant| tenant.forget_effects_of(agent));
             }
-            Control::DecisionMissing { .. } | Control::LastAttempt { .. } => {
+            // Of values alone there is no effect.
+            Control::DecisionMissing { .. }
+            | Control::LastAttempt { .. }
+            | Control::Feedback { .. } => {
                 if let Some(outcome) = control.outcome() {
                     self.relearn(&outcome);
                 }

@@ -52,10 +52,7 @@ impl AgentPerformanceModel {
         self.take_from_those_who_hold_most(&outcome.tenant);
         self.bound_values();
         let room = self.room(&outcome.tenant);
-        let growth = Growth {
-            values: self.value_bytes() < self.holding_max().value_bytes,
-            contexts: !self.is_room_closed(),
-        };
+        let growth = self.growth();
         let tenant = Arc::make_mut(self.tenants.get_mut(&*outcome.tenant)?);
         let before = tenant.holding;
         let mut places = Places { taken: before.recent_values, max: room.recent_values };
@@ -75,6 +72,31 @@ impl AgentPerformanceModel {
             return reward.and_then(|_| foretold.or_else(|| self.expected(outcome)));
         }
         foretold
+    }
+
+    /// Learns what was missing of an outcome that is counted already: its values, as far as they are here.
+    pub(super) fn learn_late(&mut self, outcome: &Outcome) {
+        self.bound_values();
+        let growth = self.growth();
+        let max = self.room(&outcome.tenant).recent_values;
+        self.change(&outcome.tenant, |tenant| {
+            let mut places = Places { taken: tenant.holding.recent_values, max };
+            if let (Some(agent), Some(quality)) =
+                (tenant.agents.get_mut(&*outcome.agent), outcome.observed_quality())
+            {
+                Arc::make_mut(agent).qualities.push(quality, &mut places);
+            }
+            tenant.holding.recent_values = places.taken;
+            tenant.learn_values(outcome, growth);
+        });
+    }
+
+    /// What may grow now.
+    fn growth(&self) -> Growth {
+        Growth {
+            values: self.value_bytes() < self.holding_max().value_bytes,
+            contexts: !self.is_room_closed(),
+        }
     }
 
     /// Where values take more memory than they may, the tenant that holds most gives some back.

@@ -15,7 +15,7 @@ use super::records::{
 };
 use super::settings::Caps;
 use super::values::{GivenBack, Growth, Values};
-use crate::outcome::{Feature, Outcome};
+use crate::outcome::{Feature, Outcome, Status};
 
 /// One tenant's agents, task types and context keys.
 #[derive(Debug, Clone, Default)]
@@ -207,6 +207,31 @@ impl Tenant {
             } else {
                 *cells += 1;
                 seen.values.insert(place, fingerprint);
+            }
+        }
+    }
+
+    /// Takes a pending outcome back out of what is counted: it comes again with its status. Names that have
+    /// given way since take their counts along.
+    pub(super) fn uncount_pending(&mut self, outcome: &Outcome) {
+        let one_less = |count: &mut u64| *count = count.saturating_sub(1);
+        one_less(&mut self.total.executions);
+        let agent = self.agents.get_mut(&*outcome.agent).map(Arc::make_mut);
+        let id = agent.as_ref().map(|agent| agent.id);
+        if let Some(agent) = agent {
+            one_less(&mut agent.tally.executions);
+            one_less(&mut agent.statuses[Status::Pending as usize]);
+        }
+        let task = outcome.task_type.as_deref().and_then(|name| self.tasks.get_mut(name));
+        if let Some(task) = task {
+            one_less(&mut task.tally.executions);
+            if let Some(cell) = id.and_then(|id| task.cells.get_mut(&id)) {
+                one_less(&mut cell.tally.executions);
+            }
+        }
+        for (key, _) in &outcome.context {
+            if let Some(seen) = self.context.get_mut(&**key) {
+                one_less(&mut Arc::make_mut(seen).outcomes);
             }
         }
     }

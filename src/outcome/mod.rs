@@ -25,6 +25,7 @@ mod attempt;
 pub(crate) mod cells;
 pub mod decisions;
 pub(crate) mod fair_shares;
+pub mod feedback;
 pub mod fields;
 mod outline;
 mod raw;
@@ -128,6 +129,7 @@ pub type IdentityKey = [u8; 16];
 pub type ContentKey = [u8; 2];
 
 /// One agent execution, as it is journaled and learned.
+#[expect(clippy::struct_excessive_bools, reason = "each says another thing of where it came from")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Key for deduplication. The journal keeps keys in a column of their own.
@@ -171,6 +173,9 @@ pub struct Outcome {
     /// It says when it took place, and that can't be read: it is of no budget's period.
     #[serde(skip)]
     pub undated: bool,
+    /// Its status is only that of no verdict: whether it was a success is found out later.
+    #[serde(skip)]
+    pub awaits_verdict: bool,
     /// Optional fields that made no sense, by name.
     #[serde(skip)]
     pub dropped: Vec<&'static str>,
@@ -216,6 +221,7 @@ impl Outcome {
             zero_is_unknown: false,
             attempt: None,
             undated: false,
+            awaits_verdict: false,
             dropped: Vec::new(),
         }
     }
@@ -413,6 +419,7 @@ impl Outcome {
             zero_is_unknown,
             attempt,
             undated,
+            awaits_verdict: raw.awaits_verdict == Scalar::Bool(true),
             dropped,
         };
         Ok((outcome, identity))
@@ -685,11 +692,14 @@ pub enum RefusalCode {
     TenantLimit,
     Tombstone,
     MalformedRow,
+    MissingTarget,
+    InvalidVerdict,
+    UnknownTarget,
 }
 
 impl RefusalCode {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -702,6 +712,9 @@ impl RefusalCode {
         Self::TenantLimit,
         Self::Tombstone,
         Self::MalformedRow,
+        Self::MissingTarget,
+        Self::InvalidVerdict,
+        Self::UnknownTarget,
     ];
 
     /// The record was read as an event, which lacks something.
@@ -732,6 +745,9 @@ impl RefusalCode {
             Self::TenantLimit => "tenant_limit",
             Self::Tombstone => "tombstone",
             Self::MalformedRow => "malformed_row",
+            Self::MissingTarget => "missing_target",
+            Self::InvalidVerdict => "invalid_verdict",
+            Self::UnknownTarget => "unknown_target",
         }
     }
 }

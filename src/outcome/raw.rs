@@ -199,6 +199,7 @@ pub(super) struct Raw<'a> {
     pub(super) item: Scalar<'a>,
     pub(super) attempt: Scalar<'a>,
     pub(super) is_final: Scalar<'a>,
+    pub(super) awaits_verdict: Scalar<'a>,
     /// `context`, or `context_snapshot` where there is none.
     pub(super) context: Features,
     context_snapshot: Features,
@@ -386,6 +387,7 @@ impl<'de> Fields<'de> for Raw<'de> {
             "item" => return exact(&mut self.item, map),
             "attempt" => return exact(&mut self.attempt, map),
             "final" => &mut self.is_final,
+            "awaits_verdict" => &mut self.awaits_verdict,
             "agent_name" => return exact(&mut self.agent_name, map),
             "agent_type" => &mut self.agent_type,
             "action_type" => &mut self.action_type,

@@ -34,6 +34,8 @@ pub struct Counters {
     pub decisions_late: u64,
     /// Outcomes that were not final and were learned when they came, for want of room.
     pub attempts_not_held: u64,
+    /// Outcomes that were learned without a verdict when they came, for want of room.
+    pub unjudged_not_held: u64,
 
     /// Outcomes journaled.
     pub accepted: u64,

@@ -279,6 +279,14 @@ pub(super) fn join(
         let Some(reward) = outcome.reward() else {
             if outcome.status == Status::Cancelled {
                 mark(connection, outcome, decision.id(), outcome.status)?;
+            } else if outcome.attempt.is_none_or(|attempt| attempt.is_final) {
+                // Where a verdict on it finds what it judges.
+                execute(
+                    connection,
+                    "UPDATE decisions SET pending_sequence = ?1
+                     WHERE tenant = ?2 AND id = ?3 AND chosen = ?4 AND outcome_sequence IS NULL",
+                    params![to_sql(sequence), outcome.tenant, decision.id(), outcome.agent],
+                )?;
             }
             continue;
         };
@@ -334,6 +342,8 @@ pub struct Open {
     pub created_ms: i64,
     /// Its agent has reported, if not for the last time.
     pub is_reported: bool,
+    /// It has reported, and a verdict, or the final outcome, is still to come.
+    pub is_pending: bool,
     /// The telemetry that has taken it.
     pub span: Option<IdentityKey>,
 }
@@ -520,10 +530,11 @@ impl Store {
     pub fn of_trace(&self, tenant: &str, trace: TraceId, agent: &str) -> Result<Vec<Open>> {
         query(
             &self.connection,
-            "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span
+            "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span,
+                 coalesce(status = ?6, 0)
              FROM decisions WHERE tenant = ?1 AND trace = ?2 AND chosen = ?3
              ORDER BY created_ms DESC, number DESC LIMIT ?5",
-            params![tenant, trace, agent, MISSING, OF_TRACE_MAX],
+            params![tenant, trace, agent, MISSING, OF_TRACE_MAX, Status::Pending.as_str()],
             open,
         )
     }
@@ -535,9 +546,10 @@ impl Store {
     pub fn open_decision(&self, tenant: &str, id: &str, agent: &str) -> Result<Option<Open>> {
         let found = query(
             &self.connection,
-            "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span
+            "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span,
+                 coalesce(status = ?5, 0)
              FROM decisions WHERE tenant = ?1 AND id = ?2 AND chosen = ?3",
-            [tenant, id, agent, MISSING],
+            [tenant, id, agent, MISSING, Status::Pending.as_str()],
             open,
         )?;
         Ok(found.into_iter().next())
@@ -579,6 +591,7 @@ fn open(row: &Row<'_>) -> rusqlite::Result<Open> {
         created_ms: row.get(1)?,
         is_reported: row.get(2)?,
         span: row.get(3)?,
+        is_pending: row.get(4)?,
     })
 }
 

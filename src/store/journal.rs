@@ -72,6 +72,8 @@ pub struct Append<'a> {
     pub late: &'a [super::Late],
     /// Outcomes that are not final, as they came.
     pub provisional: &'a [super::Provisional],
+    /// Outcomes that wait for a verdict, as they came.
+    pub unjudged: &'a [Outcome],
     /// Telemetry of executions whose outcome was reported otherwise.
     pub taken: &'a [super::Taken],
 }
@@ -169,16 +171,26 @@ pub(super) struct IdentityWindow {
     known: HashMap<Key, ContentKey>,
     order: VecDeque<Key>,
     capacity: usize,
+    /// The entries of the newest of them, for verdicts that come later.
+    entries: HashMap<Key, u64>,
 }
+
+/// Executions that a verdict finds by their identity.
+const EXECUTIONS_MAX: usize = 100_000;
 
 impl IdentityWindow {
     pub(super) fn load(connection: &Connection, capacity: usize) -> Result<Self> {
-        let mut window = Self { known: HashMap::new(), order: VecDeque::new(), capacity };
+        let mut window = Self {
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            capacity,
+            entries: HashMap::new(),
+        };
         // Newest first until the window is full, then in order.
-        let mut newest_first: Vec<(IdentityKey, ContentKey)> = Vec::new();
+        let mut newest_first: Vec<(IdentityKey, ContentKey, u64)> = Vec::new();
         let mut statement = connection
             .prepare(
-                "SELECT identities, last_sequence - first_sequence + 1 FROM journal
+                "SELECT identities, first_sequence, last_sequence FROM journal
                  ORDER BY first_sequence DESC",
             )
             .map_err(|error| super::reaction(&error))?;
@@ -186,20 +198,26 @@ impl IdentityWindow {
         while newest_first.len() < capacity {
             let Some(row) = rows.next().map_err(|error| super::reaction(&error))? else { break };
             let column: Vec<u8> = row.get(0).map_err(|error| super::reaction(&error))?;
-            let count: i64 = row.get(1).map_err(|error| super::reaction(&error))?;
-            let count = usize::try_from(from_sql(count)).unwrap_or(0);
+            let first = row.get(1).map_err(|error| super::reaction(&error))?;
+            let last = row.get(2).map_err(|error| super::reaction(&error))?;
+            let (first, last) = (from_sql(first), from_sql(last));
+            let count = usize::try_from(last + 1 - first).unwrap_or(0);
             let wanted = capacity - newest_first.len();
-            newest_first.extend(unpack_identities(&column, count).rev().take(wanted));
+            let keys = unpack_identities(&column, count).rev().take(wanted);
+            let entries = (first..=last).rev();
+            newest_first.extend(
+                keys.zip(entries).map(|((identity, content), entry)| (identity, content, entry)),
+            );
         }
         window.known.reserve(newest_first.len());
         window.order.reserve(newest_first.len());
-        for (identity, content) in newest_first.into_iter().rev() {
-            window.remember(identity, content);
+        for (identity, content, entry) in newest_first.into_iter().rev() {
+            window.remember(identity, content, entry);
         }
         Ok(window)
     }
 
-    fn remember(&mut self, identity: IdentityKey, content: ContentKey) {
+    fn remember(&mut self, identity: IdentityKey, content: ContentKey, entry: u64) {
         let key = Key(identity);
         if self.capacity > 0 && !self.known.contains_key(&key) {
             if self.order.len() == self.capacity
@@ -209,6 +227,11 @@ impl IdentityWindow {
             }
             self.known.insert(key, content);
             self.order.push_back(key);
+            self.entries.insert(key, entry);
+            let oldest = self.order.len().checked_sub(EXECUTIONS_MAX + 1);
+            if let Some(oldest) = oldest.and_then(|place| self.order.get(place)) {
+                self.entries.remove(oldest);
+            }
         }
     }
 }
@@ -280,6 +303,7 @@ impl Store {
             )?;
         }
         super::decisions::take_all(&transaction, append.taken)?;
+        super::feedback::await_verdicts(&transaction, append.unjudged, now_ms)?;
         super::dead_letters::insert(
             &transaction,
             append.dead_letters,
@@ -306,10 +330,12 @@ impl Store {
         }
         counters.store(&transaction)?;
         commit(transaction, &self.place)?;
-        for outcome in append.outcomes {
-            self.identities.remember(outcome.identity, outcome.content);
+        let first_sequence = counters.last_sequence + 1 - append.outcomes.len() as u64;
+        for (sequence, outcome) in (first_sequence..).zip(append.outcomes) {
+            self.identities.remember(outcome.identity, outcome.content, sequence);
         }
         self.attempts = attempts.unwrap_or(self.attempts);
+        self.unjudged += append.unjudged.len() as u64;
         self.has_spans |= !append.taken.is_empty()
             || append.outcomes.iter().any(|of| of.trace.is_some() && of.decision.is_some());
         self.decisions.keep(decisions);
@@ -388,10 +414,14 @@ impl Store {
         let (joined, attempts) =
             super::attempts::settle(&transaction, controls, first_sequence, &mut early_outcomes)?;
         counters.decisions_with_outcome += joined;
+        counters.decisions_with_outcome +=
+            super::feedback::note(&transaction, controls, first_sequence, &mut early_outcomes)?;
+        let unjudged = super::feedback::unjudged(&transaction)?;
         insert_events(&transaction, &[event], &options)?;
         counters.store(&transaction)?;
         commit(transaction, &self.place)?;
         self.attempts = attempts.unwrap_or(self.attempts);
+        self.unjudged = unjudged;
         self.early_outcomes.keep(early_outcomes);
         Ok(())
     }
@@ -438,6 +468,25 @@ impl Store {
             self.directory.display(),
             super::evidence::GO_ON
         )))
+    }
+
+    /// The entry of an outcome by its identity, if it is one of the newest.
+    pub(super) fn sequence_of(&self, identity: IdentityKey) -> Option<u64> {
+        self.identities.entries.get(&Key(identity)).copied()
+    }
+
+    /// One entry, if it is still there.
+    pub(super) fn entry(&self, sequence: u64) -> Result<Option<Entry>> {
+        let rows = query(
+            &self.connection,
+            "SELECT first_sequence, last_sequence, kind, identities, payload, checksum
+             FROM journal WHERE first_sequence <= ?1 ORDER BY first_sequence DESC LIMIT 1",
+            [to_sql(sequence)],
+            Row::read,
+        )?;
+        let Some((row, _)) = rows.into_iter().next() else { return Ok(None) };
+        let place = usize::try_from(sequence - row.first_sequence).unwrap_or(usize::MAX);
+        Ok(row.entries()?.into_iter().nth(place))
     }
 
     /// Sequence number of the oldest entry still there; `None` when there is none.

@@ -279,7 +279,7 @@ fn opening_makes_the_directory_and_everything_in_it() {
             |row| row.get(0),
         )
         .unwrap();
-    assert_eq!(strict, 14, "all tables are strict");
+    assert_eq!(strict, 17, "all tables are strict");
     let mode: String =
         store.connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     let synchronous: i64 =
@@ -523,8 +523,9 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
     kept.try_append(&[outcome(1)], &[], &[], std::slice::from_ref(&position)).unwrap();
     kept.store()
         .connection
-        .execute_batch(
-            "ALTER TABLE source_positions DROP COLUMN topic_id;
+        .execute_batch(&format!(
+            "{WITHOUT_FEEDBACK}
+             ALTER TABLE source_positions DROP COLUMN topic_id;
              ALTER TABLE source_positions DROP COLUMN resets;
              ALTER TABLE source_positions DROP COLUMN lost;
              ALTER TABLE source_positions DROP COLUMN last_record_ms;
@@ -538,8 +539,8 @@ fn an_older_schema_is_brought_up_to_date_with_its_content() {
              DROP INDEX dead_letters_of_tenant;
              ALTER TABLE dead_letters DROP COLUMN tenant;
              ALTER TABLE dead_letters DROP COLUMN payload_kept;
-             PRAGMA user_version = 1;",
-        )
+             PRAGMA user_version = 1;"
+        ))
         .unwrap();
     kept.reopen();
     assert_eq!(kept.store().positions().unwrap(), [position]);
@@ -758,8 +759,16 @@ fn exactly_the_newest_identities_are_known_also_after_a_start() {
     assert!(kept.store().is_known(identity(1)) && !kept.store().is_known(identity(31)));
 }
 
-/// What takes schema 13 back to 12.
+/// What takes schema 14 back to 13.
+const WITHOUT_FEEDBACK: &str = "
+    DROP TABLE feedback;
+    DROP TABLE verdicts;
+    DROP TABLE unjudged;
+";
+
+/// What takes it back to 12.
 const WITHOUT_TRACES: &str = "
+    ALTER TABLE decisions DROP COLUMN pending_sequence;
     DROP INDEX decisions_of_trace;
     DROP INDEX decisions_with_span;
     ALTER TABLE decisions DROP COLUMN trace;
@@ -771,7 +780,7 @@ const WITHOUT_TRACES: &str = "
 fn decisions_of_before_there_were_traces_keep_their_outcomes() {
     let mut kept = Kept::new(quick());
     kept.decide("t", "old").unwrap();
-    let version = format!("{WITHOUT_TRACES} PRAGMA user_version = 12;");
+    let version = format!("{WITHOUT_FEEDBACK} {WITHOUT_TRACES} PRAGMA user_version = 12;");
     kept.store().connection.execute_batch(&version).unwrap();
     kept.reopen();
     assert!(!kept.store().has_spans());
@@ -811,7 +820,7 @@ fn contents_are_known_also_after_a_start_and_not_of_older_rows() {
     let update = "UPDATE journal SET identities = ?1, checksum = ?2";
     connection.execute(update, params![old.identities, old.checksum()]).unwrap();
     let version = format!(
-        "{WITHOUT_TRACES} DROP TABLE attempts;
+        "{WITHOUT_FEEDBACK} {WITHOUT_TRACES} DROP TABLE attempts;
          ALTER TABLE dead_letters DROP COLUMN payload_kept; PRAGMA user_version = 9;"
     );
     connection.execute_batch(&version).unwrap();
@@ -1448,7 +1457,7 @@ fn recorded_decisions_of_an_older_schema_are_bounded_with_the_new_ones() {
     kept.store()
         .connection
         .execute_batch(&format!(
-            "{WITHOUT_TRACES}
+            "{WITHOUT_FEEDBACK} {WITHOUT_TRACES}
              DROP INDEX decisions_of_agent;
              DROP INDEX decisions_without_outcome;
              CREATE INDEX decisions_without_outcome ON decisions(created_ms)

@@ -17,6 +17,7 @@ mod dispatch;
 mod doctor;
 mod evaluate;
 mod faults;
+mod feedback;
 mod formats;
 mod harness;
 mod house;

@@ -325,6 +325,7 @@ fn every_answer_is_as_described() {
     budgets(&service, tour);
     calls_of_models(&service, tour);
     telemetry(&service, tour);
+    feedback(&service, tour);
     let agents = service.get("/api/learning/agents/performance").json();
     assert!(agents.as_array().is_some_and(|rows| rows.iter().any(|row| row["is_other"] == true)));
     for id in ["d1", "d3", "d4"] {
@@ -381,6 +382,25 @@ fn telemetry(service: &Service, tour: &mut Tour) {
     assert_eq!(answer.json()["partialSuccess"]["rejectedSpans"], "1");
     tour.post_as(service, "/v1/traces", JSON, "[", 400);
     tour.post_as(service, "/v1/traces", protobuf, "\u{1}", 400);
+}
+
+fn feedback(service: &Service, tour: &mut Tour) {
+    const FEEDBACK: &str = "/api/learning/feedback";
+    let event = json!({"agent_name": "ReActAgent", "status": "success", "event_id": "judged"});
+    service.post_json("/api/learning/outcomes", &event);
+    let quality = |id: &str, quality: f64| json!({"event_id": id, "quality_score": quality});
+    for (verdict, status) in [
+        (quality("judged", 0.5), 200),
+        (quality("judged", 0.25), 409),
+        (quality("unknown", 0.25), 202),
+        (quality("judged", 2.0), 422),
+    ] {
+        tour.post_as(service, FEEDBACK, JSON, &verdict.to_string(), status);
+    }
+    tour.post_as(service, FEEDBACK, JSON, "{", 400);
+    tour.post_as(service, FEEDBACK, "text/plain", "x", 415);
+    let lines = format!("{}\n{}\n", quality("judged", 0.5), quality("judged", 0.25));
+    tour.post_as(service, FEEDBACK, "application/x-ndjson", &lines, 200);
 }
 
 fn budgets(service: &Service, tour: &mut Tour) {

@@ -383,3 +383,112 @@ fn a_span_is_the_outcome_of_the_decision_of_its_trace() {
     let rows = service.get("/api/learning/agents/performance?task_type=decided").json();
     assert_eq!(rows[0]["total_executions"], 101);
 }
+
+fn nanoseconds() -> String {
+    std::time::UNIX_EPOCH.elapsed().expect("it is later").as_nanos().to_string()
+}
+
+/// Log records, each on the span with this number, with the verdict of an evaluation.
+fn evaluations(records: &[(u64, Value)]) -> Value {
+    let record = |(id, of): &(u64, Value)| {
+        json!({
+            "traceId": format!("{:032x}", id + 1),
+            "spanId": format!("{:016x}", id + 1),
+            "eventName": "gen_ai.evaluation.result",
+            "timeUnixNano": nanoseconds(),
+            "attributes": attributes(of),
+        })
+    };
+    let records: Value = records.iter().map(record).collect();
+    json!({"resourceLogs": [{"resource": {}, "scopeLogs": [{"logRecords": records}]}]})
+}
+
+#[test]
+fn evaluations_are_learned_whichever_comes_first() {
+    let home = directory();
+    let setup = Setup::new(home.path()).with("OTLP_QUALITY", "relevance,other");
+    let service = setup.start();
+    let score = |number: u64| {
+        let score = f64::from(u32::try_from(number % 4).expect("it is small")) / 4.0;
+        json!({"gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": score})
+    };
+    let spans = |numbers: std::ops::Range<u64>| {
+        request(&numbers.map(|number| (number, json!({}))).collect::<Vec<_>>())
+    };
+    let logs = |numbers: std::ops::Range<u64>| {
+        evaluations(&numbers.map(|number| (number, score(number))).collect::<Vec<_>>())
+    };
+    assert_eq!(service.post_json(TRACES, &spans(0..500)).body, "{}");
+    assert_eq!(service.post_json("/v1/logs", &logs(0..1000)).body, "{}");
+    service.stop();
+    let service = setup.start();
+    assert_eq!(service.post_json(TRACES, &spans(500..1000)).body, "{}");
+    assert_eq!(service.post_json("/v1/logs", &logs(0..1000)).body, "{}", "again");
+    let question = json!({"candidates": ["a"]});
+    let predicted = eventually("all is learned", || {
+        let body = service.post_json("/api/learning/predict/quality", &question).json();
+        (body["predictions"][0]["samples"] == 1000).then_some(body)
+    });
+    let mean = predicted["predictions"][0]["mean"].as_f64();
+    assert!((mean.expect("it is known") - 0.375).abs() < 0.03, "{predicted}");
+    // Others are passed over, and so are records that are no evaluation.
+    let other = json!({"gen_ai.evaluation.name": "toxicity", "gen_ai.evaluation.score.value": 1});
+    assert_eq!(service.post_json("/v1/logs", &evaluations(&[(1, other)])).body, "{}");
+    // A span that carries the verdict on another one, as OpenInference writes it.
+    let carrier = json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
+        "traceId": format!("{:032x}", 7_000), "spanId": "00000000000000aa", "name": "evaluate",
+        "links": [{"traceId": format!("{:032x}", 2_001), "spanId": format!("{:016x}", 2_001)}],
+        "attributes": attributes(&json!({
+            "openinference.span.kind": "EVALUATOR", "annotations.0.annotation.name": "other",
+            "annotations.0.annotation.score": 1.0,
+        })),
+    }]}]}]});
+    assert_eq!(service.post_json(TRACES, &carrier).body, "{}");
+    assert_eq!(service.post_json(TRACES, &spans(2_000..2_001)).body, "{}");
+    eventually("it is learned", || {
+        let body = service.post_json("/api/learning/predict/quality", &question).json();
+        (body["predictions"][0]["samples"] == 1001).then_some(())
+    });
+    service.stop();
+    let verified = crate::harness::program()
+        .arg("verify")
+        .env("MODEL_STORAGE_PATH", home.path())
+        .output()
+        .expect("it runs");
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+/// Four agents that never crash, and are right in 40 to 90 % of the tasks: by their status alone they are
+/// the same.
+#[test]
+fn verdicts_tell_agents_apart_that_never_crash() {
+    let home = directory();
+    let setup = Setup::new(home.path()).with("OTLP_SUCCESS", "correct");
+    let service = setup.start();
+    let rates = [("a40", 40), ("b60", 60), ("c75", 75), ("d90", 90)];
+    let mut rng = <rand::rngs::Xoshiro256PlusPlus as rand::SeedableRng>::seed_from_u64(5);
+    let mut best = 0;
+    for task in 0..600_u64 {
+        let question = json!({"candidates": rates.map(|(agent, _)| agent), "seed": task});
+        let answer = service.post_json("/api/learning/predict/agent-selection", &question).json();
+        let agent = answer["recommendations"][0]["agent_name"].as_str().expect("it is a name");
+        best += u32::from(task >= 500 && agent == "d90");
+        let span = request(&[(task, json!({"gen_ai.agent.name": agent}))]);
+        assert_eq!(service.post_json(TRACES, &span).body, "{}");
+        let (_, rate) = rates.iter().find(|(name, _)| *name == agent).expect("it is one of them");
+        let is_right = rand::RngExt::random_range(&mut rng, 0..100) < *rate;
+        let label = if is_right { "pass" } else { "fail" };
+        let verdict =
+            json!({"gen_ai.evaluation.name": "correct", "gen_ai.evaluation.score.label": label});
+        assert_eq!(service.post_json("/v1/logs", &evaluations(&[(task, verdict)])).body, "{}");
+    }
+    assert!(best >= 95, "{best} of the last 100");
+    let rows = service.get("/api/learning/agents/performance").json();
+    let executions: u64 = rows
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|row| row["total_executions"].as_u64())
+        .sum();
+    assert_eq!(executions, 600, "{rows}");
+}

@@ -16,6 +16,7 @@ use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, plan
 mod attempts;
 mod control;
 mod decisions;
+mod feedback;
 mod memory;
 mod missing;
 mod spans;

@@ -248,3 +248,51 @@ fn outcomes_on_their_way_to_the_topic_are_placed_the_same() {
     let late = bench.append(vec![report(5, "open", "amy", Status::Failure)]).unwrap();
     assert_eq!(late.duplicates, 1);
 }
+
+/// Where telemetry was first, the client's report is a verdict: what it adds is not lost.
+#[test]
+fn what_a_report_adds_to_a_span_is_learned() {
+    for together in [false, true] {
+        let mut bench = Bench::new(manual());
+        bench.decide_in(TRACE, "d", "amy");
+        let bare = |mut record: Record| {
+            if let Ok(outcome) = &mut record.content {
+                (outcome.quality, outcome.cost) = (None, None);
+            }
+            record
+        };
+        let with_quality = |mut record: Record| {
+            if let Ok(outcome) = &mut record.content {
+                (outcome.quality, outcome.cost) = (Some(0.25), None);
+            }
+            record
+        };
+        let first = bare(span(1, "amy", Status::Success));
+        let second = with_quality(report(2, "d", "amy", Status::Failure));
+        if together {
+            bench.append(vec![first, second]).unwrap();
+        } else {
+            bench.append(vec![first]).unwrap();
+            assert_eq!(bench.append(vec![second]).unwrap().duplicates, 1);
+        }
+        let now = bench.now;
+        bench.learner().on_deadline(now).unwrap();
+        let joined = bench.recorded("d").unwrap().outcome.unwrap();
+        assert_eq!((&*joined.status, joined.quality), ("success", Some(0.25)), "{together}");
+        assert_eq!(bench.executions(), 1);
+    }
+
+    // While the execution waits for a verdict the report is one.
+    let mut bench = Bench::new(manual());
+    bench.decide_in(TRACE, "d", "amy");
+    let mut waits = span(1, "amy", Status::Success);
+    if let Ok(outcome) = &mut waits.content {
+        outcome.awaits_verdict = true;
+    }
+    bench.append(vec![waits]).unwrap();
+    bench.append(vec![report(2, "d", "amy", Status::Failure)]).unwrap();
+    let now = bench.now;
+    bench.learner().on_deadline(now).unwrap();
+    assert_eq!(bench.status_of("d").as_deref(), Some("failure"));
+    assert_eq!(bench.executions(), 1);
+}

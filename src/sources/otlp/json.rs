@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use serde_json::{Error, Result};
 
 use super::span::{
-    ATTRIBUTES_MAX, Attributes, EVENTS_MAX, Span, TEXT_BYTES_MAX, Value, Wants, known_event,
+    ATTRIBUTES_MAX, Attributes, EVENTS_MAX, LogRecord, Span, TEXT_BYTES_MAX, Value, Wants,
+    known_event,
 };
 use crate::outcome::id_of_hex;
 
@@ -157,6 +158,19 @@ impl<'a> Span<'a> {
             span.is_error = whole(status.code) == Some(2);
         }
         Ok(span)
+    }
+}
+
+impl<'a> LogRecord<'a> {
+    /// Reads a `LogRecord`.
+    pub(super) fn of_json(record: &'a RawValue, wants: Wants<'_>) -> Result<Self> {
+        let item = read(record)?;
+        Ok(Self {
+            trace_id: id(item.trace_id),
+            span_id: id(item.span_id),
+            name: text(item.name).unwrap_or_default(),
+            attributes: attributes(item.attributes, wants)?,
+        })
     }
 }
 

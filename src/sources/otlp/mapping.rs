@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::span::{Attributes, EVALUATION, EXCEPTION, Span, Value};
+use super::span::{Attributes, EVALUATION, EXCEPTION, LogRecord, Span, Value};
 use super::{Executions, Otlp, OtlpOptions};
+use crate::outcome::feedback::{SUCCESS_FROM, label_says};
 use crate::outcome::{Status, format_time, hex};
 
 /// What kind of operation a span is, by libraries that say so; theirs counts before the operation's name.
@@ -57,16 +58,17 @@ const OWN_DECISION: &str = "online_learning.decision_id";
 /// OpenInference has the user's own attributes as one JSON text; others write one each.
 const METADATA: &str = "metadata";
 
+/// What an event is called by libraries from before log records had a place for it.
+const EVENT_NAME: &str = "event.name";
+/// The kind of a span that does nothing but carry verdicts on the spans it links to.
+const EVALUATOR: &str = "evaluator";
+
 const EVALUATION_NAME: &str = "gen_ai.evaluation.name";
 const EVALUATION_SCORE: [&str; 2] = ["gen_ai.evaluation.score.value", "gen_ai.evaluation.score"];
 const EVALUATION_LABEL: [&str; 2] = ["gen_ai.evaluation.score.label", "gen_ai.evaluation.label"];
 /// Verdicts as attributes of the span: a prefix, a number, an infix.
 const FLAT_EVALUATIONS: [(&str, &str); 2] =
     [("evaluations.", ".evaluation."), ("annotations.", ".annotation.")];
-
-/// Labels that say yes, and that say no.
-const GOOD: [&str; 6] = ["pass", "passed", "correct", "true", "good", "yes"];
-const BAD: [&str; 6] = ["fail", "failed", "incorrect", "false", "bad", "no"];
 
 /// Attributes with a meaning, beside those that the operator names.
 const KNOWN: &[&[&str]] = &[
@@ -78,7 +80,7 @@ const KNOWN: &[&[&str]] = &[
     &COSTS,
     &INPUT_TOKENS,
     &OUTPUT_TOKENS,
-    &[OPERATION, WORKFLOW, EVALUATION_NAME, METADATA],
+    &[OPERATION, WORKFLOW, EVENT_NAME, EVALUATION_NAME, METADATA],
     &EVALUATION_SCORE,
     &EVALUATION_LABEL,
 ];
@@ -103,14 +105,16 @@ impl Verdict<'_> {
             None => label,
         }
     }
-}
 
-fn label_says(label: &str) -> Option<bool> {
-    let is = |word: &&str| label.trim().eq_ignore_ascii_case(word);
-    if GOOD.iter().any(is) {
-        return Some(true);
+    /// Whether it was a success: what the label says, or the score.
+    fn is_success(&self) -> Option<bool> {
+        let by_score = || {
+            self.score
+                .filter(|score| (0.0..=1.0).contains(score))
+                .map(|score| score >= SUCCESS_FROM)
+        };
+        self.label.as_deref().and_then(label_says).or_else(by_score)
     }
-    BAD.iter().any(is).then_some(false)
 }
 
 /// An execution, as the event that is learned from.
@@ -137,6 +141,9 @@ pub(super) struct Execution<'a> {
     quality_score: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<String>,
+    /// Whether it was a success is found out later.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    awaits_verdict: bool,
 }
 
 /// Whether an attribute has a meaning.
@@ -176,6 +183,15 @@ pub(super) fn event<'a>(
     let quality = verdicts(span)
         .find(|verdict| options.quality.iter().any(|name| *name == verdict.name))
         .and_then(|verdict| verdict.quality());
+    let judged = verdicts(span)
+        .find(|verdict| options.success.iter().any(|name| *name == verdict.name))
+        .and_then(|verdict| verdict.is_success());
+    let status = match (status(span), judged) {
+        (Status::Success, Some(false)) => Status::Failure,
+        (status, _) => status,
+    };
+    let awaits_verdict =
+        status == Status::Success && judged.is_none() && !options.success.is_empty();
     let by_tokens = || {
         let tokens = [&INPUT_TOKENS, &OUTPUT_TOKENS].map(|keys| attributes.number(keys));
         let mut models = MODELS.iter().filter_map(|key| attributes.get(key)?.text());
@@ -189,11 +205,10 @@ pub(super) fn event<'a>(
         event_id: super::event_id(span.trace_id, span.id),
         trace_id: hex(&span.trace_id),
         agent_name: agent,
-        status: status(span).as_str(),
+        status: status.as_str(),
         tenant_id: tenant
             .map(Cow::Borrowed)
-            .or_else(|| attributes.text([OWN_TENANT]))
-            .or_else(|| of_either(&options.tenant)),
+            .or_else(|| self::tenant(attributes, resource, options)),
         task_type: attributes.text([OWN_TASK_TYPE]).or_else(|| of_either(&options.task_type)),
         context: context(attributes, resource, options),
         decision_id: attributes.text([OWN_DECISION]),
@@ -201,7 +216,33 @@ pub(super) fn event<'a>(
         cost_estimate: attributes.number(&COSTS).or_else(by_tokens),
         quality_score: quality,
         timestamp: end_ms.map(format_time),
+        awaits_verdict,
     }
+}
+
+/// Whose an execution or a verdict is, unless its sender speaks for one tenant.
+pub(super) fn tenant<'a>(
+    attributes: &'a Attributes<'_>,
+    resource: &'a Attributes<'_>,
+    options: &OtlpOptions,
+) -> Option<Cow<'a, str>> {
+    let names = || options.tenant.iter();
+    attributes
+        .text([OWN_TENANT])
+        .or_else(|| attributes.text(names()))
+        .or_else(|| resource.text(names()))
+}
+
+/// The verdict of a log record, where it is one.
+pub(super) fn logged<'a>(record: &'a LogRecord<'_>) -> Option<Verdict<'a>> {
+    let is_evaluation = record.name == EVALUATION
+        || record.attributes.text([EVENT_NAME]).is_some_and(|name| name == EVALUATION);
+    if is_evaluation { verdict(&record.attributes) } else { None }
+}
+
+/// Whether a span carries verdicts on another one.
+pub(super) fn is_evaluator(span: &Span<'_>) -> bool {
+    span.attributes.text(KINDS).is_some_and(|kind| kind.eq_ignore_ascii_case(EVALUATOR))
 }
 
 fn agent<'a>(span: &'a Span<'_>) -> Option<Executor<'a>> {

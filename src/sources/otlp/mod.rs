@@ -20,11 +20,12 @@ mod prices;
 mod span;
 mod wire;
 
-use span::{Attributes, Span, SpanId};
+use span::{Attributes, LogRecord, Span, SpanId};
 
 pub use prices::Prices;
 
-use crate::outcome::{TraceId, hex};
+use crate::outcome::feedback::{Evaluations, Target, Verdict, span_identity};
+use crate::outcome::{DEFAULT_TENANT, TraceId};
 
 /// Most spans of a request.
 pub const SPANS_MAX: u64 = 65_536;
@@ -63,6 +64,8 @@ pub struct OtlpOptions {
     pub context: Vec<String>,
     /// Evaluations whose scores are qualities.
     pub quality: Vec<String>,
+    /// Evaluations that say whether it was a success.
+    pub success: Vec<String>,
     /// A file of prices, for spans that count tokens and name no cost.
     pub prices: Option<PathBuf>,
     /// Largest request, unpacked, in bytes.
@@ -102,9 +105,11 @@ pub struct Executed {
     pub events: Vec<u8>,
     /// Where each of them stands, those that are one call with another left out.
     pub ranges: Vec<Range<usize>>,
-    /// Spans that tell of no execution of their own.
+    /// What is said of other executions.
+    pub verdicts: Vec<Verdict>,
+    /// Spans, or log records, that tell of no execution of their own and carry no verdict.
     pub ignored: u64,
-    /// Spans that are longer than [`SPAN_BYTES_MAX`].
+    /// Spans, or log records, that are longer than [`SPAN_BYTES_MAX`].
     pub too_large: u64,
 }
 
@@ -146,8 +151,7 @@ impl Otlp {
     /// [`Unreadable`]: nothing of it is to be taken then.
     pub fn traces(&self, body: Body<'_>, tenant: Option<&str>) -> Result<Executed, Unreadable> {
         let wants = |key: &str| mapping::wants(key, &self.options);
-        let mut read =
-            Reading { otlp: self, tenant, events: Vec::new(), spans: 0, found: Vec::new() };
+        let mut read = Reading::new(self, tenant);
         let mut too_large = 0;
         match body {
             Body::Protobuf(body) => wire::items(
@@ -169,11 +173,39 @@ impl Otlp {
                 .map_err(|error| malformed(&error))?;
             }
         }
-        let spans = read.spans + too_large;
-        if spans > SPANS_MAX {
-            let detail = format!("the request has {spans} spans, allowed are {SPANS_MAX}");
-            return Err(Unreadable::TooLarge(detail));
+        read.check(too_large, "spans")?;
+        Ok(Executed { too_large, ..read.finish() })
+    }
+
+    /// The verdicts of an export request for log records; all are `tenant`'s, if one is given.
+    ///
+    /// # Errors
+    /// As [`Otlp::traces`].
+    pub fn logs(&self, body: Body<'_>, tenant: Option<&str>) -> Result<Executed, Unreadable> {
+        let wants = |key: &str| mapping::wants(key, &self.options);
+        let mut read = Reading::new(self, tenant);
+        let mut too_large = 0;
+        match body {
+            Body::Protobuf(body) => wire::items(
+                BufReader::with_capacity(BUFFER_BYTES, self.limited(body)),
+                |record, resource| {
+                    let record = LogRecord::decode(record, &wants)?;
+                    read.add_record(&record, || span::resource(resource, &wants).map(Cow::Owned))
+                },
+                || too_large += 1,
+            )?,
+            Body::Json(body) => {
+                let malformed = |error: &dyn fmt::Display| Unreadable::Malformed(error.to_string());
+                let text = str::from_utf8(body).map_err(|error| malformed(&error))?;
+                json::items(text, &wants, |record, resource| {
+                    let record = LogRecord::of_json(record, &wants)?;
+                    read.add_record(&record, || Ok(Cow::Borrowed(resource)))
+                        .map_err(serde_json::Error::custom)
+                })
+                .map_err(|error| malformed(&error))?;
+            }
         }
+        read.check(too_large, "log records")?;
         Ok(Executed { too_large, ..read.finish() })
     }
 
@@ -210,9 +242,78 @@ struct Reading<'o> {
     events: Vec<u8>,
     spans: u64,
     found: Vec<Found>,
+    verdicts: Vec<Verdict>,
+    /// Spans, or log records, of which one or more verdicts were made.
+    evaluators: u64,
 }
 
-impl Reading<'_> {
+impl<'o> Reading<'o> {
+    fn new(otlp: &'o Otlp, tenant: Option<&'o str>) -> Self {
+        Self {
+            otlp,
+            tenant,
+            events: Vec::new(),
+            spans: 0,
+            found: Vec::new(),
+            verdicts: Vec::new(),
+            evaluators: 0,
+        }
+    }
+
+    fn check(&self, too_large: u64, what: &str) -> Result<(), Unreadable> {
+        let count = self.spans + too_large;
+        if count <= SPANS_MAX {
+            return Ok(());
+        }
+        let detail = format!("the request has {count} {what}, allowed are {SPANS_MAX}");
+        Err(Unreadable::TooLarge(detail))
+    }
+
+    /// Takes in what evaluations say of the execution whose span this is.
+    fn judge<'v>(
+        &mut self,
+        (trace_id, span_id): (TraceId, SpanId),
+        verdicts: impl Iterator<Item = mapping::Verdict<'v>>,
+        tenant: Option<Cow<'_, str>>,
+    ) {
+        if trace_id == TraceId::default() || span_id == SpanId::default() {
+            return;
+        }
+        let options = &self.otlp.options;
+        let evaluations =
+            Evaluations { quality: options.quality.clone(), success: options.success.clone() };
+        let tenant = match self.tenant {
+            Some(tenant) => tenant.to_owned(),
+            None => tenant.map_or_else(|| DEFAULT_TENANT.to_owned(), Cow::into_owned),
+        };
+        let before = self.verdicts.len();
+        for verdict in verdicts {
+            let target = Target::Event(event_id(trace_id, span_id));
+            let said = (&*verdict.name, verdict.score, verdict.label.as_deref());
+            let of = Verdict::of_evaluation(tenant.clone(), target, said, &evaluations);
+            self.verdicts.extend(of);
+        }
+        self.evaluators += u64::from(self.verdicts.len() > before);
+    }
+
+    fn add_record<'a, 's: 'a>(
+        &mut self,
+        record: &'a LogRecord<'s>,
+        resource: impl FnOnce() -> io::Result<Cow<'a, Attributes<'s>>>,
+    ) -> io::Result<()> {
+        self.spans += 1;
+        if self.spans > SPANS_MAX {
+            return Ok(());
+        }
+        if let Some(verdict) = mapping::logged(record) {
+            let resource = resource()?;
+            let tenant = mapping::tenant(&record.attributes, &resource, &self.otlp.options);
+            let target = (record.trace_id, record.span_id);
+            self.judge(target, std::iter::once(verdict), tenant);
+        }
+        Ok(())
+    }
+
     fn add<'a, 's: 'a>(
         &mut self,
         span: &'a Span<'s>,
@@ -221,6 +322,12 @@ impl Reading<'_> {
         self.spans += 1;
         if self.spans > SPANS_MAX {
             // They are counted to the end, and then refused.
+            return Ok(());
+        }
+        if let ([link], true) = (&span.links[..], mapping::is_evaluator(span)) {
+            let resource = resource()?;
+            let tenant = mapping::tenant(&span.attributes, &resource, &self.otlp.options);
+            self.judge(*link, mapping::verdicts(span), tenant);
             return Ok(());
         }
         let Some(agent) = mapping::executor(span, self.otlp.options.executions) else {
@@ -256,8 +363,9 @@ impl Reading<'_> {
         };
         let kept = self.found.iter().filter(|found| !is_inside(found));
         let ranges: Vec<_> = kept.map(|found| found.range.clone()).collect();
-        let ignored = self.spans - ranges.len() as u64;
-        Executed { events: self.events, ranges, ignored, too_large: 0 }
+        let ignored = self.spans - ranges.len() as u64 - self.evaluators;
+        let verdicts = self.verdicts;
+        Executed { events: self.events, ranges, verdicts, ignored, too_large: 0 }
     }
 }
 
@@ -278,9 +386,9 @@ pub fn status(message: &str) -> Vec<u8> {
     status
 }
 
-/// `otlp:TRACE:SPAN`: what identifies the outcome of a span.
+/// What identifies the outcome of a span.
 fn event_id(trace_id: TraceId, span_id: SpanId) -> String {
-    format!("otlp:{}:{}", hex(&trace_id), hex(&span_id))
+    span_identity(&trace_id, &span_id)
 }
 
 #[cfg(test)]

@@ -147,6 +147,36 @@ impl<'a> Span<'a> {
     }
 }
 
+/// Something that was said of a span, beside it.
+#[derive(Debug, Default)]
+pub(super) struct LogRecord<'a> {
+    pub(super) trace_id: TraceId,
+    pub(super) span_id: SpanId,
+    /// The event's, where it is one.
+    pub(super) name: Cow<'a, str>,
+    pub(super) attributes: Attributes<'a>,
+}
+
+impl<'a> LogRecord<'a> {
+    /// Reads a message `LogRecord` of `opentelemetry/proto/logs/v1/logs.proto`.
+    pub(super) fn decode(message: &'a [u8], wants: Wants<'_>) -> io::Result<Self> {
+        let mut record = Self::default();
+        let mut attributes = Collector::new(wants);
+        for field in wire::fields(message) {
+            let (number, value) = field?;
+            match number {
+                6 => attributes.add(value)?,
+                9 => record.trace_id = value.id().unwrap_or_default(),
+                10 => record.span_id = value.id().unwrap_or_default(),
+                12 => record.name = text(value).unwrap_or_default(),
+                _ => {}
+            }
+        }
+        record.attributes = attributes.found;
+        Ok(record)
+    }
+}
+
 /// The attributes of a message `Resource`.
 pub(super) fn resource<'a>(message: &'a [u8], wants: Wants<'_>) -> io::Result<Attributes<'a>> {
     attributes_of(message, 1, wants)

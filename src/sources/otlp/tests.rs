@@ -118,6 +118,45 @@ mod proto {
         Bytes(Vec<u8>),
     }
 
+    /// `LogsData`, whose parts have the numbers of `TracesData`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct LogsData {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) resource_logs: Vec<ResourceLogs>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct ResourceLogs {
+        #[prost(message, optional, tag = "1")]
+        pub(super) resource: Option<Resource>,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) scope_logs: Vec<ScopeLogs>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct ScopeLogs {
+        #[prost(message, repeated, tag = "2")]
+        pub(super) log_records: Vec<LogRecord>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct LogRecord {
+        #[prost(fixed64, tag = "1")]
+        pub(super) time_unix_nano: u64,
+        #[prost(message, optional, tag = "5")]
+        pub(super) body: Option<AnyValue>,
+        #[prost(message, repeated, tag = "6")]
+        pub(super) attributes: Vec<KeyValue>,
+        #[prost(fixed32, tag = "8")]
+        pub(super) flags: u32,
+        #[prost(bytes = "vec", tag = "9")]
+        pub(super) trace_id: Vec<u8>,
+        #[prost(bytes = "vec", tag = "10")]
+        pub(super) span_id: Vec<u8>,
+        #[prost(string, tag = "12")]
+        pub(super) event_name: String,
+    }
+
     /// `ExportTraceServiceResponse`.
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Response {
@@ -141,6 +180,7 @@ fn options() -> OtlpOptions {
         tenant: Vec::new(),
         context: vec!["deployment.environment.name".to_owned(), "metadata.tier".to_owned()],
         quality: vec!["correctness".to_owned()],
+        success: Vec::new(),
         prices: None,
         body_bytes_max: 64 << 20,
     }
@@ -589,4 +629,118 @@ fn answers_are_messages_that_exporters_read() {
     assert_eq!((partial.rejected_spans, &*partial.error_message), (300, "why"));
     assert_eq!(export_response(0, ""), b"");
     assert_eq!(proto::Status::decode(&*status("detail")).unwrap().message, "detail");
+}
+
+/// The same record in both encodings.
+#[test]
+fn evaluations_in_log_records_are_verdicts_on_their_spans() {
+    let text = |key: &str, value: &str| proto::KeyValue {
+        key: key.to_owned(),
+        value: Some(proto::AnyValue { value: Some(proto::Value::String(value.to_owned())) }),
+    };
+    let double = |key: &str, value: f64| proto::KeyValue {
+        key: key.to_owned(),
+        value: Some(proto::AnyValue { value: Some(proto::Value::Double(value)) }),
+    };
+    let record = |event_name: &str, name: &str| proto::LogRecord {
+        time_unix_nano: 7,
+        body: Some(proto::AnyValue { value: Some(proto::Value::String("a secret".to_owned())) }),
+        attributes: vec![
+            text("gen_ai.evaluation.name", name),
+            double("gen_ai.evaluation.score.value", 0.25),
+            text("gen_ai.evaluation.score.label", "fail"),
+        ],
+        flags: 1,
+        trace_id: vec![0xab; 16],
+        span_id: vec![0xcd; 8],
+        event_name: event_name.to_owned(),
+    };
+    let evaluation = "gen_ai.evaluation.result";
+    let mut older = record("", "correctness");
+    older.attributes.push(text("event.name", evaluation));
+    let orphan = proto::LogRecord { span_id: Vec::new(), ..record(evaluation, "correctness") };
+    let log_records = vec![
+        record(evaluation, "correctness"),
+        record(evaluation, "passes"),
+        record(evaluation, "tone"),
+        record("another", "correctness"),
+        orphan,
+        older,
+    ];
+    let resource = proto::Resource { attributes: vec![text("team", "blue")] };
+    let body = proto::LogsData {
+        resource_logs: vec![proto::ResourceLogs {
+            resource: Some(resource),
+            scope_logs: vec![proto::ScopeLogs { log_records }],
+        }],
+    }
+    .encode_to_vec();
+    let otlp = otlp(OtlpOptions {
+        tenant: vec!["team".to_owned()],
+        success: vec!["passes".to_owned()],
+        ..options()
+    });
+    let read = otlp.logs(Body::Protobuf(&mut Cursor::new(&body)), None).unwrap();
+    let target = Target::Event(format!("otlp:{}:{}", "ab".repeat(16), "cd".repeat(8)));
+    let quality = Verdict {
+        tenant: "blue".to_owned(),
+        target,
+        status: None,
+        quality: Some(0.25),
+        cost: None,
+    };
+    let success =
+        Verdict { status: Some(crate::outcome::Status::Failure), quality: None, ..quality.clone() };
+    assert_eq!(read.verdicts, [quality.clone(), success, quality.clone()]);
+    assert_eq!((read.ignored, read.ranges.len()), (3, 0));
+
+    let json = json!({"resourceLogs": [{
+        "resource": {"attributes": [{"key": "team", "value": {"stringValue": "blue"}}]},
+        "scopeLogs": [{"logRecords": [{
+            "traceId": "AB".repeat(16), "spanId": "cd".repeat(8), "eventName": evaluation,
+            "body": {"stringValue": "a secret"}, "attributes": [
+                {"key": "gen_ai.evaluation.name", "value": {"stringValue": "correctness"}},
+                {"key": "gen_ai.evaluation.score.value", "value": {"doubleValue": 0.25}},
+            ],
+        }]}],
+    }]});
+    let json = json.to_string();
+    let read = otlp.logs(Body::Json(json.as_bytes()), None).unwrap();
+    assert_eq!(read.verdicts, std::slice::from_ref(&quality));
+    // One whose sender speaks for one tenant.
+    let read = otlp.logs(Body::Json(json.as_bytes()), Some("red")).unwrap();
+    assert_eq!(read.verdicts, [Verdict { tenant: "red".to_owned(), ..quality }]);
+    for end in 1..body.len() {
+        // It may end after any record, and else is malformed; it never says more.
+        if let Ok(read) = otlp.logs(Body::Protobuf(&mut &body[..end]), None) {
+            assert!(read.verdicts.len() <= 3, "{end}");
+        }
+    }
+}
+
+#[test]
+fn executions_wait_for_the_verdict_that_says_whether_they_were_right() {
+    let otlp = otlp(OtlpOptions { success: vec!["passes".to_owned()], ..options() });
+    let event = |of: Value| {
+        let mut all = json!({"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a"});
+        all.as_object_mut().unwrap().extend(of.as_object().unwrap().clone());
+        let attributes: Vec<Value> = all
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| json!({"key": key, "value": {"stringValue": value}}))
+            .collect();
+        let span =
+            json!({"traceId": "ab".repeat(16), "spanId": "cd".repeat(8), "attributes": attributes});
+        let body = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).to_string();
+        let read = read_json(&otlp, body.as_bytes()).unwrap();
+        let event: Value = serde_json::from_slice(&read.events).unwrap();
+        (event["status"].clone(), event["awaits_verdict"] == true)
+    };
+    assert_eq!(event(json!({})), (json!("success"), true));
+    assert_eq!(event(json!({"error.type": "TimeoutError"})), (json!("timeout"), false));
+    let label = |label: &str| json!({"evaluations.0.evaluation.name": "passes", "evaluations.0.evaluation.label": label});
+    assert_eq!(event(label("pass")), (json!("success"), false));
+    assert_eq!(event(label("fail")), (json!("failure"), false));
+    assert_eq!(event(label("well")), (json!("success"), true));
 }
