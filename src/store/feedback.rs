@@ -9,8 +9,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decisions::MISSING;
-use super::journal::Entry;
-use super::{Store, commit, decisions, execute, from_sql, query, reaction, to_sql, write};
+use super::{Entry, Store, commit, decisions, execute, from_sql, query, reaction, to_sql, write};
 use crate::error::{Error, Result};
 use crate::model::Control;
 use crate::outcome::feedback::{Target, Verdict};
