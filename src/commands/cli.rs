@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::commands::client::{Client, Question};
 use crate::commands::{
-    backup, dispatch, doctor, emit, evaluate, help, import, replay, simulate, transfer, verify,
+    backup, dispatch, doctor, emit, evaluate, help, import, mcp, replay, simulate, transfer, verify,
 };
 use crate::config::{Config, OPTIONS};
 use crate::error::{Error, Result};
@@ -83,6 +83,11 @@ pub fn command() -> clap::Command {
         .subcommand(dispatch_command())
         .subcommand(replay_command())
         .subcommand(evaluate_command())
+        .subcommand(
+            clap::Command::new("mcp")
+                .about("Speak the Model Context Protocol on standard input and output, for a running service")
+                .args(service()),
+        )
         .subcommand(
             clap::Command::new("simulate")
                 .about("Play a stream of tasks against a running service and watch it learn")
@@ -583,6 +588,13 @@ pub enum Command {
     Evaluate(Settings, Option<String>, Plan, bool),
     /// Play a stream of tasks.
     Simulate(simulate::Plan),
+    /// Speak the Model Context Protocol.
+    Mcp {
+        /// Where the service is.
+        url: String,
+        /// File of the token.
+        token_file: Option<PathBuf>,
+    },
     /// Look for what is wrong.
     Doctor(Settings, doctor::Plan),
     /// Check the configuration.
@@ -696,6 +708,7 @@ impl Command {
                 command: sub.get_many("command").into_iter().flatten().cloned().collect(),
                 timeout: sub.get_one("timeout").copied(),
             }),
+            Some(("mcp", sub)) => Self::Mcp { url: string(sub, "url"), token_file: token(sub) },
             Some(("simulate", sub)) => Self::Simulate(simulate::Plan {
                 url: string(sub, "url"),
                 token_file: token(sub),
@@ -811,6 +824,10 @@ impl Command {
                     .map_err(gone)?;
             }
             Self::Simulate(plan) => simulate::play(&plan, out)?,
+            Self::Mcp { url, token_file } => {
+                let client = Client::new(&url)?.with_token_file(token_file.as_deref())?;
+                mcp::serve(&client, std::io::stdin().lock(), out)?;
+            }
             Self::Doctor(settings, plan) => return doctor::run(settings.config(), &plan, out),
             Self::ConfigCheck(settings) => {
                 doctor::check_configuration(&settings.config()?)?;

@@ -118,6 +118,22 @@ impl Client {
         self.answer(request.call())
     }
 
+    /// Posts a message whose answer tells by itself what went wrong, with header fields of its own.
+    ///
+    /// # Errors
+    /// As [`Client::post`], where nothing but the status tells it.
+    pub fn message(&self, path: &str, json: &str, headers: &[(&str, &str)]) -> Result<Value> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        request = request.content_type("application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.answer(request.send(json.as_bytes()))
+    }
+
     fn send(&self, path: &str, media: &str, body: &[u8]) -> Result<Value> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).content_type(media);
         if let Some(authorization) = &self.authorization {
@@ -153,6 +169,7 @@ impl Client {
             200..=299 => Ok(answer),
             // Of events of which none was understood it tells as much as of others.
             422 if answer["rejected"].is_array() => Ok(answer),
+            400 | 404 if answer["jsonrpc"].is_string() => Ok(answer),
             // 502 and 504 are a proxy's words for a service that is away.
             429 | 502..=504 => Err(Error::Unavailable(detail())),
             _ => Err(Error::invalid("", detail())),

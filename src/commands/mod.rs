@@ -12,6 +12,7 @@ pub mod emit;
 pub mod evaluate;
 pub mod help;
 pub mod import;
+pub mod mcp;
 pub mod replay;
 pub mod simulate;
 pub mod transfer;

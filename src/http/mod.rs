@@ -43,6 +43,7 @@ mod event;
 mod feedback;
 mod lists;
 mod litellm;
+mod mcp;
 mod models;
 mod objective;
 mod openapi;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 
 use super::access::{Need, Scope};
-use super::operation::{Operation, Schemas, binary};
+use super::operation::{Operation, Schemas};
 use super::route::{Route, Tag};
 use super::server::{Problem, Response};
 
@@ -138,14 +138,14 @@ fn described(route: &Route, operation: Operation) -> Value {
     for (status, name, why) in PROBLEMS.into_iter().filter(|row| problems.contains(&row.0)) {
         let plain = json!({"$ref": "#/components/schemas/Problem"});
         let special = special_problems.iter().find(|special| special.0 == status);
-        let response = match (special, problem_media) {
+        let response = match (special, &problem_media) {
             (None, None) => json!({"$ref": format!("#/components/responses/{name}")}),
             (Some((_, special)), _) => {
                 problem_response(status, why, &json!({"anyOf": [special, plain]}))
             }
-            (None, Some(media)) => {
+            (None, Some((media, content))) => {
                 let mut response = problem_response(status, why, &plain);
-                response["content"][media] = binary();
+                response["content"][media] = content.clone();
                 response
             }
         };

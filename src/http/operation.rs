@@ -65,7 +65,7 @@ pub(super) struct Operation {
     /// What a problem of a status may hold beside what each has.
     pub(super) special_problems: Vec<(u16, Schema)>,
     /// Another media type in which problems are told.
-    pub(super) problem_media: Option<&'static str>,
+    pub(super) problem_media: Option<(&'static str, Value)>,
 }
 
 impl Operation {
@@ -150,15 +150,15 @@ impl Operation {
         self
     }
 
-    /// A 304, which has no content.
-    pub(super) fn unchanged(mut self, description: &'static str) -> Self {
-        self.answers.push((304, description, json!({})));
+    /// An answer without content.
+    pub(super) fn empty_answer(mut self, status: u16, description: &'static str) -> Self {
+        self.answers.push((status, description, json!({})));
         self
     }
 
     /// Problems are told in another media type as well, that of the request.
-    pub(super) fn problems_also_as(mut self, media: &'static str) -> Self {
-        self.problem_media = Some(media);
+    pub(super) fn problems_also_as(mut self, media: &'static str, content: Value) -> Self {
+        self.problem_media = Some((media, content));
         self
     }
 

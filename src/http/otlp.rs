@@ -121,7 +121,7 @@ fn export(summary: &'static str, request: &Value) -> Operation {
             json!({JSON: {"schema": answer}, PROTOBUF: binary()}),
         )
         .problem(404)
-        .problems_also_as(PROTOBUF)
+        .problems_also_as(PROTOBUF, binary())
 }
 
 /// The encoding of a request, which is that of its answer.

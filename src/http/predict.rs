@@ -426,7 +426,12 @@ impl App {
     }
 
     /// `trace`: the one that the request is part of.
-    fn predict(&self, body: Option<&[u8]>, trace: Option<TraceId>, caller: &Caller) -> Answer {
+    pub(super) fn predict(
+        &self,
+        body: Option<&[u8]>,
+        trace: Option<TraceId>,
+        caller: &Caller,
+    ) -> Answer {
         let prediction = Prediction::of(fields::read(json_object(body)?)?, caller)?;
         let tenant = &prediction.tenant_id;
         if let Some(id) = &prediction.decision_id
@@ -535,7 +540,7 @@ impl App {
 
 impl App {
     /// The decision of this id, remembered or recorded.
-    fn known_answer(&self, tenant: &str, id: &str) -> Result<Option<Arc<Decision>>> {
+    pub(super) fn known_answer(&self, tenant: &str, id: &str) -> Result<Option<Arc<Decision>>> {
         match self.shared.decisions.get(tenant, id) {
             None if self.shared.decisions.has_forgotten() => {
                 Ok(self.reader.answered(tenant, id)?.map(Arc::new))

@@ -4,7 +4,8 @@
 use super::route::Route;
 use super::{
     agents, alerts, budgets, catalog, client, dashboard, decisions, evaluate, feedback, lists,
-    litellm, models, openapi, otlp, outcomes, pareto, plots, predict, prometheus, status, values,
+    litellm, mcp, models, openapi, otlp, outcomes, pareto, plots, predict, prometheus, status,
+    values,
 };
 
 /// Every route, in the order of the description. The one that is asked most stands first.
@@ -52,6 +53,7 @@ pub(super) const ROUTES: &[Route] = &[
     prometheus::SCRAPE,
     openapi::DESCRIPTION,
     client::FILE,
+    mcp::MCP,
 ];
 
 #[cfg(test)]
@@ -129,7 +131,7 @@ mod tests {
             assert!(id.bytes().all(|byte| byte.is_ascii_alphabetic()), "{id}");
             // What changes something is for whoever reports or runs, but for questions.
             let is_question =
-                ["predict", "select", "evaluate"].iter().any(|verb| id.starts_with(verb));
+                ["predict", "select", "evaluate", "call"].iter().any(|verb| id.starts_with(verb));
             let least = match need {
                 Need::Nothing | Need::Asked(_) => None,
                 Need::Scope(scope) | Need::AllTenants(scope) => Some(*scope),

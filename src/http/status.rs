@@ -50,7 +50,7 @@ pub(super) const AGENTS_PERFORMANCE: Route = Route {
     id: "listAgentPerformance",
     tag: Tag::Reports,
     need: Need::Scope(Scope::Read),
-    handler: |app, call| app.agents_performance(call.request, call.caller),
+    handler: |app, call| app.performance(&Query::of(call.request), call.caller),
     describe: |schemas| {
         let rows = schemas.answered::<Vec<answers::AgentPerformance<'_>>>();
         Operation::new("What each agent has done")
@@ -175,8 +175,7 @@ impl App {
         counters.updates_per_minute()
     }
 
-    pub(super) fn agents_performance(&self, request: &Request<'_>, caller: &Caller) -> Answer {
-        let query = Query::of(request);
+    pub(super) fn performance(&self, query: &Query, caller: &Caller) -> Answer {
         let (tenant, task_type) = (query.tenant(caller)?, query.name("task_type")?);
         let outlook = query.flag("outlook")?;
         let model = self.shared.model();

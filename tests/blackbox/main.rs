@@ -26,6 +26,7 @@ mod identity;
 mod kafka;
 mod kafka_live;
 mod lifecycle;
+mod mcp;
 mod metrics;
 mod objectives;
 mod openapi;

@@ -378,6 +378,9 @@ fn telemetry(service: &Service, tour: &mut Tour) {
         tour.post_as(service, path, protobuf, "", 200);
         tour.post_as(service, path, "text/plain", "x", 415);
     }
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    tour.post_as(service, "/mcp", JSON, &list.to_string(), 200);
+    tour.post_as(service, "/mcp", JSON, "[]", 400);
     let answer = tour.post_as(service, "/v1/traces", JSON, &request, 200);
     assert_eq!(answer.json()["partialSuccess"]["rejectedSpans"], "1");
     tour.post_as(service, "/v1/traces", JSON, "[", 400);

@@ -54,7 +54,7 @@ pub(super) const FILE: Route = Route {
         Operation::new("A client in one file, for a program that asks for agents")
             .name("file", json!({"type": "string", "enum": names}))
             .answer_of("The file", json!({"text/plain": {"schema": {"type": "string"}}}))
-            .unchanged("It is the one that `If-None-Match` names")
+            .empty_answer(304, "It is the one that `If-None-Match` names")
     },
 };
 
