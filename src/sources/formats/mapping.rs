@@ -1,6 +1,7 @@
 //! From a foreign record to an outcome event, by a map.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map as Object, Value};
@@ -153,7 +154,12 @@ impl Mapping {
                 (Made::Unreadable(_), None) => UNREADABLE.into(),
                 (Made::Nothing, Some(code)) => {
                     let paths: Vec<String> = lines.0.iter().flat_map(Line::shown).collect();
-                    let why = format!("{field} is missing: nothing is set of {}", paths.join(", "));
+                    let mut why =
+                        format!("{field} is missing: nothing is set of {}", paths.join(", "));
+                    if let Some(name) = self.unasked(&seen, lines) {
+                        write!(why, "; --score names which {{{name}}} is meant")
+                            .expect("writing to a String can't fail");
+                    }
                     refused.get_or_insert(Refusal::new(code, why));
                     continue;
                 }
@@ -192,6 +198,14 @@ impl Mapping {
             (true, Some(refusal)) => Mapped::Refused(refusal, Value::Object(event)),
             (true, None) => Mapped::Event(Value::Object(event)),
         }
+    }
+
+    /// A variable that `--score` would give a value which these lines lack.
+    fn unasked(&self, seen: &Seen<'_>, lines: &Many<Line>) -> Option<&str> {
+        let mut names = lines.0.iter().flat_map(|line| &line.from.0).flat_map(Path::variables);
+        let unset = names.find(|name| !seen.variables.contains_key(name))?;
+        let (name, variable) = self.map.variables.get_key_value(unset)?;
+        variable.name_in.is_some().then_some(name)
     }
 
     /// Puts what is said of a record into it.

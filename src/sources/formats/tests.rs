@@ -571,6 +571,13 @@ fn samples_of_lm_eval_are_outcomes_of_the_model_in_the_path() {
     assert_ne!(outcomes[0].identity, outcomes[1].identity);
     let given = file(named("lm-eval", Choices::default()), name);
     assert!(given.refusals[0].detail.contains("--score has to name one"), "{given:?}");
+    // Older ones do not list their metrics.
+    let old = [("m/samples_t_d.jsonl", r#"{"doc_id": 0, "acc": 1.0}"#)];
+    check_counts(&texts(named("lm-eval", scores(&["acc"])), &old), 1, 0, 0);
+    let given = texts(named("lm-eval", Choices::default()), &old);
+    let why = "samples_t_d.jsonl, line 1: status is missing: nothing is set of {score}; --score names \
+               which {score} is meant";
+    assert_eq!(given.refusals[0].detail, why);
     let error = try_texts(named("lm-eval", scores(&["acc"])), &[("samples.jsonl", "{}")]);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("{model}/samples_{task}_{date}.jsonl"), "{error}");
