@@ -365,6 +365,28 @@ pub(super) struct Totals {
     pub(super) decisions_remembered: usize,
     /// Outcomes that name a decision of which nothing is known, ever.
     pub(super) decisions_unresolved: u64,
+    /// What came from where, ever: sources that are on, and others that have brought something.
+    pub(super) sources: Vec<SourceStatus>,
+}
+
+/// What came from one source.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SourceStatus {
+    /// Such as `http`, `otlp`, `kafka`, `import`.
+    pub(super) name: &'static str,
+    /// Outcomes made durable.
+    pub(super) accepted: u64,
+    /// Known already.
+    pub(super) duplicates: u64,
+    /// Refused.
+    pub(super) rejected: u64,
+    /// Accepted without a task type.
+    pub(super) without_task_type: u64,
+    /// When the last outcome came.
+    #[schemars(schema_with = "time_or_none")]
+    pub(super) last_event: Option<String>,
+    /// What is there and not learned yet. With Kafka all come by the topic.
+    pub(super) lag: Option<u64>,
 }
 
 fn service_states(_: &mut SchemaGenerator) -> Schema {
@@ -376,7 +398,7 @@ fn sources(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// What is accepted and not learned yet.
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Serialize, JsonSchema)]
 pub(super) struct Lag {
     /// Records of the topic that are not in the journal; without Kafka, outcomes not learned.
     pub(super) records: u64,

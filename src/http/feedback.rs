@@ -14,6 +14,7 @@ use super::{Answer, App, JSON, json_response, media_type, unsupported_media_type
 use crate::error::{Error, Result};
 use crate::learner::{Event, FeedbackRequest, Judged, REJECTED_NAMED_MAX};
 use crate::outcome::feedback::{Read, Verdict};
+use crate::outcome::fields::Name;
 use crate::outcome::named_tenant;
 
 /// Largest body, in bytes.
@@ -51,29 +52,51 @@ pub(super) const FEEDBACK: Route = Route {
 #[expect(dead_code, reason = "only its schema is used")]
 struct Feedback {
     /// That of the outcome.
+    #[schemars(length(min = 1, max = 512))]
     event_id: Option<String>,
     /// The decision that the execution came of.
+    #[schemars(length(min = 1, max = 256))]
     decision_id: Option<String>,
     /// With `decision_id`: another agent than the chosen one is a mistake.
+    #[schemars(length(min = 1, max = 256))]
     agent_name: Option<String>,
     /// 32 hexadecimal digits.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{32}$"))]
     trace_id: Option<String>,
     /// With `trace_id`: the span of the execution, 16 hexadecimal digits.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{16}$"))]
     span_id: Option<String>,
     /// Whose agent this is; `default` unless given.
-    tenant_id: Option<String>,
+    tenant_id: Option<Name>,
     /// How it ended, where that was pending.
-    status: Option<String>,
+    status: Option<Ended>,
     /// 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     quality_score: Option<f64>,
     /// In the user's currency.
+    #[schemars(range(min = 0.0, max = 1e12))]
     cost_estimate: Option<f64>,
     /// The evaluation that `score` or `label` are of.
+    #[schemars(length(min = 1, max = 256))]
     name: Option<String>,
     /// What the evaluation says.
     score: Option<f64>,
     /// The same in a word, such as `pass`.
+    #[schemars(length(min = 1, max = 256))]
     label: Option<String>,
+}
+
+/// How an execution ended.
+#[derive(JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum Ended {
+    Success,
+    Partial,
+    Failure,
+    Timeout,
+    Cancelled,
 }
 
 /// What became of the verdicts of a request.

@@ -7,7 +7,7 @@ use super::access::{Caller, Need, Scope};
 use super::answers::{
     AgentPerformance, CalibrationBin, Cap, Caps, DecisionCounts, Health, HealthChecks, Kafka, Lag,
     Memory, Metrics, OverallPerformance, Partition, Probe, Queue, Readiness, ServiceStatus,
-    StatusCounts, Totals,
+    SourceStatus, StatusCounts, Totals,
 };
 use super::operation::{Operation, flag};
 use super::pareto::Compared;
@@ -16,14 +16,14 @@ use super::route::{Route, Tag};
 use super::server::{Request, Response};
 use super::{Answer, App, Query, answers, json_response};
 use crate::error::Result;
-use crate::learner::{MODEL_TYPES, Now};
+use crate::learner::{HTTP, MODEL_TYPES, Now, OTLP, SOURCES, TOPIC};
 use crate::model::{
     Agent, AgentPerformanceModel, Predicted, Question, Settings, Tally, Tenant, best_probabilities,
 };
 use crate::outcome::{Context, Status, format_time};
 use crate::sources::kafka;
 use crate::stats::quantile;
-use crate::store::{AgentReporting, Counters};
+use crate::store::{AgentReporting, Counters, SourceCounters};
 use crate::watch::reporting::waited_since;
 use crate::watch::samples;
 use crate::watch::{BINS, Foresight};
@@ -257,7 +257,7 @@ impl App {
             models_loaded: &MODEL_TYPES,
             trouble,
             source: if kafka.is_some() { "kafka" } else { "http" },
-            lag: of_all.then_some(lag),
+            lag: of_all.then(|| lag.clone()),
             kafka: kafka.as_ref().filter(|_| of_all).map(kafka_status),
             queue: of_all.then_some(Queue { depth, capacity }),
             batch_timeout_seconds: self.options.learner.batch_timeout.as_secs_f64(),
@@ -275,6 +275,7 @@ impl App {
                 alerts_firing: self.board.firing().iter().sum::<u64>(),
                 decisions_remembered: self.shared.decisions.len(),
                 decisions_unresolved: counters.decisions_unresolved,
+                sources: self.sources(&counters, &lag),
             }),
             memory: of_all.then(|| Memory {
                 share: self.options.learner.memory.and_then(|limit| limit.share()),
@@ -283,6 +284,30 @@ impl App {
             caps: caps(&model, caller.tenant()),
         };
         json_response(200, &body)
+    }
+
+    /// What came from where.
+    fn sources(&self, counters: &Counters, lag: &Lag) -> Vec<SourceStatus> {
+        let none = SourceCounters::default();
+        // What everything comes by has the lag.
+        let way = if self.kafka.is_some() { TOPIC } else { HTTP };
+        let is_on =
+            |name: &str| name == HTTP || name == way || (name == OTLP && self.otlp.is_some());
+        let counted = |name: &str| counters.sources.get(name).unwrap_or(&none);
+        let shown = |name: &&str| is_on(name) || counted(name).received() > 0;
+        let status = |name: &'static str| {
+            let counted = counted(name);
+            SourceStatus {
+                name,
+                accepted: counted.accepted,
+                duplicates: counted.duplicates,
+                rejected: counted.rejected.values().sum(),
+                without_task_type: counted.without_task_type,
+                last_event: (counted.last_ms > 0).then(|| format_time(counted.last_ms)),
+                lag: (name == way).then_some(lag.records),
+            }
+        };
+        SOURCES.into_iter().filter(shown).map(status).collect()
     }
 
     pub(super) fn readyz(&self, request: &Request<'_>, caller: &Caller) -> Answer {

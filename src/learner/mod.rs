@@ -1082,7 +1082,6 @@ impl Learner {
                         }
                         reply.accepted += 1;
                         counters.accepted += 1;
-                        counted.accepted += 1;
                         for field in &outcome.dropped {
                             Counters::count(&mut counters.dropped_fields, field);
                             *reply.dropped.entry(*field).or_default() += 1;
@@ -1103,6 +1102,7 @@ impl Learner {
                             let recorded = recorded.and_then(Option::as_ref);
                             self.shared.decisions.resolve(&mut outcome, recorded);
                         }
+                        counted.accept(&outcome, now.unix_ms);
                         if !outcome.resolved && outcome.decision.is_some() {
                             counters.decisions_unresolved += 1;
                         }

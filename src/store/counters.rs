@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::outcome::Outcome;
 use crate::watch::Foresight;
 use crate::watch::budget::Spending;
 
@@ -103,9 +104,20 @@ pub struct SourceCounters {
     pub conflicting: u64,
     /// Records refused, by reason code.
     pub rejected: BTreeMap<String, u64>,
+    /// Outcomes journaled without a task type.
+    pub without_task_type: u64,
+    /// Unix time of the newest accepted one's arrival, ms; 0 with none.
+    pub last_ms: i64,
 }
 
 impl SourceCounters {
+    /// Counts an outcome that is journaled.
+    pub fn accept(&mut self, outcome: &Outcome, now_ms: i64) {
+        self.accepted += 1;
+        self.without_task_type += u64::from(outcome.task_type.is_none());
+        self.last_ms = now_ms;
+    }
+
     /// Records that came, whatever became of them.
     pub fn received(&self) -> u64 {
         self.accepted + self.duplicates + self.rejected.values().sum::<u64>()
@@ -116,6 +128,8 @@ impl SourceCounters {
         self.accepted += other.accepted;
         self.duplicates += other.duplicates;
         self.conflicting += other.conflicting;
+        self.without_task_type += other.without_task_type;
+        self.last_ms = self.last_ms.max(other.last_ms);
         for (reason, count) in &other.rejected {
             *self.rejected.entry(reason.clone()).or_default() += count;
         }

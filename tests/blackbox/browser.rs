@@ -391,6 +391,64 @@ fn what_a_tenant_may_spend_is_shown_or_how_to_say_so() {
     service.stop();
 }
 
+/// Runs what the page says, and gives what was printed.
+fn run_as_it_stands(browser: &mut Browser, selector: &str) -> String {
+    let script = browser.text(selector);
+    let directory = tempdir().expect("there is room for a directory");
+    let output = Command::new("sh")
+        .args(["-ec", &script])
+        .current_dir(&directory)
+        .output()
+        .expect("there is a shell");
+    assert!(output.status.success(), "{script}: {output:?}");
+    String::from_utf8(output.stdout).expect("it is text")
+}
+
+#[test]
+fn sources_and_how_to_connect_are_shown_and_work_as_they_stand() {
+    let Some(mut browser) = Browser::start() else { return };
+    let directory = tempdir().unwrap();
+    let service = setup(&directory).start();
+    service.learn(&outcomes("a", "search", 3, 0));
+    browser.open(&service, "/");
+    browser.wait_for_text("#sources tbody", "http");
+    let cells = "[...document.querySelectorAll('#sources tbody tr')].map((row) => \
+                 [...row.children].slice(0, 5).map((cell) => cell.innerText).join(' ')).join('|')";
+    browser.wait(&format!("{cells} === 'http 3 0 0 0|otlp 0 0 0 0'"));
+    browser.eval("for (const one of document.querySelectorAll('details')) one.open = true");
+
+    let said = run_as_it_stands(&mut browser, "#connect-curl");
+    assert!(said.contains("task-1") && said.contains("\"accepted\":1"), "{said}");
+    let quality = json!({"candidates": ["ReActAgent"]});
+    let predicted = service.post_json("/api/learning/predict/quality", &quality).json();
+    assert_eq!(predicted["predictions"][0]["samples"], 1, "{predicted}");
+    assert!(
+        ["ReActAgent\n", "PlanExecuteAgent\n"]
+            .contains(&&*run_as_it_stands(&mut browser, "#connect-python"))
+    );
+
+    // What is refused is named, and telemetry without a task type is counted.
+    let exporter = browser.text("#connect-otlp");
+    assert!(
+        exporter.contains(&format!("OTEL_EXPORTER_OTLP_ENDPOINT={}", service.url(""))),
+        "{exporter}"
+    );
+    let span = |agent: &str| {
+        let attribute =
+            |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
+        json!({"traceId": "ab".repeat(16), "spanId": "cd".repeat(8), "attributes": [
+            attribute("openinference.span.kind", "AGENT"), attribute("agent.name", agent),
+        ]})
+    };
+    let body = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span("a"), span(" ")]}]}]});
+    assert_eq!(service.post_json("/v1/traces", &body).status, 200);
+    browser.wait(&format!("{cells}.includes('otlp 1 0 1 1')"));
+    browser.wait_for_text("#refusals", "otlp missing_agent_name");
+    assert!(browser.text("#connect-litellm").contains("/api/learning/outcomes/litellm"));
+    browser.check_clean(&service);
+    service.stop();
+}
+
 #[test]
 fn an_older_version_is_activated_from_the_keyboard() {
     let Some(mut browser) = Browser::start() else { return };

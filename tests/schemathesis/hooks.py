@@ -28,6 +28,8 @@ REFUSED = [
     (r"/evaluate$", r"^/since: is .* allowed is a time"),
     # What is refused is kept as a dead letter, unlike what the schema rules out.
     (r"/outcomes/litellm$", r"^(none of \d+ events was accepted|body, )"),
+    # A verdict names an execution by one field or two, and adds something.
+    (r"/feedback$", r"names no execution|adds nothing|^event_id is|^decision_id is"),
     # A model carries the SHA-256 of its content.
     (r"/models/import$", r"^the model is no saved model"),
 ]
@@ -57,6 +59,6 @@ def filter_failure(context, failure, case, response):
         detail = response.json()["detail"]
         return not any(re.search(at, path) and re.search(says, detail) for at, says in REFUSED)
     # Events are read leniently, and one that can't be understood becomes a dead letter.
-    is_lenient = re.search(r"/outcomes(/batch|/litellm)?$", path) and status in (200, 202)
+    is_lenient = re.search(r"/(outcomes(/batch|/litellm)?|feedback)$", path) and status in (200, 202)
     others = is_flag_in_other_words(case) or names_agents_by_numbers(case)
     return not (failure.code == ACCEPTED and (is_lenient or others))

@@ -406,6 +406,83 @@ async function activate() {
   });
 }
 
+// ---- sources
+
+function showSources(status) {
+  if (!status.sources) return;
+  const cell = (text, more = {}) => el("td", { role: "cell", ...more }, text);
+  const number = (label, value) => {
+    const node = cell(whole(value), { className: "num" });
+    node.dataset.label = label;
+    return node;
+  };
+  const rows = status.sources.map((source) => {
+    const last = el("td", { role: "cell" }, moment(source.last_event));
+    last.dataset.label = "Last";
+    const name = el("th", { role: "rowheader", scope: "row" }, source.name);
+    const row = el(
+      "tr",
+      { role: "row" },
+      name,
+      number("Accepted", source.accepted),
+      number("Known already", source.duplicates),
+      number("Refused", source.rejected),
+      number("Without task type", source.without_task_type),
+      last,
+    );
+    return [source.name, row];
+  });
+  showKeyed(document.querySelector("#sources tbody"), rows);
+}
+
+async function loadRefusals() {
+  if (!coversAll()) return;
+  const { dead_letters: letters } = await get("dead-letters", { limit: 5 });
+  const item = (letter) => el("li", {}, el("strong", {}, letter.source), ` ${letter.code}: ${letter.detail} `, moment(letter.created_at));
+  showKeyed(byId("refusals"), letters.map((letter) => [letter.id, item(letter)]));
+}
+
+function showConnect() {
+  const base = location.origin;
+  byId("connect-token").hidden = !state.token;
+  const otlp = [`export OTEL_EXPORTER_OTLP_ENDPOINT=${base}`, "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"];
+  const python = [
+    `export ONLINE_LEARNING_URL=${base}`,
+    "curl -s \"$ONLINE_LEARNING_URL/client/online_learning.py\" > online_learning.py",
+    "python3 - <<'END'",
+    "from online_learning import decide",
+    "with decide(\"code_review\", candidates=[\"ReActAgent\", \"PlanExecuteAgent\"]) as d:",
+    "    print(d.agent)",
+    "END",
+  ];
+  const litellm = [
+    "litellm_settings:",
+    "  callbacks: [\"online_learning\"]",
+    "callback_settings:",
+    "  online_learning:",
+    "    callback_type: generic_api",
+    `    endpoint: ${base}${API}outcomes/litellm`,
+    `    headers: {${state.token ? "Authorization: Bearer TOKEN" : ""}}`,
+    "    max_retries: 5",
+    "    retry_delay: 1",
+  ];
+  if (state.token) {
+    otlp.push("export OTEL_EXPORTER_OTLP_HEADERS=\"authorization=Bearer%20$TOKEN\"");
+    python.unshift("export ONLINE_LEARNING_TOKEN=\"$TOKEN\"");
+  }
+  const tenant = state.tenant && { tenant_id: state.tenant };
+  const question = { task_type: "code_review", candidates: ["ReActAgent", "PlanExecuteAgent"], decision_id: "task-1" };
+  const outcome = { agent_name: "ReActAgent", status: "success", event_id: "run-1", decision_id: "task-1" };
+  byId("connect-otlp").textContent = otlp.join("\n");
+  byId("connect-python").textContent = python.join("\n");
+  byId("connect-litellm").textContent = litellm.join("\n");
+  byId("connect-curl").textContent = [
+    asCommand("POST", "predict/agent-selection", question, tenant),
+    asCommand("POST", "outcomes?wait=true", outcome, tenant),
+    asCommand("POST", "feedback", { event_id: "run-1", quality_score: 0.75 }, tenant),
+  ].join("\n");
+}
+
 // ---- budget
 
 async function loadBudget() {
@@ -642,10 +719,13 @@ async function round() {
   showState(status);
   if (due("catalog", `${model}${state.tenant}`, 60)) await loadCatalog();
   showEmpty(status.model_version === 0);
+  showSources(status);
+  showConnect();
   const work = [];
   if (due("agents", model + shown, 30)) work.push(loadAgents());
   if (due("versions", `${status.active_version}${status.last_save}`, 30)) work.push(loadVersions());
   if (due("alerts", String(status.alerts_firing), 10)) work.push(loadAlerts());
+  if (due("refusals", String(status.dead_letters_total), 30)) work.push(loadRefusals());
   if (due("budget", model + shown, 10)) work.push(loadBudget());
   work.push(loadDecisions());
   await Promise.all(work);
