@@ -2,7 +2,7 @@
 //!
 //! Everything that is compared runs in the same process run, in turn, because machines differ and
 //! are noisy: read the ratios. `BENCH_OUTCOMES` sets the size of the streams (default 1,000,000),
-//! `BENCH_ONLY` picks parts by name (import, http, litellm, predict, memory, model, strategies);
+//! `BENCH_ONLY` picks parts by name (import, http, litellm, otlp, predict, memory, model, strategies);
 //! `BENCH_CONNECTIONS` sets how many clients ask for predictions at a time (16).
 
 use std::fmt::Write as _;
@@ -49,6 +49,9 @@ fn main() {
     }
     if wanted("litellm") {
         bench_litellm(outcomes / 20);
+    }
+    if wanted("otlp") {
+        bench_otlp(outcomes / 5);
     }
     if wanted("predict") {
         bench_in_process();
@@ -154,7 +157,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Posts bodies over a few connections, and waits until what was in them is learned; the seconds it took.
-fn post_all(service: &mut Command, path: &str, media: &str, bodies: &[String]) -> f64 {
+fn post_all(
+    service: &mut Command,
+    path: &str,
+    media: &str,
+    bodies: &[impl AsRef<[u8]> + Sync],
+) -> f64 {
     const CONNECTIONS: usize = 2;
     let address = free_address();
     let mut service = service
@@ -168,7 +176,7 @@ fn post_all(service: &mut Command, path: &str, media: &str, bodies: &[String]) -
             scope.spawn(move || {
                 let mut client = Client::connect(address);
                 for body in bodies.iter().skip(connection).step_by(CONNECTIONS) {
-                    assert_eq!(client.post(path, media, body.as_bytes()), 202);
+                    assert!([200, 202].contains(&client.post(path, media, body.as_ref())));
                 }
             });
         }
@@ -269,6 +277,84 @@ fn bench_litellm(outcomes: usize) {
             calls / events
         ));
     }
+}
+
+/// A field of a protobuf message: its number with wire type 2, its length, its bytes.
+fn field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    message.push(number << 3 | 2);
+    prost::encode_length_delimiter(bytes.len(), message).expect("a Vec has room");
+    message.extend_from_slice(bytes);
+}
+
+/// An agent's span of some 500 bytes, most of them of what is not looked at.
+fn agent_span(number: usize) -> Vec<u8> {
+    let attribute = |span: &mut Vec<u8>, key: &str, value: &str| {
+        let (mut pair, mut any) = (Vec::new(), Vec::new());
+        field(&mut any, 1, value.as_bytes());
+        field(&mut pair, 1, key.as_bytes());
+        field(&mut pair, 2, &any);
+        field(span, 9, &pair);
+    };
+    let agent = format!("agent-{}", number % 100);
+    let mut span = Vec::new();
+    field(&mut span, 1, &(number as u128 + 1).to_be_bytes());
+    field(&mut span, 2, &(number as u64 + 1).to_be_bytes());
+    field(&mut span, 5, format!("invoke_agent {agent}").as_bytes());
+    for (number, nanoseconds) in
+        [(7, 1_795_946_400_000_000_000_u64), (8, 1_795_946_400_676_000_000)]
+    {
+        span.push(number << 3 | 1);
+        span.extend_from_slice(&nanoseconds.to_le_bytes());
+    }
+    attribute(&mut span, "gen_ai.operation.name", "invoke_agent");
+    attribute(&mut span, "gen_ai.agent.name", &agent);
+    attribute(&mut span, "task_type", "code_review");
+    attribute(&mut span, "gen_ai.input.messages", &"what was asked ".repeat(18));
+    span
+}
+
+fn bench_otlp(outcomes: usize) {
+    /// Spans of a request, and lines of a body.
+    const TOGETHER: usize = 512;
+    let spans: Vec<Vec<u8>> = (0..outcomes).map(agent_span).collect();
+    let bytes = spans[0].len();
+    let request = |spans: &[Vec<u8>]| {
+        let (mut scope, mut resource, mut request) = (Vec::new(), Vec::new(), Vec::new());
+        for span in spans {
+            field(&mut scope, 2, span);
+        }
+        field(&mut resource, 2, &scope);
+        field(&mut request, 1, &resource);
+        request
+    };
+    let requests: Vec<Vec<u8>> = spans.chunks(TOGETHER).map(request).collect();
+    let event = |number: usize| {
+        json!({
+            "event_id": format!("run-{number}"), "agent_name": format!("agent-{}", number % 100),
+            "status": "success", "task_type": "code_review", "latency_ms": 676,
+            "timestamp": "2026-11-29T10:00:00.676Z",
+        })
+        .to_string()
+    };
+    let events: Vec<String> = (0..outcomes).map(event).collect();
+    let lines: Vec<String> = events.chunks(TOGETHER).map(|lines| lines.join("\n")).collect();
+    let mut rates = [const { Vec::new() }; 2];
+    for _ in 0..ROUNDS {
+        let home = tempfile::tempdir().expect("there is room");
+        let mut service = program(home.path(), 10);
+        let path = "/api/learning/outcomes";
+        rates[0].push(rate(outcomes, post_all(&mut service, path, ND_JSON, &lines)));
+        let home = tempfile::tempdir().expect("there is room");
+        let mut service = program(home.path(), 10);
+        let media = "application/x-protobuf";
+        rates[1].push(rate(outcomes, post_all(&mut service, "/v1/traces", media, &requests)));
+    }
+    let [events, spans] = rates.map(median);
+    say(&format!(
+        "{outcomes} spans of {bytes} bytes as OTLP, {TOGETHER} together, batch size 10, until learned: \
+         events {events:.0}/s, spans {spans:.0}/s, ratio {:.2}",
+        spans / events
+    ));
 }
 
 fn free_address() -> SocketAddr {

@@ -197,12 +197,23 @@ impl App {
                     }
                     read.push((index, verdict));
                 }
-                Ok(Read::Ignored) => taken.ignored += 1,
-                Err(refusal) => taken.refuse(index, refusal.code.as_str(), refusal.detail),
+                Ok(Read::Ignored) => {
+                    taken.ignored += 1;
+                    self.count("ignored");
+                }
+                Err(refusal) => {
+                    taken.refuse(index, refusal.code.as_str(), refusal.detail);
+                    self.count("refused");
+                }
             }
         }
         self.judge(read, &mut taken)?;
         Ok(taken)
+    }
+
+    /// Counts a verdict by what became of it.
+    fn count(&self, result: &'static str) {
+        self.shared.instruments.verdicts(result).inc();
     }
 
     pub(super) fn judge(&self, verdicts: Vec<(usize, Verdict)>, taken: &mut Taken) -> Result<()> {
@@ -220,6 +231,12 @@ impl App {
             let judged =
                 self.inbox.ask(|reply| Event::Feedback(FeedbackRequest { verdicts, reply }))?;
             for (place, judged) in places.iter().zip(judged) {
+                self.count(match judged {
+                    Judged::Added => "added",
+                    Judged::Waits => "waiting",
+                    Judged::Known => "known",
+                    Judged::Conflicts(_) => CONFLICT,
+                });
                 match judged {
                     Judged::Added => taken.accepted += 1,
                     Judged::Waits => taken.waiting += 1,

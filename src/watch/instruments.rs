@@ -22,6 +22,9 @@ pub const DELIVERIES: [&str; 3] = ["sent", "failed", "dropped"];
 
 /// What spans tell of.
 pub const SPANS: [&str; 3] = ["execution", "ignored", "refused"];
+/// What becomes of a verdict: it adds something, waits for its execution, was known, says other than what is
+/// known, is of an evaluation that nothing is made of, or can't be read.
+pub const VERDICTS: [&str; 6] = ["added", "waiting", "known", "conflict", "ignored", "refused"];
 
 /// The instruments of a process.
 pub struct Instruments {
@@ -35,6 +38,7 @@ pub struct Instruments {
     http_refused: IntCounterVec,
     notifications: IntCounterVec,
     otlp_spans: IntCounterVec,
+    verdicts: IntCounterVec,
 }
 
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -84,6 +88,11 @@ impl Default for Instruments {
                 "Spans that came, by what they told of",
                 &["kind"],
             ),
+            verdicts: counters(
+                "online_learning_verdicts_total",
+                "Verdicts that came, by what became of them then",
+                &["result"],
+            ),
         }
     }
 }
@@ -115,6 +124,11 @@ impl Instruments {
         self.otlp_spans.with_label_values(&[kind])
     }
 
+    /// Counts verdicts; `result` is one of [`VERDICTS`].
+    pub fn verdicts(&self, result: &'static str) -> IntCounter {
+        self.verdicts.with_label_values(&[result])
+    }
+
     /// As they stand. What has not happened yet is shown as 0.
     pub fn collect(&self, routes: &[&'static str], reasons: &[&'static str]) -> Vec<MetricFamily> {
         for route in routes {
@@ -133,7 +147,10 @@ impl Instruments {
         for kind in SPANS {
             self.otlp_spans(kind);
         }
-        let collectors: [&dyn Collector; 7] = [
+        for result in VERDICTS {
+            self.verdicts(result);
+        }
+        let collectors: [&dyn Collector; 8] = [
             &self.prediction_seconds,
             &self.batch_seconds,
             &self.learning_delay_seconds,
@@ -141,6 +158,7 @@ impl Instruments {
             &self.http_refused,
             &self.notifications,
             &self.otlp_spans,
+            &self.verdicts,
         ];
         collectors.into_iter().flat_map(Collector::collect).collect()
     }

@@ -112,7 +112,7 @@ fn a_sound_service_has_nothing_wrong_with_it_while_it_runs_and_afterwards() {
     let printed = doctor(&without_service(directory.path(), &address)).output().expect("it runs");
     let printed = String::from_utf8(printed.stdout).expect("it is text");
     assert!(printed.lines().any(|line| line.starts_with("ok    database       it is sound")));
-    assert!(printed.ends_with("16 ok, 0 warnings, 0 failed\n"), "{printed}");
+    assert!(printed.ends_with("17 ok, 0 warnings, 0 failed\n"), "{printed}");
 
     // It has held nothing up.
     assert_eq!(service.learn(r#"{"agent_name": "z", "status": "success"}"#)["accepted"], 1);
@@ -527,4 +527,31 @@ fn names_that_look_alike_and_latencies_in_seconds_are_pointed_out() {
     findings.expect("names", "warn", alike);
     findings.expect("names", "warn", "\"code-agent\" and \"code\\u{2013}agent\"");
     findings.expect("units", "warn", "below those of the others: hasty");
+}
+
+#[test]
+fn outcomes_without_a_task_type_are_pointed_out_with_where_they_come_from() {
+    let directory = directory();
+    let service = Setup::new(directory.path()).start();
+    let event = json!({"agent_name": "a", "status": "success", "task_type": "t"}).to_string();
+    service.learn(&vec![event; 30].join("\n"));
+    beside(&service, directory.path()).expect("task types", "ok", "what kind of task");
+    let span = |number: u64| {
+        json!({
+            "traceId": "ab".repeat(16), "spanId": format!("{:016x}", number + 1), "name": "invoke_agent a",
+            "attributes": [{
+                "key": "gen_ai.operation.name", "value": {"stringValue": "invoke_agent"},
+            }],
+        })
+    };
+    let spans: Vec<Value> = (0..30).map(span).collect();
+    let body = json!({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]});
+    assert_eq!(service.post_json("/v1/traces", &body).body, "{}");
+    let findings = beside(&service, directory.path());
+    findings.expect("task types", "warn", "30 of 30 from otlp");
+    assert!(
+        findings.of("task types")["action"]
+            .as_str()
+            .is_some_and(|do_| do_.contains("OTLP_TASK_TYPE"))
+    );
 }

@@ -19,12 +19,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evaluate::{LaterHalf, later_half};
 use crate::http::access::Access;
-use crate::learner::{Now, restored};
+use crate::learner::{Now, OTLP, restored};
 use crate::logging::one_line;
 use crate::model::{AgentPerformanceModel, Tenant};
 use crate::outcome::Outcome;
 use crate::sources::kafka::{self, KafkaOptions, TopicState};
-use crate::store::{Counters, DATABASE_FILE, Entry, GO_ON, Position, Store};
+use crate::store::{Counters, DATABASE_FILE, Entry, GO_ON, Position, SourceCounters, Store};
 
 mod alike;
 
@@ -56,6 +56,8 @@ const CALIBRATION_ERROR_MAX: f64 = 0.1;
 const CALIBRATION_SAMPLES: u64 = 200;
 /// Names shown one by one.
 const NAMES_SHOWN: usize = 5;
+/// Outcomes of a source from which on it is judged by them.
+const OUTCOMES_JUDGED: u64 = 20;
 
 /// What came of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -307,6 +309,32 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Do outcomes say what kind of task they are of?
+fn task_types(counters: &Counters, report: &mut Report) {
+    let lacks = |(_, of): &(&String, &SourceCounters)| {
+        of.accepted >= OUTCOMES_JUDGED && 2 * of.without_task_type > of.accepted
+    };
+    let found: Vec<_> = counters.sources.iter().filter(lacks).collect();
+    if found.is_empty() {
+        return report.ok("task types", "outcomes say what kind of task they are of");
+    }
+    let said = found
+        .iter()
+        .map(|(name, of)| format!("{} of {} from {name}", of.without_task_type, of.accepted));
+    let said = said.collect::<Vec<_>>().join(", ");
+    let is_telemetry = found.iter().any(|(name, _)| *name == OTLP);
+    report.add(
+        "task types",
+        State::Warn,
+        format!("outcomes have no task type, so that all tasks of an agent are one: {said}"),
+        if is_telemetry {
+            "name the attribute that has it in OTLP_TASK_TYPE, or ask for agents within the trace"
+        } else {
+            "send a task_type with outcomes, or a decision_id"
+        },
+    );
+}
+
 /// The state directory and its database; `None` when there is nothing to read.
 fn storage(config: &Config, is_running: bool, report: &mut Report) -> Option<Store> {
     let directory = &config.storage_path;
@@ -524,6 +552,7 @@ fn learning(config: &Config, store: &Store, service: Option<&Running>, report: &
         ),
     );
     quality(&model, report);
+    task_types(&counters, report);
     alike::look_alikes(&model, report);
     alike::units(&model, report);
     match last_outcomes(store, &counters) {
