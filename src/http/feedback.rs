@@ -7,15 +7,15 @@ use serde_json::value::RawValue;
 
 use super::access::{Caller, Need, Scope};
 use super::operation::Operation;
-use super::outcomes::{ARRAY_MAX, ND_JSON, check_tenant, lines};
+use super::outcomes::{ARRAY_MAX, ND_JSON, lines};
 use super::route::{Route, Tag};
 use super::server::{Request, Response};
 use super::{Answer, App, JSON, json_response, media_type, unsupported_media_type};
 use crate::error::{Error, Result};
 use crate::learner::{Event, FeedbackRequest, Judged, REJECTED_NAMED_MAX};
+use crate::outcome::DEFAULT_TENANT;
 use crate::outcome::feedback::{Read, Verdict};
 use crate::outcome::fields::Name;
-use crate::outcome::named_tenant;
 
 /// Largest body, in bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -189,12 +189,10 @@ impl App {
         let mut taken = Taken::default();
         let mut read = Vec::new();
         for (index, json) in verdicts.iter().enumerate() {
-            check_tenant(json, caller)?;
-            match Verdict::parse(json, &self.options.evaluations) {
-                Ok(Read::Verdict(mut verdict)) => {
-                    if let (Some(own), None) = (caller.tenant(), named_tenant(json)) {
-                        own.clone_into(&mut verdict.tenant);
-                    }
+            let own = caller.tenant().unwrap_or(DEFAULT_TENANT);
+            match Verdict::parse(json, own, &self.options.evaluations) {
+                Ok(Read::Verdict(verdict)) => {
+                    caller.tenant_or(Some(&verdict.tenant))?;
                     read.push((index, verdict));
                 }
                 Ok(Read::Ignored) => {

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::raw::Scalar;
 use super::{
-    AMOUNT_MAX, DEFAULT_TENANT, IdentityKey, NAME_BYTES_MAX, Refusal, RefusalCode, Status,
-    identity_key, kept_name, parse_status, trace_id,
+    AMOUNT_MAX, IdentityKey, NAME_BYTES_MAX, Refusal, RefusalCode, Status, identity_key, kept_name,
+    parse_status, trace_id,
 };
 use crate::outcome::trace::id_of_hex;
 
@@ -73,6 +73,7 @@ pub struct Verdict {
 #[serde(default)]
 struct Fields {
     tenant_id: Value,
+    metadata: Value,
     event_id: Value,
     decision_id: Value,
     agent_name: Value,
@@ -115,11 +116,11 @@ pub fn decision_key(tenant: &str, decision: &str) -> IdentityKey {
 }
 
 impl Verdict {
-    /// Reads one from JSON.
+    /// Reads one from JSON. One that names no tenant is `tenant`'s.
     ///
     /// # Errors
     /// A [`Refusal`] that names the field, the value and what is allowed.
-    pub fn parse(json: &[u8], evaluations: &Evaluations) -> Result<Read, Refusal> {
+    pub fn parse(json: &[u8], tenant: &str, evaluations: &Evaluations) -> Result<Read, Refusal> {
         let not_json = |error: &dyn std::fmt::Display| {
             Refusal::new(RefusalCode::NotJson, format!("the verdict is not JSON: {error}"))
         };
@@ -129,7 +130,7 @@ impl Verdict {
             return Err(Refusal::new(RefusalCode::NotAnObject, detail));
         }
         let fields = Fields::deserialize(value).map_err(|error| not_json(&error))?;
-        fields.verdict(evaluations)
+        fields.verdict(tenant, evaluations)
     }
 
     /// What an evaluation says, by its name; `None` for one that nothing is made of.
@@ -157,9 +158,13 @@ impl Verdict {
 }
 
 impl Fields {
-    fn verdict(&self, evaluations: &Evaluations) -> Result<Read, Refusal> {
-        let tenant = match &self.tenant_id {
-            Value::Null => DEFAULT_TENANT.to_owned(),
+    fn verdict(&self, tenant: &str, evaluations: &Evaluations) -> Result<Read, Refusal> {
+        let named = match &self.tenant_id {
+            Value::Null => &self.metadata["tenant_id"],
+            named => named,
+        };
+        let tenant = match named {
+            Value::Null => tenant.to_owned(),
             value => text(value).and_then(kept_name).map(std::borrow::Cow::into_owned).ok_or_else(
                 || refused(RefusalCode::InvalidTenantId, "tenant_id", value, "a name"),
             )?,
@@ -275,13 +280,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::outcome::DEFAULT_TENANT;
 
     fn read(json: &Value) -> Result<Read, Refusal> {
         let evaluations = Evaluations {
             quality: vec!["relevance".to_owned()],
             success: vec!["correct".to_owned()],
         };
-        Verdict::parse(json.to_string().as_bytes(), &evaluations)
+        Verdict::parse(json.to_string().as_bytes(), DEFAULT_TENANT, &evaluations)
     }
 
     #[track_caller]
@@ -358,7 +364,10 @@ mod tests {
             assert!(refusal.detail.contains(says), "{json}: {}", refusal.detail);
         }
         assert_eq!(
-            Verdict::parse(b"{", &Evaluations::default()).unwrap_err().code.as_str(),
+            Verdict::parse(b"{", DEFAULT_TENANT, &Evaluations::default())
+                .unwrap_err()
+                .code
+                .as_str(),
             "not_json"
         );
     }

@@ -213,6 +213,66 @@ fn a_token_with_a_tenant_asks_and_reports_for_that_one_alone() {
     service.stop();
 }
 
+/// However a verdict names its tenant, the token's is checked against the one that is judged.
+#[test]
+fn a_token_with_a_tenant_judges_for_that_one_alone() {
+    let directory = directory();
+    let service = Setup::new(directory.path())
+        .with("AUTH_TOKENS_FILE", tokens(directory.path()).display())
+        .start();
+    for tenant in ["default", "red", "blue"] {
+        let event = json!({
+            "agent_name": "a", "status": "pending", "event_id": "e", "tenant_id": tenant,
+        });
+        let answer = with_token(&service, "reporter", "POST", OUTCOMES, &event.to_string());
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let judge = |verdict: &Value| {
+        with_token(&service, "red", "POST", "/api/learning/feedback", &verdict.to_string())
+    };
+    for named in [
+        json!({"tenant_id": "blue"}),
+        json!({"tenant_id": "default"}),
+        json!({"metadata": {"tenant_id": "blue"}}),
+    ] {
+        let mut verdict = named.clone();
+        verdict["event_id"] = json!("e");
+        verdict["status"] = json!("failure");
+        assert_eq!(judge(&verdict).status, 403, "{named}");
+    }
+    for (named, quality, cost) in [
+        (json!({"metadata": {"tenant_id": "red"}}), Some(0.5), None),
+        (json!({"resolved": {"tenant_id": "red"}}), None, Some(1)),
+        (json!({"tenant_id": null}), None, None),
+    ] {
+        let mut verdict = named.clone();
+        verdict["event_id"] = json!("e");
+        verdict["quality_score"] = json!(quality);
+        verdict["cost_estimate"] = json!(cost);
+        if quality.is_none() && cost.is_none() {
+            verdict["status"] = json!("success");
+        }
+        let answer = judge(&verdict);
+        assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(1)), "{named}");
+    }
+    let statuses = |tenant: &str| {
+        let path = format!("/api/learning/agents/performance?tenant_id={tenant}");
+        let rows = with_token(&service, "root", "GET", &path, "").json();
+        let statuses = &rows[0]["statuses"];
+        (statuses["pending"].clone(), statuses["success"].clone())
+    };
+    assert_eq!(statuses("red"), (json!(0), json!(1)));
+    for other in ["default", "blue"] {
+        assert_eq!(statuses(other), (json!(1), json!(0)), "{other}");
+        let verdict =
+            json!({"event_id": "e", "tenant_id": other, "quality_score": 1, "cost_estimate": 2});
+        let answer =
+            with_token(&service, "root", "POST", "/api/learning/feedback", &verdict.to_string());
+        assert_eq!(answer.json()["accepted"], 1, "{other}: it was judged before: {answer:?}");
+    }
+    service.stop();
+}
+
 /// What a tenant sees does not tell how much others report.
 #[test]
 fn a_tenant_learns_nothing_of_the_others_from_numbers() {
