@@ -69,7 +69,8 @@ struct Feedback {
     /// Whose agent this is; `default` unless given.
     tenant_id: Option<Name>,
     /// How it ended, where that was pending.
-    status: Option<Ended>,
+    #[schemars(schema_with = "super::answers::statuses")]
+    status: Option<String>,
     /// 0 to 1.
     #[schemars(range(min = 0.0, max = 1.0))]
     quality_score: Option<f64>,
@@ -84,19 +85,6 @@ struct Feedback {
     /// The same in a word, such as `pass`.
     #[schemars(length(min = 1, max = 256))]
     label: Option<String>,
-}
-
-/// How an execution ended.
-#[derive(JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum Ended {
-    Success,
-    Partial,
-    Failure,
-    Timeout,
-    Cancelled,
 }
 
 /// What became of the verdicts of a request.
