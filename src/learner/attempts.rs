@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Learner, Now, Outcome, RETRY_AFTER, Sorted};
+use super::append::Sorted;
+use super::{Learner, Now, Outcome, RETRY_AFTER};
 use crate::error::{Error, Result};
 use crate::outcome::Status;
 use crate::store::{Counters, Provisional};

@@ -1,8 +1,8 @@
 //! Control entries: journaled before they take effect.
 
-use std::sync::PoisonError;
-
-use super::{Forecast, Learner, Now, count_spending, metrics_json};
+use super::append::count_spending;
+use super::learn::metrics_json;
+use super::{Forecast, Learner, Now};
 use crate::error::{Error, Result};
 use crate::model::Control;
 use crate::outcome::{Outcome, format_time};
@@ -66,15 +66,14 @@ impl Learner {
         self.counters = counters;
         self.tenants.extend(outcomes.iter().map(|outcome| outcome.tenant.clone()));
         self.saving.count_learning(count, started.elapsed());
-        {
-            let mut watch = self.shared.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.change_watch(|watch| {
             for control in controls {
                 if let Control::RemoveAgent { tenant, agent } = control {
                     watch.forget(tenant, agent);
                 }
             }
             watch.learned(outcomes.iter(), forecasts);
-        }
+        });
         self.shared.publish(&self.model);
         self.shared.publish_counters(&self.counters);
         Ok(())

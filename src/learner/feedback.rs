@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::{AppendRequest, HTTP, Learner, LeftOut, Now, RETRY_AFTER, Record, Room, Sorted};
+use super::append::Sorted;
+use super::{AppendRequest, HTTP, Learner, LeftOut, Now, RETRY_AFTER, Record, Room};
 use crate::error::{Error, Result};
 use crate::model::Control;
 use crate::outcome::feedback::{Verdict, decision_key};

@@ -1,10 +1,10 @@
 //! Decisions whose outcome never came: given up by a control entry, after which nothing that comes for
 //! them is learned.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{AppendRequest, Known, Learner, Now, Outcome, RETRY_AFTER, Sorted};
+use super::append::{GivenUp, Known, Sorted};
+use super::{AppendRequest, Learner, Now, Outcome, RETRY_AFTER};
 use crate::error::{Error, Result};
 use crate::outcome::Status;
 use crate::store::Late;
@@ -14,9 +14,6 @@ use crate::watch::reporting::waited_since;
 const GIVEN_UP_AT_ONCE: u32 = 256;
 /// Pause between looking for decisions to give up.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
-
-/// Decisions that outcomes name and that were given up: tenant, id and agent.
-pub(super) type GivenUp = HashSet<(String, String, String)>;
 
 impl Known {
     /// Its decision was given up before it came.

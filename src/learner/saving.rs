@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Event, Learner, LearnerOptions, MODEL_TYPES, Now, Shared, metrics_json};
+use super::learn::metrics_json;
+use super::{Event, Learner, LearnerOptions, MODEL_TYPES, Now, Shared};
 use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::format_time;
@@ -111,8 +112,7 @@ impl Saving {
 
     /// Lets other threads see which version is active.
     pub(super) fn show(&self, shared: &Shared) {
-        *shared.active_version.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            self.active_version();
+        shared.show_version(self.active_version());
     }
 
     pub(super) fn count_learning(&mut self, outcomes: u64, time: Duration) {

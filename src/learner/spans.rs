@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::{AppendRequest, Learner, Now, TOPIC, count_decisions};
+use super::append::count_decisions;
+use super::{AppendRequest, Learner, Now, TOPIC};
 use crate::error::Result;
 use crate::outcome::feedback::{Target, Verdict};
 use crate::outcome::{ContentKey, DecisionRef, IdentityKey, Outcome, TraceId};

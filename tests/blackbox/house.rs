@@ -298,7 +298,7 @@ fn only_the_files_that_may_name_a_thing_name_it() {
         ("thread::spawn", &["http/server/"]),
         ("thread::scope", &["commands/replay.rs"]),
         ("SystemTime::now", &[]),
-        ("Timestamp::now", &["learner/mod.rs"]),
+        ("Timestamp::now", &["learner/event.rs"]),
     ];
     for (name, text) in sources() {
         if name.ends_with("tests.rs") || name.contains("tests/") {

@@ -7,11 +7,15 @@ use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tempfile::TempDir;
 
+use super::append::{PENDING_OUTCOMES_MAX, RECORDED_AT_ONCE};
 use super::*;
 use crate::model::{Caps, Control, Question, rank};
 use crate::outcome::decisions::{Decision, RequestHash};
-use crate::outcome::{DecisionRef, Feature, Status};
-use crate::store::{Entry, Reader, StoreOptions, Synchronous, VersionStatus, planned_failure};
+use crate::outcome::{ContentKey, DecisionRef, Feature, Payload, Refusal, RefusalCode, Status};
+use crate::store::{
+    Entry, PAYLOAD_BYTES_MAX, Position, Reader, StoreOptions, Synchronous, VersionStatus,
+    planned_failure,
+};
 
 mod attempts;
 mod control;
