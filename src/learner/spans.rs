@@ -211,12 +211,17 @@ impl Learner {
             match placing.place(&self.store, &Reported::of(outcome))? {
                 Place::AsItSays => {}
                 Place::Decision(id) => outcome.decision = Some(DecisionRef::Explicit(id)),
-                Place::Same => same.push(outcome.identity),
+                Place::Same => {
+                    if self.store.is_awaited(outcome.identity) {
+                        self.verdicts_due = now.instant;
+                    }
+                    same.push(outcome.identity);
+                }
             }
         }
         if !placing.verdicts.is_empty() {
             // Durable before the report is answered; should the rest fail, they are known the next time.
-            self.store.await_executions(&placing.verdicts, now.unix_ms)?;
+            self.store.keep_for_judging(&placing.verdicts, now.unix_ms)?;
             self.verdicts_due = now.instant;
         }
         Ok((same, placing.taken))

@@ -162,7 +162,14 @@ impl Store {
     pub fn execution(&self, verdict: &Verdict) -> Result<Option<Outcome>> {
         let Verdict { tenant, target, .. } = verdict;
         let sequence = match target {
-            Target::Event(_) => self.sequence_of(target.key(tenant)),
+            Target::Event(_) => {
+                let key = target.key(tenant);
+                match self.sequence_of(key) {
+                    // Telemetry of what was reported before is no outcome of its own.
+                    None if self.has_spans() => self.outcome_beside(key)?,
+                    sequence => sequence,
+                }
+            }
             Target::Decision { id, agent } => {
                 let found: Option<Option<i64>> = self
                     .connection
@@ -188,6 +195,18 @@ impl Store {
             )) => Some(Outcome { identity: execution, ..*outcome }),
             _ => None,
         })
+    }
+
+    /// The journal entry of the outcome that was reported beside this telemetry.
+    fn outcome_beside(&self, span: IdentityKey) -> Result<Option<u64>> {
+        let found = query(
+            &self.connection,
+            "SELECT coalesce(outcome_sequence, pending_sequence) FROM decisions
+             WHERE span = ?1 AND coalesce(status, '') <> ?2",
+            params![span, MISSING],
+            |row| row.get::<_, Option<i64>>(0),
+        )?;
+        Ok(found.into_iter().flatten().next().map(from_sql))
     }
 
     /// What was added to an execution's outcome.
@@ -290,7 +309,8 @@ impl Store {
         rows.into_iter().map(read).collect()
     }
 
-    /// Has verdicts wait for their executions. Tells of each whether it is new.
+    /// Has verdicts wait for their executions, up to [`VERDICTS_WAITING_MAX`]. Tells of each whether it
+    /// is new.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
@@ -298,6 +318,24 @@ impl Store {
     /// # Panics
     /// Never: a verdict has a JSON form.
     pub fn await_executions(&mut self, verdicts: &[Verdict], now_ms: i64) -> Result<Vec<bool>> {
+        self.keep_verdicts(verdicts, VERDICTS_WAITING_MAX, now_ms)
+    }
+
+    /// The same for verdicts whose executions are known: they are judged next, and however many others
+    /// wait must not keep them out.
+    ///
+    /// # Errors
+    /// As [`Store::await_executions`].
+    pub fn keep_for_judging(&mut self, verdicts: &[Verdict], now_ms: i64) -> Result<()> {
+        self.keep_verdicts(verdicts, usize::MAX, now_ms).map(drop)
+    }
+
+    fn keep_verdicts(
+        &mut self,
+        verdicts: &[Verdict],
+        waiting_max: usize,
+        now_ms: i64,
+    ) -> Result<Vec<bool>> {
         if verdicts.is_empty() {
             return Ok(Vec::new());
         }
@@ -316,7 +354,7 @@ impl Store {
         let count = query(&transaction, "SELECT count(*) FROM verdicts", [], |row| {
             row.get::<_, i64>(0).map(from_sql)
         })?;
-        if count.first().is_some_and(|count| *count > VERDICTS_WAITING_MAX as u64) {
+        if count.first().is_some_and(|count| *count > waiting_max as u64) {
             return Err(Error::Unavailable(format!(
                 "{VERDICTS_WAITING_MAX} verdicts wait for their executions, which is the limit"
             )));

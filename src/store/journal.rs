@@ -224,6 +224,7 @@ impl IdentityWindow {
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.known.remove(&oldest);
+                self.entries.remove(&oldest);
             }
             self.known.insert(key, content);
             self.order.push_back(key);

@@ -817,7 +817,8 @@ fn payloads_and_secrets_stay_out_of_the_log_and_the_journal() {
     let journal: Vec<u8> = contents(directory.path()).into_values().flatten().collect();
     assert!(!journal.windows(7).any(|bytes| bytes == b"SECRET-"), "the journal keeps no payloads");
 
-    service.learn("{\"agent_name\": \"SECRET-7\", \"status\": \"SECRET-8\"}\nSECRET-9 {");
+    let lines = "{\"agent_name\": \"SECRET-7\", \"status\": \"SECRET-8\"}\nSECRET-9 {";
+    assert_eq!(service.post(OUTCOMES, "application/x-ndjson", lines).status, 422);
     let wrong = json!({"task_type": ["SECRET-10"], "top_k": "SECRET-11"});
     assert_eq!(service.post_json(PREDICT, &wrong).status, 422);
     service.post("/api/learning/models/save", "text/plain", "SECRET-12");

@@ -45,7 +45,7 @@ fn judged(number: u64) -> Verdict {
 }
 
 impl Bench {
-    fn judge(&mut self, verdicts: Vec<Verdict>) -> Result<Vec<Judged>> {
+    pub(super) fn judge(&mut self, verdicts: Vec<Verdict>) -> Result<Vec<Judged>> {
         let (reply, replied) = bounded(1);
         let now = self.now;
         let request = FeedbackRequest { verdicts, reply };

@@ -1,6 +1,8 @@
 //! Telemetry finds the decision of its trace, and is one outcome with what a client reports.
 
 use super::*;
+use crate::outcome::feedback::{Target, Verdict};
+use crate::store::VERDICTS_WAITING_MAX;
 
 const TRACE: [u8; 16] = [9; 16];
 
@@ -295,4 +297,72 @@ fn what_a_report_adds_to_a_span_is_learned() {
     bench.learner().on_deadline(now).unwrap();
     assert_eq!(bench.status_of("d").as_deref(), Some("failure"));
     assert_eq!(bench.executions(), 1);
+}
+
+/// The span is no outcome of its own, and evaluations of it are of the decision's.
+#[test]
+fn a_verdict_on_a_span_that_was_reported_before_it_is_on_the_decision() {
+    for verdict_first in [false, true] {
+        let mut bench = Bench::new(manual());
+        bench.decide_in(TRACE, "d", "amy");
+        let mut reported = report(1, "d", "amy", Status::Success);
+        if let Ok(outcome) = &mut reported.content {
+            (outcome.quality, outcome.cost) = (None, None);
+        }
+        let mut span = span(2, "amy", Status::Success);
+        if let Ok(outcome) = &mut span.content {
+            outcome.identity = crate::outcome::identity_key("default", "otlp:trace:span");
+        }
+        bench.append(vec![reported]).unwrap();
+        let verdict = Verdict {
+            tenant: "default".to_owned(),
+            target: Target::Event("otlp:trace:span".to_owned()),
+            status: None,
+            quality: Some(0.25),
+            cost: None,
+        };
+        if verdict_first {
+            assert_eq!(bench.judge(vec![verdict.clone()]).unwrap(), [Judged::Waits]);
+        }
+        assert_eq!(bench.append(vec![span]).unwrap().duplicates, 1);
+        if verdict_first {
+            let now = bench.now;
+            bench.learner().on_deadline(now).unwrap();
+        } else {
+            assert_eq!(bench.judge(vec![verdict.clone()]).unwrap(), [Judged::Added]);
+        }
+        let joined = bench.recorded("d").unwrap().outcome.unwrap();
+        assert_eq!(joined.quality, Some(0.25), "{verdict_first}");
+        assert_eq!(bench.judge(vec![verdict]).unwrap(), [Judged::Known], "{verdict_first}");
+        assert_eq!(bench.executions(), 1);
+    }
+}
+
+/// Verdicts of which none finds its execution don't keep outcomes out.
+#[test]
+fn a_report_is_taken_also_while_no_more_verdicts_may_wait() {
+    let mut bench = Bench::new(manual());
+    bench.decide_in(TRACE, "d", "amy");
+    let mut first = span(1, "amy", Status::Success);
+    if let Ok(outcome) = &mut first.content {
+        (outcome.quality, outcome.cost) = (None, None);
+    }
+    bench.append(vec![first]).unwrap();
+    let lost = |number: usize| Verdict {
+        tenant: "default".to_owned(),
+        target: Target::Event(format!("lost-{number}")),
+        status: Some(Status::Success),
+        quality: None,
+        cost: None,
+    };
+    bench.judge((0..VERDICTS_WAITING_MAX).map(lost).collect()).unwrap();
+    assert!(bench.judge(vec![lost(VERDICTS_WAITING_MAX)]).is_err());
+    let reported = report(2, "d", "amy", Status::Success);
+    let quality = reported.content.as_ref().unwrap().quality;
+    let other = record(outcome(3));
+    let reply = bench.append(vec![reported, other]).unwrap();
+    assert_eq!((reply.accepted, reply.duplicates), (1, 1));
+    let now = bench.now;
+    bench.learner().on_deadline(now).unwrap();
+    assert_eq!(bench.recorded("d").unwrap().outcome.unwrap().quality, quality);
 }
