@@ -24,6 +24,8 @@ pub enum Error {
     Conflict(String),
     /// It may work later: retry with backoff, HTTP 503.
     Unavailable(String),
+    /// Another process holds what this one needs: end it with exit code 1.
+    InUse(String),
     /// Stored data can't be trusted: stop, touch nothing, tell the operator.
     Corrupt(String),
     /// This process can't go on: end it with exit code 1, so that it is started afresh.
@@ -34,6 +36,12 @@ impl Error {
     /// An [`Error::Invalid`] for the field at `pointer`.
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Invalid { pointer: pointer.into(), detail: detail.into() }
+    }
+
+    /// What a command fails with when nobody reads what it prints.
+    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub fn unprinted(error: std::io::Error) -> Self {
+        Self::Fatal(format!("can't print: {error}"))
     }
 }
 
@@ -48,6 +56,7 @@ impl fmt::Display for Error {
             | Self::NotFound(text)
             | Self::Conflict(text)
             | Self::Unavailable(text)
+            | Self::InUse(text)
             | Self::Corrupt(text)
             | Self::Fatal(text) => f.write_str(text),
         }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use online_learning::Error;
-use online_learning::commands::cli::{self, Command};
+use online_learning::commands::cli::{Cli, Command};
 use online_learning::error::complain;
 use online_learning::logging::{self, Format};
 
@@ -12,13 +13,10 @@ const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     // Wrong arguments and --help end here.
-    let matches = cli::command().get_matches();
-    let result = Command::of(&matches).and_then(|command| {
-        start_log(&command);
-        // Not locked: other threads may have something to say too.
-        command.run(&mut std::io::stdout())
-    });
-    let error = match result {
+    let command = Cli::parse().command();
+    start_log(&command);
+    // Not locked: other threads may have something to say too.
+    let error = match command.run(&mut std::io::stdout()) {
         Ok(code) => return ExitCode::from(code),
         Err(error) => error,
     };
@@ -32,7 +30,7 @@ fn main() -> ExitCode {
 /// What is not said by a setting: the service tells what it does, commands only what goes wrong.
 fn start_log(command: &Command) {
     let setting = |env: &str| command.settings().and_then(|settings| settings.get(env));
-    let default = if matches!(command, Command::Serve(..)) { "info" } else { "warn" };
+    let default = if matches!(command, Command::Serve { .. }) { "info" } else { "warn" };
     let filters = setting("RUST_LOG").unwrap_or_else(|| default.to_owned());
     let format = Format::of(&setting("LOG_FORMAT").unwrap_or_default());
     logging::start(&filters, &setting("LOG_STYLE").unwrap_or_default(), format);

@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueHint};
+
+use crate::commands::settings::Settings;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::{Now, restored};
@@ -14,13 +17,25 @@ const WORK_SUFFIX: &str = ".online-learning-partial";
 /// Locked by whoever works in such a directory.
 const WORK_LOCK: &str = "lock";
 
+/// What to write a backup of, and where.
+#[derive(Debug, Args)]
+pub struct BackUp {
+    /// File to write; it must not be there yet
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
 /// Writes a backup of the configured directory, beside a running service or without one, and restores
 /// it once to see that it can be. Only then it gets its name, which no other file may have.
 ///
 /// # Errors
 /// As [`Store::open_read_only`], [`Store::write_backup`] and [`restore_backup`]; nothing is left
 /// behind then.
-pub fn back_up(config: &Config, file: &Path, out: &mut impl Write) -> Result<()> {
+pub fn back_up(plan: &BackUp, out: &mut impl Write) -> Result<()> {
+    let (config, file) = (&plan.settings.config()?, plan.file.as_path());
     let store = Store::open_read_only(&config.storage_path, config.store)?;
     let is_there =
         || Error::Conflict(format!("{} is there already: name a new file", file.display()));
@@ -49,20 +64,29 @@ pub fn back_up(config: &Config, file: &Path, out: &mut impl Write) -> Result<()>
     )
 }
 
-/// What `restore` is asked for.
-#[derive(Debug, Clone, Copy)]
+/// What to restore, and how.
+#[derive(Debug, Args)]
 pub struct Restore {
-    /// Say whether it could be restored, and restore nothing.
-    pub only_check: bool,
-    /// Move what the directory holds aside first.
-    pub start_empty: bool,
+    /// Backup to read
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// Only say whether it could be restored
+    #[arg(long)]
+    check: bool,
+    /// Move what the directory holds aside first, where it is kept
+    #[arg(long)]
+    start_empty: bool,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// Restores a backup into the configured directory, which must be empty, or only checks it.
 ///
 /// # Errors
 /// As [`restore_backup`].
-pub fn restore(config: &Config, file: &Path, how: Restore, out: &mut impl Write) -> Result<()> {
+pub fn restore(plan: &Restore, out: &mut impl Write) -> Result<()> {
+    let (config, file) = (&plan.settings.config()?, plan.file.as_path());
     if let Err(error) = File::open(file) {
         return Err(Error::NotFound(format!("can't read {}: {error}", file.display())));
     }
@@ -71,7 +95,7 @@ pub fn restore(config: &Config, file: &Path, how: Restore, out: &mut impl Write)
     let work = Work::beside(file).or_else(|_| Work::beside(&elsewhere()));
     let work = work.map_err(|error| unwritten(&elsewhere(), &error))?;
     let Backup { bytes, sequence, files } = check(config, file, &work)?;
-    if how.only_check {
+    if plan.check {
         return print(
             out,
             &format!(
@@ -80,7 +104,7 @@ pub fn restore(config: &Config, file: &Path, how: Restore, out: &mut impl Write)
             ),
         );
     }
-    let start_empty = how.start_empty.then(|| Now::read().unix_ms);
+    let start_empty = plan.start_empty.then(|| Now::read().unix_ms);
     restore_backup(file, &config.storage_path, start_empty)?;
     print(
         out,
@@ -180,5 +204,5 @@ fn unwritten(path: &Path, error: &io::Error) -> Error {
 }
 
 fn print(out: &mut impl Write, text: &str) -> Result<()> {
-    writeln!(out, "{text}").map_err(|error| Error::Fatal(format!("can't print: {error}")))
+    writeln!(out, "{text}").map_err(Error::unprinted)
 }

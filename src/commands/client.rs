@@ -1,8 +1,9 @@
 //! The other end of the HTTP API: what the subcommands ask a running service.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::{Args, ValueHint};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -15,6 +16,50 @@ const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Largest answer read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Which running service is asked.
+#[derive(Debug, Args)]
+pub struct ServiceArgs {
+    /// Where the service runs
+    #[arg(
+        long,
+        env = "ONLINE_LEARNING_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8000"
+    )]
+    pub url: String,
+    /// The token.
+    #[command(flatten)]
+    pub token: TokenArgs,
+}
+
+impl ServiceArgs {
+    /// A client of it.
+    ///
+    /// # Errors
+    /// As [`Client::new`] and [`Client::with_token_file`].
+    pub fn client(&self) -> Result<Client> {
+        self.token.client(&self.url)
+    }
+}
+
+/// With what a running service is asked.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// File with the token that the service wants
+    #[arg(long, env = "ONLINE_LEARNING_TOKEN_FILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    /// A client of the service at `url`.
+    ///
+    /// # Errors
+    /// As [`Client::new`] and [`Client::with_token_file`].
+    pub fn client(&self, url: &str) -> Result<Client> {
+        Client::new(url)?.with_token_file(self.token_file.as_deref())
+    }
+}
 
 /// A running service. Connections are kept and used again.
 pub struct Client {

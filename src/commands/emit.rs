@@ -3,8 +3,12 @@
 //! Every record gets its identity as `event_id`, so that a file that is emitted twice is learned
 //! once. What can't be understood is counted and not written.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueHint};
+
+use crate::commands::settings::Settings;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::Now;
@@ -12,12 +16,36 @@ use crate::outcome::{Outcome, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated}
 use crate::sources::file::{Source, Summary};
 use crate::sources::kafka::{Outgoing, Producer};
 
+/// What to write to the topic.
+#[derive(Debug, Args)]
+pub struct Emit {
+    /// File to read; - for standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Emit {
+    /// Writes the outcomes of the file, and says what came of it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when Kafka is off, [`Error::Unavailable`] when the brokers take no more; when
+    /// the file can't be read, nothing was accepted, or nobody reads.
+    pub fn run(&self, out: &mut impl Write) -> Result<()> {
+        let summary = into_topic(&self.settings.config()?, &self.file)?;
+        writeln!(out, "{summary}").map_err(Error::unprinted)?;
+        summary.check(&self.file.display().to_string())
+    }
+}
+
 /// Writes the outcomes of a file to the topic; `accepted` are those that the brokers acknowledged.
 ///
 /// # Errors
 /// [`Error::Config`] when Kafka is off, [`Error::Invalid`] when the file can't be read,
 /// [`Error::Unavailable`] when the brokers take no more.
-pub fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
+fn into_topic(config: &Config, file: &Path) -> Result<Summary> {
     let options = config.kafka.as_ref().ok_or_else(|| {
         Error::Config(
             "emit writes to Kafka: set KAFKA_BOOTSTRAP_SERVERS (--kafka-bootstrap-servers), or \

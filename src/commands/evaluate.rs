@@ -1,24 +1,98 @@
 //! The command `evaluate`: what would another policy have earned on the logged decisions? In the state
 //! directory, or by a service.
 
+use std::io::Write;
 use std::path::Path;
 
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::commands::client::Client;
+use crate::commands::client::TokenArgs;
+use crate::commands::predict::Format;
+use crate::commands::settings::Settings;
 use crate::config::Config;
-use crate::error::Result;
-use crate::evaluate::log::{Log, Plan, evaluate};
+use crate::error::{Error, Result};
+use crate::evaluate::log::{Log, Plan, evaluate, print};
 use crate::learner::Now;
+use crate::outcome::DEFAULT_TENANT;
 use crate::store::{Reader, Store};
 use crate::watch::reporting::waited_since;
 
+/// Which policy is evaluated, and on what.
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// greedy, thompson, agent:NAME or version:ID
+    #[arg(long, value_name = "POLICY")]
+    policy: String,
+    /// Only decisions made then or later, such as 2026-11-23T10:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Whose decisions
+    #[arg(long, value_name = "TENANT", default_value = DEFAULT_TENANT)]
+    tenant: String,
+    /// The largest share of what the policy would choose that may be left out, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0.5")]
+    max_left_out: String,
+    /// Ask the service there, instead of reading the storage beside it
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// What that service is asked with.
+    #[command(flatten)]
+    token: TokenArgs,
+    /// How to print the report
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Evaluate {
+    /// Evaluates, and prints the report.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when an argument is not of its form; as [`evaluate`], and when the directory
+    /// can't be read, the service does not answer, or nobody reads.
+    pub fn run(&self, out: &mut impl Write) -> Result<()> {
+        let plan = self.plan()?;
+        let report = match &self.url {
+            Some(url) => self.token.client(url)?.post("/api/learning/evaluate", &plan.to_json())?,
+            None => in_directory(&self.settings.config()?, &plan)?,
+        };
+        match self.format {
+            Format::Json => writeln!(out, "{report}"),
+            Format::Table => print(&report, out),
+        }
+        .map_err(Error::unprinted)
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let share = &self.max_left_out;
+        let fields = [
+            ("policy", Some(json!(self.policy))),
+            ("since", self.since.as_ref().map(|since| json!(since))),
+            ("tenant_id", Some(json!(self.tenant))),
+            // What is no number is refused in the words of all other fields.
+            (
+                "max_left_out",
+                Some(share.parse().map_or_else(|_| json!(share), |share: f64| json!(share))),
+            ),
+        ];
+        let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Plan::of(given.collect()).map_err(|error| match error {
+            Error::Invalid { pointer, detail } => {
+                let flag =
+                    pointer.trim_start_matches('/').trim_end_matches("_id").replace('_', "-");
+                Error::Config(format!("--{flag} {detail}"))
+            }
+            other => other,
+        })
+    }
+}
+
 /// Evaluates a policy on the state directory, beside the service that may be using it. Nothing is
 /// changed there.
-///
-/// # Errors
-/// As [`evaluate`], and when the directory can't be read.
-pub fn in_directory(config: &Config, plan: &Plan) -> Result<Value> {
+fn in_directory(config: &Config, plan: &Plan) -> Result<Value> {
     let directory: &Path = &config.storage_path;
     let store = Store::open_read_only(directory, config.store)?;
     let log = Log {
@@ -28,12 +102,4 @@ pub fn in_directory(config: &Config, plan: &Plan) -> Result<Value> {
         waited_since_ms: waited_since(config.decision_wait, Now::read().unix_ms),
     };
     evaluate(plan, &log).map(|report| json!(report.body()))
-}
-
-/// Asks a running service to evaluate a policy.
-///
-/// # Errors
-/// As [`Client::post`].
-pub fn by_service(url: &str, plan: &Plan) -> Result<Value> {
-    Client::new(url)?.post("/api/learning/evaluate", &plan.to_json())
 }

@@ -67,7 +67,7 @@ pub fn print(words: &[String], mut program: clap::Command, out: &mut impl Write)
         }
     };
     let text = text.trim_end();
-    writeln!(out, "{text}").map_err(|error| Error::Fatal(format!("can't print: {error}")))
+    writeln!(out, "{text}").map_err(Error::unprinted)
 }
 
 /// The topics, a line each.

@@ -2,16 +2,19 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::commands::client::Client;
+use clap::{ArgGroup, Args, ValueHint};
+
+use crate::commands::client::{Client, TokenArgs};
+use crate::commands::settings::Settings;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::service::RealTimeModelUpdater;
 use crate::sources::file::{Input, Source, Summary, feed, inputs};
-use crate::sources::formats::{Choices, Reader, Taken};
+use crate::sources::formats::{self, Choices, Reader, Taken};
 use crate::sources::otlp::Otlp;
 
 /// How many events `--map-check` prints.
@@ -19,7 +22,7 @@ const CHECKED: usize = 5;
 
 /// Whose format the files are in.
 #[derive(Debug)]
-pub enum Format {
+enum Format {
     /// Our own: JSON Lines or CSV.
     Own,
     /// Another tool's, by its name.
@@ -29,46 +32,76 @@ pub enum Format {
 }
 
 /// What is to be imported.
-#[derive(Debug)]
-pub struct Plan {
-    /// Files to read; `-` for standard input.
-    pub files: Vec<PathBuf>,
-    /// What is in them.
-    pub format: Format,
-    /// A service to send to, instead of opening the storage.
-    pub url: Option<String>,
-    /// A file with the token that it wants.
-    pub token_file: Option<PathBuf>,
-    /// Only print the first events.
-    pub only_check: bool,
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("foreign").args(["from", "map"])))]
+pub struct Import {
+    /// Files to read; - for standard input
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    files: Vec<PathBuf>,
+    /// Whose format they are in, where it is not our own
+    #[arg(long, value_name = "FORMAT", value_parser = formats::NAMES)]
+    from: Option<String>,
+    /// A map of your own: which of a record's values become what
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    map: Option<PathBuf>,
+    /// Only print the first 5 events that they would give
+    #[arg(long, requires = "foreign")]
+    map_check: bool,
+    /// Only the records of these agents
+    #[arg(long, value_name = "AGENT,AGENT", value_delimiter = ',', requires = "foreign")]
+    agents: Vec<String>,
+    /// Which scores count, of records that have several
+    #[arg(long = "score", value_name = "SCORE,SCORE", value_delimiter = ',', requires = "foreign")]
+    scores: Vec<String>,
+    /// The task type of records that name none
+    #[arg(long, value_name = "TASK_TYPE", requires = "foreign")]
+    task_type: Option<String>,
+    /// Send to the service there, instead of opening the storage
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// What that service is asked with.
+    #[command(flatten)]
+    token: TokenArgs,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
-impl Plan {
-    /// What is imported, in the words of whoever asked for it.
-    fn shown(&self) -> String {
+impl Import {
+    /// Imports files, and says what came of it.
+    ///
+    /// # Errors
+    /// When a file can't be read, what it holds is taken nowhere, or nothing of it was accepted.
+    pub fn run(self, out: &mut impl Write) -> Result<()> {
         let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
-        files.join(", ")
+        // Of a service's own settings only those that say how another tool's files are read matter
+        // here.
+        let config = || self.settings.config();
+        let opened = self.format().open(config, &self.files)?;
+        if self.map_check {
+            return check(opened, out);
+        }
+        let summary = match &self.url {
+            Some(url) => into_service(&self.token.client(url)?, opened)?,
+            None => into_storage(&config()?, opened)?,
+        };
+        writeln!(out, "{summary}").map_err(Error::unprinted)?;
+        summary.check(&files.join(", "))
     }
-}
 
-/// Imports files, and says what came of it.
-///
-/// # Errors
-/// When a file can't be read, what it holds is taken nowhere, or nothing of it was accepted.
-pub fn run(plan: Plan, config: impl Fn() -> Result<Config>, out: &mut impl Write) -> Result<()> {
-    let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
-    let shown = plan.shown();
-    // Of a service's own settings only those that say how another tool's files are read matter here.
-    let opened = plan.format.open(&config, &plan.files)?;
-    if plan.only_check {
-        return check(opened, out);
+    fn format(&self) -> Format {
+        let choices = Choices {
+            agents: self.agents.clone(),
+            scores: self.scores.clone(),
+            task_type: self.task_type.clone(),
+            ..Choices::default()
+        };
+        match (&self.from, &self.map) {
+            (Some(name), _) => Format::Named(name.clone(), choices),
+            (None, Some(map)) => Format::Mapped(map.clone(), choices),
+            (None, None) => Format::Own,
+        }
     }
-    let summary = match &plan.url {
-        Some(url) => into_service(url, plan.token_file.as_deref(), opened)?,
-        None => into_storage(&config()?, opened)?,
-    };
-    writeln!(out, "{summary}").map_err(gone)?;
-    summary.check(&shown)
 }
 
 /// Files, opened.
@@ -125,7 +158,7 @@ impl Opened {
 fn into_storage(config: &Config, opened: Opened) -> Result<Summary> {
     let updater = RealTimeModelUpdater::start(&config.storage_path, config.store, config.learner)
         .map_err(|error| match error {
-        Error::Fatal(text) if text.contains("in use by another") => Error::Fatal(format!(
+        Error::InUse(text) => Error::InUse(format!(
             "{text}, or send to the service that holds it: online-learning import --url \
                  http://{} FILE",
             config.listen_addr
@@ -138,9 +171,8 @@ fn into_storage(config: &Config, opened: Opened) -> Result<Summary> {
     fed
 }
 
-/// Sends to the service at `url`, with the token in `token_file` where one is named.
-fn into_service(url: &str, token_file: Option<&Path>, opened: Opened) -> Result<Summary> {
-    let client = Client::new(url)?.with_token_file(token_file)?;
+/// Sends to a running service.
+fn into_service(client: &Client, opened: Opened) -> Result<Summary> {
     opened.each(|source| {
         let mut summary = Summary::default();
         while let Some(part) = source.next_part()? {
@@ -185,7 +217,7 @@ fn check(opened: Opened, out: &mut impl Write) -> Result<()> {
             }
             ControlFlow::Continue(())
         })?;
-        printed.map_err(|error| Error::Fatal(format!("can't print: {error}")))?;
+        printed.map_err(Error::unprinted)?;
         if left == 0 {
             return Ok(());
         }

@@ -22,9 +22,7 @@ pub fn serve(client: &Client, input: impl BufRead, out: &mut impl Write) -> Resu
             continue;
         }
         if let Some(answer) = answer(client, &line) {
-            writeln!(out, "{answer}")
-                .and_then(|()| out.flush())
-                .map_err(|error| Error::Fatal(format!("can't print: {error}")))?;
+            writeln!(out, "{answer}").and_then(|()| out.flush()).map_err(Error::unprinted)?;
         }
     }
     Ok(())

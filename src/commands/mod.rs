@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod cli;
 pub mod client;
+pub mod configuration;
 pub mod dispatch;
 pub mod doctor;
 pub mod emit;
@@ -13,7 +14,9 @@ pub mod evaluate;
 pub mod help;
 pub mod import;
 pub mod mcp;
+pub mod predict;
 pub mod replay;
+pub mod settings;
 pub mod simulate;
 pub mod transfer;
 pub mod verify;

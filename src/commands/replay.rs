@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use clap::{Args, ValueHint, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::commands::predict::one_of;
 use crate::error::{Error, Result};
 use crate::evaluate::{Calibration, Played, Stream};
 use crate::model::{Preset, Settings, Strategy, Terms};
@@ -21,22 +23,47 @@ const ROUNDS_PER_STEP: u64 = 1_000;
 const COST_MAX: f64 = 1e12;
 
 /// What to play.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// NDJSON streams, or CSV tables where the name ends in `.csv`.
-    pub files: Vec<PathBuf>,
-    /// Each plays everything.
-    pub strategies: Vec<Strategy>,
-    /// Each of them is played for each of these.
-    pub objectives: Vec<Preset>,
-    /// A CSV table of what an execution of each agent costs: `agent`, `cost`.
-    pub costs: Option<PathBuf>,
-    /// Play each file in this many random orders; 0: as it is.
-    pub permutations: u64,
-    /// Of the draws. A stream adds its own, so that no two have the same.
-    pub seed: u64,
-    /// Where to write a row per run.
-    pub out: Option<PathBuf>,
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Streams as JSON Lines, or tables (.csv: task_type, ctx_*, a 0/1 column per agent)
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    files: Vec<PathBuf>,
+    /// Which strategies play
+    #[arg(
+        long = "strategy",
+        value_name = "STRATEGY,STRATEGY",
+        default_value = Strategy::Thompson.as_str(),
+        value_delimiter = ',',
+        value_parser = one_of(Strategy::ALL, Strategy::as_str)
+    )]
+    strategies: Vec<Strategy>,
+    /// By what each strategy chooses
+    #[arg(
+        long = "objective",
+        value_name = "OBJECTIVE,OBJECTIVE",
+        default_value = Preset::Success.as_str(),
+        value_delimiter = ',',
+        value_parser = one_of(Preset::ALL, Preset::as_str)
+    )]
+    objectives: Vec<Preset>,
+    /// A CSV table of what an execution costs: agent, cost
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    costs: Option<PathBuf>,
+    /// Play each file in N random orders; 0: as it is
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = value_parser!(u64).range(0..=1_000_000)
+    )]
+    permutations: u64,
+    // A stream adds its own, so that no two have the same draws.
+    /// Makes the draws others
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Write a CSV row per run
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    out: Option<PathBuf>,
 }
 
 /// One stream played by one strategy.
@@ -67,7 +94,7 @@ impl std::fmt::Display for Policy {
 ///
 /// # Errors
 /// When a file can't be read or written, or nobody reads.
-pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
+pub fn play(plan: &Replay, out: &mut impl Write) -> Result<()> {
     let costs = plan.costs.as_deref().map(read_costs).transpose()?.unwrap_or_default();
     let orders = plan.permutations.max(1);
     let jobs: Vec<(&Path, u64)> = plan
@@ -108,7 +135,7 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &plan.out {
         write_rows(path, &runs)?;
     }
-    print(&runs, out).map_err(|error| Error::Fatal(format!("can't print: {error}")))
+    print(&runs, out).map_err(Error::unprinted)
 }
 
 fn read_costs(path: &Path) -> Result<BTreeMap<String, f64>> {
@@ -129,7 +156,7 @@ fn read_costs(path: &Path) -> Result<BTreeMap<String, f64>> {
 }
 
 fn play_one(
-    plan: &Plan,
+    plan: &Replay,
     costs: &BTreeMap<String, f64>,
     file: &Path,
     order: u64,

@@ -6,13 +6,13 @@
 //! the best agent is printed as it rises.
 
 use std::io::Write;
-use std::path::PathBuf;
 
+use clap::{Args, value_parser};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::commands::client::Client;
+use crate::commands::client::ServiceArgs;
 use crate::error::{Error, Result};
 
 const AGENTS: [&str; 4] = ["PlanExecuteAgent", "ReActAgent", "ReflectionAgent", "ToolUseAgent"];
@@ -24,26 +24,29 @@ const BEST: f64 = 0.9;
 const OTHERS: [f64; 3] = [0.65, 0.55, 0.45];
 
 /// What to play.
-#[derive(Debug, Clone)]
-pub struct Plan {
+#[derive(Debug, Args)]
+pub struct Simulate {
     /// The service.
-    pub url: String,
-    /// File with the token that it wants.
-    pub token_file: Option<PathBuf>,
-    /// Tasks in all.
-    pub tasks: u32,
-    /// Tasks per printed line.
-    pub window: u32,
-    /// Decides which agent is best at what, and every draw. Each seed has a tenant of its own.
-    pub seed: u64,
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Tasks to play
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = value_parser!(u32).range(1..))]
+    tasks: u32,
+    /// Tasks per printed line
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..))]
+    window: u32,
+    // It decides which agent is best at what, and every draw; each has a tenant of its own.
+    /// Another seed is another world
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
 }
 
 /// Plays the plan and prints to `out`.
 ///
 /// # Errors
 /// When the service does not answer as it should, or nobody reads.
-pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
-    let client = Client::new(&plan.url)?.with_token_file(plan.token_file.as_deref())?;
+pub fn play(plan: &Simulate, out: &mut impl Write) -> Result<()> {
+    let client = plan.service.client()?;
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
     let shift = rng.random_range(0..AGENTS.len());
     let chance = |agent: usize, task: usize| {
@@ -51,7 +54,6 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
         place.checked_sub(1).map_or(BEST, |other| OTHERS[other])
     };
     let tenant = format!("simulation-{}", plan.seed);
-    let gone = |error: std::io::Error| Error::Fatal(format!("can't print: {error}"));
     writeln!(
         out,
         "{} agents, {} task types, each with another best agent; tenant {tenant}\n\
@@ -62,7 +64,7 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
         "best picks",
         "success rate"
     )
-    .map_err(gone)?;
+    .map_err(Error::unprinted)?;
 
     let (mut best, mut successes, mut window_start) = (0, 0, 0);
     for number in 1..=plan.tasks {
@@ -96,7 +98,8 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
             let range = format!("{}-{number}", window_start + 1);
             let share = 100.0 * f64::from(best) / size;
             let rate = 100.0 * f64::from(successes) / size;
-            writeln!(out, "{range:>12}  {share:>9.0} %  {rate:>10.0} %").map_err(gone)?;
+            writeln!(out, "{range:>12}  {share:>9.0} %  {rate:>10.0} %")
+                .map_err(Error::unprinted)?;
             (best, successes, window_start) = (0, 0, number);
         }
     }
@@ -106,5 +109,5 @@ pub fn play(plan: &Plan, out: &mut impl Write) -> Result<()> {
         100 / AGENTS.len(),
         100.0 * BEST
     )
-    .map_err(gone)
+    .map_err(Error::unprinted)
 }

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueHint};
 use serde_json::Value;
 
-use crate::commands::client::Client;
+use crate::commands::client::{Client, TokenArgs};
+use crate::commands::settings::Settings;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::Event;
@@ -17,11 +19,61 @@ use crate::store::{Store, parse_model};
 /// Largest file that is imported, in bytes.
 const MODEL_BYTES_MAX: u64 = 1 << 30;
 
-/// Writes a version's model to `out`, once its digest was checked.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is no such version, [`Error::Corrupt`] when its file is damaged.
-pub fn export(config: &Config, version_id: &str, out: &mut impl Write) -> Result<()> {
+/// Which model to print.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Such as agent_selection-3
+    #[arg(value_name = "VERSION")]
+    version: String,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Export {
+    /// Writes a version's model to `out`, once its digest was checked.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such version, [`Error::Corrupt`] when its file is damaged.
+    pub fn run(&self, out: &mut impl Write) -> Result<()> {
+        export(&self.settings.config()?, &self.version, out)
+    }
+}
+
+/// Which model to import.
+#[derive(Debug, Args)]
+pub struct ImportModel {
+    /// What export printed
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+    /// Send it to the service there, instead of opening the storage
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// What that service is asked with.
+    #[command(flatten)]
+    token: TokenArgs,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl ImportModel {
+    /// Makes the model of a file the active version: of a running service, or of the configured
+    /// directory, which no service may hold.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the file is no model, what [`RealTimeModelUpdater::start`] fails with, or
+    /// what the service answers.
+    pub fn run(&self, out: &mut impl Write) -> Result<()> {
+        let version_id = match &self.url {
+            Some(url) => into_service(&self.token.client(url)?, &self.file)?,
+            None => into_storage(&self.settings.config()?, &self.file)?,
+        };
+        writeln!(out, "imported={version_id}").map_err(Error::unprinted)
+    }
+}
+
+fn export(config: &Config, version_id: &str, out: &mut impl Write) -> Result<()> {
     let store = Store::open_read_only(&config.storage_path, config.store)?;
     let version = store
         .version(version_id)?
@@ -35,41 +87,21 @@ pub fn export(config: &Config, version_id: &str, out: &mut impl Write) -> Result
         let text = format!("{} is not the file of version {version_id:?}", path.display());
         return Err(Error::Corrupt(text));
     }
-    out.write_all(&bytes).map_err(|error| Error::Fatal(format!("can't print: {error}")))
+    out.write_all(&bytes).map_err(Error::unprinted)
 }
 
-/// Makes the model of a file the active version of the configured directory, which no service may
-/// hold.
-///
-/// # Errors
-/// [`Error::Invalid`] when the file is no model, what [`RealTimeModelUpdater::start`] fails with.
-pub fn into_storage(config: &Config, file: &Path, out: &mut impl Write) -> Result<()> {
+fn into_storage(config: &Config, file: &Path) -> Result<String> {
     let (model, _) = parse_model(&read(file)?, config.learner.settings)?;
     let updater = RealTimeModelUpdater::start_configured(config)?;
     let model = Box::new(model);
     let made = updater.inbox().ask(|reply| Event::ImportModel { model, reply });
     updater.stop()?;
-    print(out, &made?.version_id)
+    Ok(made?.version_id)
 }
 
-/// Makes the model of a file the active version of a running service.
-///
-/// # Errors
-/// As [`Client::post`].
-pub fn into_service(
-    url: &str,
-    token_file: Option<&Path>,
-    file: &Path,
-    out: &mut impl Write,
-) -> Result<()> {
-    let client = Client::new(url)?.with_token_file(token_file)?;
+fn into_service(client: &Client, file: &Path) -> Result<String> {
     let answer: Value = client.post_bytes("/api/learning/models/import", &read(file)?)?;
-    print(out, answer["version_id"].as_str().unwrap_or_default())
-}
-
-fn print(out: &mut impl Write, version_id: &str) -> Result<()> {
-    writeln!(out, "imported={version_id}")
-        .map_err(|error| Error::Fatal(format!("can't print: {error}")))
+    Ok(answer["version_id"].as_str().unwrap_or_default().to_owned())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -54,7 +54,7 @@ pub fn verify(config: &Config, out: &mut impl Write) -> Result<()> {
              digest={rebuilt}",
             counters.learned_sequence
         )
-        .map_err(|error| Error::Fatal(format!("can't print: {error}")));
+        .map_err(Error::unprinted);
     }
     Err(Error::NotFound(
         "there is nothing to begin with: neither the journal's beginning nor a version of the \

@@ -275,7 +275,10 @@ impl From<Error> for Failure {
             Error::NotFound(text) => Response::problem(404, text),
             Error::Conflict(text) => Response::problem(409, text),
             Error::Unavailable(text) => unavailable(&text),
-            Error::Config(text) | Error::Corrupt(text) | Error::Fatal(text) => {
+            Error::Config(text)
+            | Error::InUse(text)
+            | Error::Corrupt(text)
+            | Error::Fatal(text) => {
                 log::error!("request=failed error=\"{text}\"");
                 Response::problem(500, "the service failed; its log says why")
             }

@@ -283,7 +283,8 @@ impl Store {
     /// Opens the state directory, making what is not there yet.
     ///
     /// # Errors
-    /// [`Error::Fatal`] when the directory can't be written or another process holds it,
+    /// [`Error::Fatal`] when the directory can't be written, [`Error::InUse`] when another process
+    /// holds it,
     /// [`Error::Corrupt`] when the database is damaged, foreign or of a newer program. Nothing is
     /// changed then.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self> {
@@ -465,7 +466,7 @@ fn lock(directory: &Path) -> Result<[File; 2]> {
         match locked.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::Fatal(format!(
+                return Err(Error::InUse(format!(
                     "the directory {} is in use by another online-learning process; stop it, or \
                      name another directory in MODEL_STORAGE_PATH",
                     directory.display()

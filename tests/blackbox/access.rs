@@ -690,10 +690,12 @@ fn the_commands_can_send_a_token() {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let url = service.url("");
-    let commands: [&[&str]; 4] = [
+    let evaluate = ["evaluate", "--policy", "greedy", "--tenant", "simulation-1", "--url", &url];
+    let commands: [&[&str]; 5] = [
         &["import", sample, "--url", &url],
         &["predict", "--task-type", "code_review"],
-        &["simulate", "--tasks", "5"],
+        &["simulate", "--tasks", "50"],
+        &evaluate,
         &["dispatch", "--task-type", "code_review", "--", "true"],
     ];
     for arguments in commands {

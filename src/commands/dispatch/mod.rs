@@ -10,16 +10,17 @@ mod supervise;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use rand::RngExt;
 use serde_json::{Map, Value, json};
 use signal_hook::consts::SIGINT;
 
 use self::supervise::{CutShort, Ended, Signals};
-use crate::commands::client::{Client, Question};
+use crate::commands::client::{Client, Question, ServiceArgs};
+use crate::commands::predict::TaskArgs;
 use crate::error::{Error, Result, complain};
 use crate::learner::Now;
 use crate::outcome::{DEFAULT_TENANT, format_time};
@@ -38,6 +39,9 @@ const REPORT_TIMEOUT: Duration = Duration::from_mins(1);
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
 const _: () = assert!(REPORT_PAUSE.as_millis() < REPORT_TIMEOUT.as_millis());
 
+/// Longest time limit of a command: a year.
+const TIMEOUT_SECONDS_MAX: f64 = 31_536_000.0;
+
 /// Exit codes as of timeout(1) and env(1).
 const TIMED_OUT: u8 = 124;
 const NOT_EXECUTABLE: u8 = 126;
@@ -46,26 +50,45 @@ const NOT_FOUND: u8 = 127;
 const KILLED_BY: i32 = 128;
 
 /// What to run, and for whom.
-#[derive(Debug)]
-pub struct Plan {
+#[derive(Debug, Args)]
+#[command(mut_arg("task_type", |task_type| task_type.required(true)))]
+pub struct Dispatch {
     /// The service.
-    pub url: String,
-    /// File with the token that it wants.
-    pub token_file: Option<PathBuf>,
-    /// The request for an agent: `context`, and `task_type`, `candidates`, `tenant_id` where given.
-    pub question: Question,
-    /// The command and its arguments; at least one word.
-    pub command: Vec<OsString>,
-    /// How long it may run.
-    pub timeout: Option<Duration>,
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// The task.
+    #[command(flatten)]
+    task: TaskArgs,
+    /// Stop the command, and all it started, after this time
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Command and its arguments; every {agent} in them becomes the agent's name, which is in the
+    /// variable ONLINE_LEARNING_AGENT too
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=TIMEOUT_SECONDS_MAX).contains(seconds));
+    let duration = seconds.map(Duration::from_secs_f64).filter(|duration| !duration.is_zero());
+    duration
+        .ok_or_else(|| format!("allowed is a number greater than 0 up to {TIMEOUT_SECONDS_MAX}"))
+}
+
+impl Dispatch {
+    fn client(&self) -> Result<Client> {
+        Client::with_timeout(&self.service.url, ANSWER_TIMEOUT)?
+            .with_token_file(self.service.token.token_file.as_deref())
+    }
 }
 
 /// Runs the plan and returns the exit code: the command's own.
 ///
 /// # Errors
 /// When no agent can be had: then nothing has been run.
-pub fn run(plan: &Plan) -> Result<u8> {
-    let decision = decide(plan)?;
+pub fn run(plan: &Dispatch) -> Result<u8> {
+    let question = plan.task.question()?;
+    let decision = decide(plan, &question)?;
     let mut signals =
         Signals::catch().map_err(|error| Error::Fatal(format!("can't watch signals: {error}")))?;
     let words: Vec<OsString> =
@@ -88,9 +111,8 @@ pub fn run(plan: &Plan) -> Result<u8> {
             (if is_missing { NOT_FOUND } else { NOT_EXECUTABLE }, "cancelled", None)
         }
     };
-    let outcome = outcome(plan, &decision, status, elapsed);
-    let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?
-        .with_token_file(plan.token_file.as_deref())?;
+    let outcome = outcome(&question.body, &decision, status, elapsed);
+    let client = plan.client()?;
     let deadline = Instant::now() + REPORT_TIMEOUT;
     // What interrupted the command was not meant for the report.
     signals.wait(Some(Instant::now()));
@@ -107,7 +129,7 @@ pub fn run(plan: &Plan) -> Result<u8> {
         complain(&format!(
             "the outcome was not reported: {error}; \"online-learning import --url {} -\" takes it \
              later: {}",
-            plan.url,
+            plan.service.url,
             one_line(&outcome)
         ));
     }
@@ -127,10 +149,9 @@ struct Decision {
     id: String,
 }
 
-fn decide(plan: &Plan) -> Result<Decision> {
-    let client = Client::with_timeout(&plan.url, ANSWER_TIMEOUT)?
-        .with_token_file(plan.token_file.as_deref())?;
-    let mut question = plan.question.body(&client)?;
+fn decide(plan: &Dispatch, question: &Question) -> Result<Decision> {
+    let client = plan.client()?;
+    let mut question = question.body(&client)?;
     question["top_k"] = 1.into();
     let answer = client.post("/api/learning/predict/agent-selection", &question)?;
     if answer["recommendations"].as_array().is_some_and(Vec::is_empty) {
@@ -144,7 +165,7 @@ fn decide(plan: &Plan) -> Result<Decision> {
     let agent = text(&answer["recommendations"][0]["agent_name"]);
     match (agent, text(&answer["decision_id"])) {
         (Some(agent), Some(id)) => Ok(Decision { agent, id }),
-        _ => Err(Error::Fatal(format!("{} answered without an agent: {answer}", plan.url))),
+        _ => Err(Error::Fatal(format!("{} answered without an agent: {answer}", plan.service.url))),
     }
 }
 
@@ -187,7 +208,12 @@ fn status(ended: &Ended) -> &'static str {
     }
 }
 
-fn outcome(plan: &Plan, decision: &Decision, status: &str, elapsed: Option<Duration>) -> Value {
+fn outcome(
+    question: &Value,
+    decision: &Decision,
+    status: &str,
+    elapsed: Option<Duration>,
+) -> Value {
     let now = Now::read();
     let unix_ms = u64::try_from(now.unix_ms).unwrap_or(0);
     let random: [u8; 10] = rand::rng().random();
@@ -199,11 +225,11 @@ fn outcome(plan: &Plan, decision: &Decision, status: &str, elapsed: Option<Durat
     set("decision_id", decision.id.clone().into());
     set("agent_name", decision.agent.clone().into());
     for field in ["task_type", "context"] {
-        if let Some(value) = plan.question.body.get(field) {
+        if let Some(value) = question.get(field) {
             set(field, value.clone());
         }
     }
-    let tenant = plan.question.body.get("tenant_id").cloned();
+    let tenant = question.get("tenant_id").cloned();
     set("tenant_id", tenant.unwrap_or_else(|| DEFAULT_TENANT.into()));
     set("status", status.into());
     if let Some(elapsed) = elapsed {
@@ -272,7 +298,33 @@ fn one_line(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        dispatch: Dispatch,
+    }
+
+    #[test]
+    fn the_arguments_make_a_plan() {
+        let line = "dispatch --task-type t --context size=3 --candidates a,b --tenant red \
+                    --timeout 1.5 --url http://h -- run --timeout {agent}";
+        let plan = Line::try_parse_from(line.split_whitespace()).unwrap().dispatch;
+        let body = json!({
+            "task_type": "t", "context": {"size": "3"}, "candidates": ["a", "b"], "tenant_id": "red",
+        });
+        let question = Question { body, words: vec!["size".to_owned()] };
+        assert_eq!((plan.service.url.as_str(), plan.task.question()), ("http://h", Ok(question)));
+        assert_eq!(plan.command, ["run", "--timeout", "{agent}"]);
+        assert_eq!(plan.timeout, Some(Duration::from_millis(1_500)));
+        assert!(Line::try_parse_from(["dispatch", "--", "run"]).is_err(), "a task type is needed");
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "soon", "1e-12"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_name_is_filled_in_wherever_it_has_a_place() {

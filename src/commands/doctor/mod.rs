@@ -10,11 +10,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use rustix::fs::{Access as Permission, access, statvfs};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::commands::client::Client;
+use crate::commands::client::{Client, TokenArgs};
+use crate::commands::settings::Settings;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evaluate::{LaterHalf, later_half};
@@ -87,12 +89,17 @@ pub struct Check {
 }
 
 /// What to look at, and how to say it.
-#[derive(Debug)]
-pub struct Plan {
-    /// File with a token of the service.
-    pub token_file: Option<PathBuf>,
-    /// JSON instead of lines.
-    pub json: bool,
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// What a running service is asked with.
+    #[command(flatten)]
+    token: TokenArgs,
+    /// The settings of the service.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// Exit code when a check fails.
@@ -126,9 +133,9 @@ impl Report {
 ///
 /// # Errors
 /// When nobody reads.
-pub fn run(config: Result<Config>, plan: &Plan, out: &mut impl Write) -> Result<u8> {
+pub fn run(plan: &Doctor, out: &mut impl Write) -> Result<u8> {
     let mut report = Report::default();
-    if let Some(config) = configuration(config, &mut report) {
+    if let Some(config) = configuration(plan.settings.config(), &mut report) {
         let service = service(&config, plan, &mut report);
         let store = storage(&config, service.is_some(), &mut report);
         if let Some(options) = &config.kafka {
@@ -142,7 +149,7 @@ pub fn run(config: Result<Config>, plan: &Plan, out: &mut impl Write) -> Result<
         }
     }
     let printed = if plan.json { print_json(&report, out) } else { print_lines(&report, out) };
-    printed.map_err(|error| Error::Fatal(format!("can't print: {error}")))?;
+    printed.map_err(Error::unprinted)?;
     Ok(if report.count(State::Fail) > 0 { UNHEALTHY } else { 0 })
 }
 
@@ -222,7 +229,7 @@ struct Running {
 }
 
 /// The service at the configured address, if one runs.
-fn service(config: &Config, plan: &Plan, report: &mut Report) -> Option<Running> {
+fn service(config: &Config, plan: &Doctor, report: &mut Report) -> Option<Running> {
     let address = reachable(config.listen_addr);
     if let Err(error) = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
         report.add(
@@ -235,7 +242,7 @@ fn service(config: &Config, plan: &Plan, report: &mut Report) -> Option<Running>
     }
     let url = format!("http://{address}");
     let client = Client::with_timeout(&url, ANSWER_TIMEOUT)
-        .and_then(|client| client.with_token_file(plan.token_file.as_deref()));
+        .and_then(|client| client.with_token_file(plan.token.token_file.as_deref()));
     let client = match client {
         Ok(client) => client,
         Err(error) => {
