@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io::{BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueHint, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 use crate::commands::predict::one_of;
 use crate::error::{Error, Result};
@@ -111,7 +111,7 @@ pub fn play(plan: &Replay, out: &mut impl Write) -> Result<()> {
             let Some((file, order)) = jobs.get(index) else { break };
             let runs = play_one(plan, &costs, file, *order, &bar);
             let failed = runs.is_err();
-            done.lock().unwrap_or_else(PoisonError::into_inner).push((index, runs));
+            done.lock().push((index, runs));
             if failed {
                 // Nobody begins another one.
                 next.store(jobs.len(), Ordering::Relaxed);
@@ -126,7 +126,7 @@ pub fn play(plan: &Replay, out: &mut impl Write) -> Result<()> {
         }
     });
     bar.finish_and_clear();
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut done = done.into_inner();
     done.sort_by_key(|(index, _)| *index);
     let mut runs = Vec::new();
     for (_, result) in done {

@@ -12,9 +12,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -259,7 +260,7 @@ impl Tokens {
     fn keep_buckets(&self, old: &Self) {
         for token in &self.0 {
             if let Some(known) = old.0.iter().find(|known| known.digest == token.digest) {
-                *lock(&token.bucket) = *lock(&known.bucket);
+                *token.bucket.lock() = *known.bucket.lock();
             }
         }
     }
@@ -304,10 +305,6 @@ fn sha256(hex: &str) -> Option<[u8; 32]> {
         *byte = u8::from_str_radix(&hex[place..place + 2], 16).ok()?;
     }
     Some(digest)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Who asks.
@@ -462,7 +459,7 @@ impl Access {
     pub fn reload(&self) -> Result<Option<usize>> {
         let Some(tokens) = read_tokens(&self.options)? else { return Ok(None) };
         let count = tokens.0.len();
-        let mut current = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.tokens.write();
         if let Some(old) = &*current {
             tokens.keep_buckets(old);
         }
@@ -476,7 +473,7 @@ impl Access {
     }
 
     fn current(&self) -> Option<Arc<Tokens>> {
-        self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tokens.read().clone()
     }
 
     /// Refuses what a browser sends for somebody else. Browsers always name a host; clients of
@@ -516,7 +513,7 @@ impl Access {
         let presented = authorization.and_then(bearer).ok_or(Denied::NoToken)?;
         let token = tokens.find(presented).ok_or(Denied::UnknownToken)?;
         if let Some(rate) = self.options.rate {
-            lock(&token.bucket).take(rate, now).map_err(Denied::Rate)?;
+            token.bucket.lock().take(rate, now).map_err(Denied::Rate)?;
         }
         if token.scope < scope {
             return Err(Denied::Scope { has: token.scope, needs: scope });
@@ -786,7 +783,7 @@ mod tests {
         assert!(ask("a") && !ask("a") && ask("b"));
         let renamed = Tokens::parse(&lines.replace("a, read", "c, admin")).unwrap();
         renamed.keep_buckets(&access.current().unwrap());
-        *access.tokens.write().unwrap() = Some(Arc::new(renamed));
+        *access.tokens.write() = Some(Arc::new(renamed));
         assert!(!ask("a"));
     }
 

@@ -1,8 +1,9 @@
 //! Models and their saved versions.
 
-use crate::outcome::fields::Name;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::sync::{Mutex, PoisonError};
+
+use crate::outcome::fields::Name;
 
 use super::access::{Need, Scope};
 use super::answers::{MadeVersion, ModelSummary, PerformanceSummary, Versions};
@@ -29,7 +30,7 @@ pub(super) struct Digests(Mutex<Option<(u64, String)>>);
 impl Digests {
     /// The lock is held while the digest is worked out, so that many who ask wait for one.
     fn of(&self, model: &AgentPerformanceModel) -> String {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         match &*known {
             Some((sequence, digest)) if *sequence == model.sequence() => digest.clone(),
             _ => {

@@ -1,9 +1,10 @@
 //! `POST /api/learning/predict/agent-selection`: which agent should take this task?
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use schemars::JsonSchema;
@@ -370,7 +371,7 @@ impl Questions {
             },
         };
         {
-            let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+            let cached = self.cached.lock();
             if cached.model_version == model.sequence()
                 && let Some(answered) = cached.answered.get(&key)
             {
@@ -378,7 +379,7 @@ impl Questions {
             }
         }
         let answered = compute();
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.lock();
         let weight = answered.weight() + context_weight;
         if cached.model_version != model.sequence()
             || cached.standings + weight > CACHED_STANDINGS_MAX

@@ -1,11 +1,12 @@
 //! The door into the learner: a bounded queue, and what its senders wait for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::RwLock;
 
 use super::{AppendReply, AppendRequest, Event, Record};
 use crate::error::{Error, Result};
@@ -25,13 +26,13 @@ impl Inbox {
     }
 
     fn sender(&self) -> Result<Sender<Event>> {
-        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = self.slot.read();
         slot.clone().ok_or_else(|| Error::Unavailable("the service is stopping".to_owned()))
     }
 
     /// Lets go of the learner: it ends when it has taken what was sent.
     pub fn close(&self) {
-        self.slot.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.slot.write().take();
     }
 
     /// Events waiting, and the most that may.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::Error;
 use crate::model::AgentPerformanceModel;
@@ -56,32 +58,32 @@ impl Shared {
 
     /// The newest snapshot. The lock is held to clone an `Arc`.
     pub fn model(&self) -> Arc<AgentPerformanceModel> {
-        self.model.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.model.read().clone()
     }
 
     /// The newest counters.
     pub fn counters(&self) -> Arc<Counters> {
-        self.counters.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counters.read().clone()
     }
 
     /// The spending caps, by tenant.
     pub fn budgets(&self) -> Arc<BTreeMap<String, Budget>> {
-        self.budgets.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.budgets.read().clone()
     }
 
     /// Why learning can't go on at the moment, if so.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.lock().clone()
     }
 
     /// The backlog that makes no progress, if there is one, in words.
     pub fn stall(&self) -> Option<String> {
-        self.stall.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stall.lock().clone()
     }
 
     /// Notes a backlog that makes no progress or its end; logs only the change.
     pub(crate) fn note_stall(&self, stall: Option<String>) {
-        let mut current = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.stall.lock();
         match (&*current, &stall) {
             (None, Some(stall)) => log::error!("backlog=stalled reason=\"{stall}\""),
             (Some(_), None) => log::info!("backlog=moving"),
@@ -103,7 +105,7 @@ impl Shared {
 
     /// The id of the active version of agent selection.
     pub fn active_version(&self) -> Option<String> {
-        self.active_version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.active_version.lock().clone()
     }
 
     /// A number that grows while the learner's thread makes progress.
@@ -113,7 +115,7 @@ impl Shared {
 
     /// Looks at what is watched; the learner waits meanwhile.
     pub fn with_watch<T>(&self, look: impl FnOnce(&Watch) -> T) -> T {
-        look(&self.watch.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&self.watch.lock())
     }
 
     /// Called by the learner's thread in every round.
@@ -124,7 +126,7 @@ impl Shared {
     pub(super) fn publish(&self, model: &AgentPerformanceModel) {
         let model = Arc::new(model.clone());
         let old = {
-            let mut current = self.model.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.model.write();
             std::mem::replace(&mut *current, model)
         };
         // The old snapshot may be freed here, with the lock released.
@@ -133,15 +135,15 @@ impl Shared {
 
     /// Changes what is watched; who looks waits meanwhile.
     pub(super) fn change_watch(&self, change: impl FnOnce(&mut Watch)) {
-        change(&mut self.watch.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.watch.lock());
     }
 
     pub(super) fn publish_budgets(&self, budgets: BTreeMap<String, Budget>) {
-        *self.budgets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(budgets);
+        *self.budgets.write() = Arc::new(budgets);
     }
 
     pub(super) fn show_version(&self, active: Option<String>) {
-        *self.active_version.lock().unwrap_or_else(PoisonError::into_inner) = active;
+        *self.active_version.lock() = active;
     }
 
     /// Where [`Shared::end`] will stand.
@@ -150,12 +152,12 @@ impl Shared {
     }
 
     pub(super) fn publish_counters(&self, counters: &Counters) {
-        *self.counters.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(counters.clone());
+        *self.counters.write() = Arc::new(counters.clone());
     }
 
     /// Notes trouble or its end; logs only the change.
     pub(super) fn note(&self, trouble: Option<&Error>) {
-        let mut current = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.trouble.lock();
         match (&*current, trouble) {
             (None, Some(error)) => log::error!("learning=stalled error=\"{error}\""),
             (Some(_), None) => log::info!("learning=resumed"),

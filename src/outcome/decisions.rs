@@ -5,8 +5,10 @@
 //! they share a place in the learner's queue, so that predictions never keep outcomes out of it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::outcome::fair_shares::{Held, Shares};
 use crate::outcome::{Context, Feature, Outcome, TraceId};
@@ -211,8 +213,8 @@ impl Decisions {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
     }
 
     /// The decision of this tenant with this id.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::connection::{Answering, FULL, LINGER_TIME, serve};
 use super::limits::after;
-use super::registry::{Registration, Shared, Socket, lock};
+use super::registry::{Registration, Shared, Socket};
 use super::response::{Framing, Response};
 
 /// Refused connections kept open for a moment so that their answer is not lost to a reset.
@@ -145,7 +145,7 @@ impl Acceptor {
 
     fn starve(&mut self, cause: &dyn Display) {
         self.starved.see(cause);
-        *lock(&self.shared.starved_at) = Some(Instant::now());
+        *self.shared.starved_at.lock() = Some(Instant::now());
         self.refused.clear();
     }
 

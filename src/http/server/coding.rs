@@ -1,10 +1,10 @@
 //! Content codings: request bodies that were compressed, as their `Content-Encoding` says.
 
 use std::io::{self, ErrorKind, Read};
-use std::sync::Mutex;
+
+use parking_lot::Mutex;
 
 use super::body::{Body, BodyError};
-use super::registry::lock;
 
 /// Most codings of one body, each applied to what the one before left.
 const CODINGS_MAX: usize = 4;
@@ -77,7 +77,7 @@ impl Packed {
     /// Undoes the codings while `read` reads, so that the whole need not be in memory. Where the body is not
     /// what they say, reading fails with [`ErrorKind::InvalidData`].
     pub fn unpacked<T>(&self, read: impl FnOnce(&mut dyn Read) -> T) -> T {
-        let _one = (!self.codings.is_empty()).then(|| lock(&DECODING));
+        let _one = (!self.codings.is_empty()).then(|| DECODING.lock());
         let mut reader: Box<dyn Read + '_> = Box::new(&self.body[..]);
         for coding in self.codings.iter().rev() {
             reader = Box::new(Unpacking { reader: coding.reader(reader), wrong: coding.wrong() });
@@ -121,7 +121,7 @@ impl Coding {
     /// Undoes this coding. What comes out takes its own share of the budget as it grows, up to
     /// `limit` bytes.
     pub(super) fn decode(self, coded: &Body, limit: usize) -> Result<Body, BodyError> {
-        let _one = lock(&DECODING);
+        let _one = DECODING.lock();
         let undecodable = || BodyError::Undecodable(self.wrong());
         let mut decoder = self.reader(Box::new(&coded[..])).map_err(|_| undecodable())?;
         let mut body = Body::like(coded);

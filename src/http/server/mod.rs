@@ -11,10 +11,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 mod accept;
 mod body;
@@ -34,7 +36,7 @@ use accept::Acceptor;
 use budget::Budget;
 use connection::{Answering, Finish};
 use limits::after;
-use registry::{Shared, lock};
+use registry::Shared;
 
 pub use body::{Body, BodyError};
 pub use coding::Packed;
@@ -146,7 +148,7 @@ impl Handle {
     #[must_use]
     pub fn at_limit(&self) -> bool {
         self.shared.ordinary() >= self.shared.limits.connections_max
-            || lock(&self.shared.starved_at).is_some_and(|at| at.elapsed() < STARVED_MEMORY)
+            || self.shared.starved_at.lock().is_some_and(|at| at.elapsed() < STARVED_MEMORY)
     }
 
     /// Stops accepting, closes idle connections, waits up to `drain` for requests in flight, then

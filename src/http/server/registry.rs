@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::budget::Budget;
@@ -32,7 +33,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Socket>>> {
-        lock(&self.connections)
+        self.connections.lock()
     }
 
     /// Wakes the threads that wait for a request. Only reading is shut down, so that a request
@@ -86,21 +87,16 @@ impl Shared {
     /// Waits until `enough` holds, as connections end.
     pub(super) fn wait_for_end(&self, timeout: Duration, enough: impl Fn(usize) -> bool) -> bool {
         let spare = || self.spare.load(SeqCst);
-        let (connections, _) = self
-            .ended
-            .wait_timeout_while(self.connections(), timeout, |open| {
-                !enough(open.len().saturating_sub(spare()))
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connections = self.connections();
+        let too_many = |open: &mut HashMap<_, _>| !enough(open.len().saturating_sub(spare()));
+        self.ended.wait_while_for(&mut connections, too_many, timeout);
         enough(connections.len().saturating_sub(spare()))
     }
 
     pub(super) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let (connections, _) = self
-            .ended
-            .wait_timeout_while(self.connections(), timeout, |open| !open.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connections = self.connections();
+        self.ended.wait_while_for(&mut connections, |open| !open.is_empty(), timeout);
         connections.is_empty()
     }
 }
@@ -201,8 +197,4 @@ impl Drop for InFlight<'_> {
         self.socket.state.store(IDLE, SeqCst);
         self.shared.in_flight.fetch_sub(1, SeqCst);
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

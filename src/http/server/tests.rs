@@ -853,7 +853,7 @@ fn bodies_share_one_budget() {
     let (addr, handle) = start(limits, move |request| match request.read_body(100_000) {
         Ok(body) if request.path() == "/hold" => {
             entered.send(body.len()).unwrap();
-            let _ = lock(&released).recv();
+            let _ = released.lock().recv();
             text(200, "held")
         }
         Ok(body) => text(200, body.len().to_string()),
@@ -904,7 +904,7 @@ fn stop_closes_idle_connections_and_waits_for_requests() {
         let _ = &captured;
         if request.path() == "/wait" {
             entered.send(()).unwrap();
-            let _ = lock(&released).recv();
+            let _ = released.lock().recv();
         }
         text(200, "done")
     });
@@ -941,7 +941,7 @@ fn stop_gives_up_on_requests_after_the_drain_time() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let (addr, handle) = start(Limits::default(), move |_| {
-        let _ = lock(&released).recv();
+        let _ = released.lock().recv();
         text(200, "")
     });
     let client = connect(addr);

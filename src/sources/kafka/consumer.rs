@@ -59,7 +59,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// What librdkafka calls back with, on the polling thread.
 #[derive(Default)]
 struct Callbacks {
-    error: std::sync::Mutex<Option<String>>,
+    error: parking_lot::Mutex<Option<String>>,
     /// A fetch was out of range: Kafka does not say of which partition.
     out_of_range: AtomicBool,
     /// Progress that was published did not arrive.
@@ -68,11 +68,11 @@ struct Callbacks {
 
 impl Callbacks {
     fn last_error(&self) -> Option<String> {
-        self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.error.lock().clone()
     }
 
     fn forget_error(&self) {
-        self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.error.lock().take();
     }
 }
 
@@ -87,7 +87,7 @@ impl ClientContext for Callbacks {
         }
         log::debug!("kafka_error=\"{error}\" reason=\"{reason}\"");
         let is_general = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
-        let mut last = self.error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.error.lock();
         // "All brokers are down" says less than what came before it.
         if !is_general || last.is_none() {
             *last = Some(reason.to_owned());

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
+use parking_lot::{Mutex, RwLock};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -115,7 +116,7 @@ impl Producer {
 
     /// The last offset acknowledged in each partition of the outcome topic, by this process.
     pub fn acknowledged(&self) -> BTreeMap<i32, i64> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.acknowledged.lock().clone()
     }
 
     /// Writes records to `topic` and waits until each is acknowledged by all replicas in sync, or
@@ -133,7 +134,7 @@ impl Producer {
     }
 
     fn send_some(&self, topic: &str, records: &[Outgoing], range: Range<usize>, sent: &mut Sent) {
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = self.client.read().clone();
         // A little more than the client itself takes to give up.
         let deadline = Instant::now() + DELIVERY_TIMEOUT + Duration::from_secs(1);
         let (tell, told) = unbounded();
@@ -159,7 +160,7 @@ impl Producer {
             }
         }
         if topic == self.options.topic {
-            let mut acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut acknowledged = self.acknowledged.lock();
             // Not the largest: the topic may have begun anew.
             acknowledged.extend(last);
         }
@@ -171,7 +172,7 @@ impl Producer {
     /// An idempotent producer that can't keep its promise any more says so, once and for all.
     fn replace_broken(&self, broken: &Arc<Client>) {
         let Some((code, reason)) = broken.client().fatal_error() else { return };
-        let mut current = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.client.write();
         if !Arc::ptr_eq(&current, broken) {
             return;
         }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// How the brokers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -180,12 +181,11 @@ impl View {
                 return false;
             }
             let slice = left.min(Duration::from_millis(200));
-            status =
-                self.moved.wait_timeout(status, slice).unwrap_or_else(PoisonError::into_inner).0;
+            self.moved.wait_for(&mut status, slice);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 }

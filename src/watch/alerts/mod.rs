@@ -12,9 +12,9 @@
 //! - At most [`FIRING_MAX`] fire at a time.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -853,7 +853,7 @@ impl Board {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Alert>> {
-        self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.alerts.lock()
     }
 
     /// Shows alerts as they are now.
