@@ -290,7 +290,7 @@ fn opening_makes_the_directory_and_everything_in_it() {
 #[test]
 fn a_second_opening_fails_and_names_the_directory() {
     let kept = Kept::new(quick());
-    let Err(Error::Fatal(text)) = Store::open(kept.directory.path(), quick()) else {
+    let Err(Error::InUse(text)) = Store::open(kept.directory.path(), quick()) else {
         panic!("two writers in one directory");
     };
     assert!(text.contains(&kept.directory.path().display().to_string()), "{text}");
