@@ -114,6 +114,7 @@ impl Learner {
             provisional: &sorted.provisional,
             unjudged: &sorted.unjudged,
             taken: &taken,
+            judged: &[],
         };
         let began = Instant::now();
         let appended = self.store.append(&append, &mut counters, now.unix_ms);
@@ -128,8 +129,8 @@ impl Learner {
                 self.shared.publish_counters(&counters);
                 self.counters = counters;
                 self.tenants.append(&mut sorted.tenants);
+                self.note_awaited(&sorted.outcomes, &decisions, now);
                 if !sorted.outcomes.is_empty() {
-                    self.note_awaited(&sorted.outcomes, now);
                     self.pending_since.get_or_insert(now.instant);
                     self.pending.extend(sorted.outcomes);
                 }

@@ -2,25 +2,36 @@
 //!
 //! What they add is a control entry of the journal. One whose execution is not known yet waits for it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::append::Sorted;
-use super::{AppendRequest, HTTP, Learner, LeftOut, Now, RETRY_AFTER, Record, Room};
+use super::{HTTP, Learner, Now, RETRY_AFTER};
 use crate::error::{Error, Result};
 use crate::model::Control;
+use crate::outcome::decisions::Waiting;
 use crate::outcome::feedback::{Verdict, decision_key};
-use crate::outcome::{IdentityKey, Outcome, Payload, Refusal, RefusalCode, Status};
-use crate::store::{Added, Counters, WaitingVerdict};
+use crate::outcome::{
+    DEFAULT_TENANT, IdentityKey, Outcome, Refusal, RefusalCode, Status, format_time,
+};
+use crate::store::{
+    Added, Append, Counters, Execution, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, WaitingVerdict,
+};
 use crate::watch::reporting::waited_since;
 
 /// Control entries of one transaction.
 const JUDGED_AT_ONCE: u32 = 256;
+/// Waiting verdicts that are looked at in one go, and given up in one transaction.
+const LOOKED_AT_ONCE: u32 = 1_000;
 /// Pause between looking for verdicts that have waited too long.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Pause between looking at all verdicts that wait, for the case that an execution came unseen.
+const LOOK_AT_ALL_AFTER: Duration = Duration::from_mins(1);
+/// The share of the places to wait of tenants of whom nothing is known. No tenant has this name.
+const OF_STRANGERS: &str = "";
 
 /// Verdicts of one sender.
 pub struct FeedbackRequest {
@@ -43,6 +54,30 @@ pub enum Judged {
     Conflicts(String),
 }
 
+/// When verdicts that wait are looked at.
+#[derive(Debug)]
+pub(super) struct Looking {
+    /// Those whose executions may have come, by what they are found by.
+    came: BTreeSet<IdentityKey>,
+    /// When it is time, if any wait.
+    pub(super) due: Instant,
+    /// When it is time for all of them.
+    all_due: Instant,
+}
+
+impl Looking {
+    /// The first look is at all.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { came: BTreeSet::new(), due: now, all_due: now }
+    }
+
+    /// An execution may have come.
+    pub(super) fn note(&mut self, target: IdentityKey, now: Instant) {
+        self.came.insert(target);
+        self.due = now;
+    }
+}
+
 /// Judges verdicts one after the other.
 #[derive(Default)]
 struct Judging {
@@ -53,7 +88,7 @@ struct Judging {
 
 impl Judging {
     /// What a verdict adds to an outcome.
-    fn judge(&mut self, verdict: &Verdict, outcome: Outcome) -> Judged {
+    fn compare(&mut self, verdict: &Verdict, outcome: Outcome) -> Judged {
         let added = self.added.entry(outcome.identity).or_default();
         let known = Known {
             status: added.status.or(Some(outcome.status).filter(|one| *one != Status::Pending)),
@@ -133,29 +168,53 @@ impl Learner {
         let mut judging = Judging::default();
         let mut judged = Vec::with_capacity(verdicts.len());
         let mut early = Vec::new();
-        for verdict in verdicts {
-            let found = self.judge_one(verdict, &mut judging)?;
+        for (verdict, found) in verdicts.iter().zip(self.judge(verdicts.iter(), &mut judging)?) {
             judged.push(found.unwrap_or_else(|| {
                 early.push(verdict.clone());
                 Judged::Waits
             }));
         }
-        let new = self.store.await_executions(&early, now.unix_ms)?;
+        let is_new = self.keep_verdicts(&early, now)?;
         let waits = judged.iter_mut().filter(|judged| **judged == Judged::Waits);
-        for (judged, _) in waits.zip(new).filter(|(_, is_new)| !is_new) {
+        for (judged, _) in waits.zip(is_new).filter(|(_, is_new)| !is_new) {
             *judged = Judged::Known;
         }
         self.add(&judging.controls, now)?;
+        self.give_up_crowded_out(now)?;
         Ok(judged)
     }
 
-    /// `None` where its execution is not known.
-    fn judge_one(&self, verdict: &Verdict, judging: &mut Judging) -> Result<Option<Judged>> {
-        let Some(outcome) = self.store.execution(verdict)? else { return Ok(None) };
-        if let Entry::Vacant(place) = judging.added.entry(outcome.identity) {
-            place.insert(self.store.added(outcome.identity)?);
-        }
-        Ok(Some(judging.judge(verdict, outcome)))
+    /// Of each verdict what it comes to; `None` where its execution is not known.
+    fn judge<'v>(
+        &self,
+        verdicts: impl Iterator<Item = &'v Verdict>,
+        judging: &mut Judging,
+    ) -> Result<Vec<Option<Judged>>> {
+        let verdicts: Vec<&Verdict> = verdicts.collect();
+        let executions = self.store.executions(&verdicts)?;
+        let judged = |(verdict, execution): (&Verdict, Execution)| {
+            let outcome = match execution {
+                Execution::Unknown => return Ok(None),
+                Execution::GivenUp => {
+                    let why = "its decision was given up, and what comes after that is not learned";
+                    return Ok(Some(Judged::Conflicts(why.to_owned())));
+                }
+                Execution::Known(outcome) => *outcome,
+            };
+            if let Entry::Vacant(place) = judging.added.entry(outcome.identity) {
+                place.insert(self.store.added(outcome.identity)?);
+            }
+            Ok(Some(judging.compare(verdict, outcome)))
+        };
+        verdicts.into_iter().zip(executions).map(judged).collect()
+    }
+
+    /// Has verdicts wait. Tells of each whether it is new.
+    pub(super) fn keep_verdicts(&mut self, verdicts: &[Verdict], now: Now) -> Result<Vec<bool>> {
+        let tenants = &self.tenants;
+        let is_known = |tenant: &str| tenant == DEFAULT_TENANT || tenants.contains(tenant);
+        let share_of = |tenant| if is_known(tenant) { tenant } else { OF_STRANGERS };
+        self.store.keep_verdicts(verdicts, share_of, now.unix_ms)
     }
 
     fn add(&mut self, controls: &[Control], now: Now) -> Result<()> {
@@ -165,38 +224,40 @@ impl Learner {
         Ok(())
     }
 
-    /// Notes that verdicts may have waited for one of these outcomes.
-    pub(super) fn note_awaited(&mut self, outcomes: &[Outcome], now: Now) {
+    /// Notes that verdicts may have waited for these outcomes, or for these decisions.
+    pub(super) fn note_awaited(&mut self, outcomes: &[Outcome], decisions: &[Waiting], now: Now) {
         if self.store.awaited() == 0 {
             return;
         }
-        let is_awaited = |outcome: &Outcome| {
+        let of_outcomes = outcomes.iter().flat_map(|outcome| {
             let decision = outcome.decision.as_ref();
-            self.store.is_awaited(outcome.identity)
-                || decision.is_some_and(|decision| {
-                    self.store.is_awaited(decision_key(&outcome.tenant, decision.id()))
-                })
-        };
-        if outcomes.iter().any(is_awaited) {
-            self.verdicts_due = now.instant;
+            let decision = decision.map(|named| decision_key(&outcome.tenant, named.id()));
+            std::iter::once(outcome.identity).chain(decision)
+        });
+        // An outcome may have come before its decision was recorded.
+        let of_decisions = decisions.iter().map(|of| decision_key(&of.tenant, &of.id));
+        for target in of_outcomes.chain(of_decisions) {
+            if self.store.is_awaited(target) {
+                self.verdicts.note(target, now.instant);
+            }
         }
     }
 
     /// Judges what waits when its execution may have come; what has waited too long becomes a dead letter.
     pub(super) fn judge_when_due(&mut self, now: Now) -> Result<()> {
         let waits = self.store.awaited() > 0 || self.store.unjudged() > 0;
-        if !waits || now.instant < self.verdicts_due {
+        if !waits || now.instant < self.verdicts.due {
             return Ok(());
         }
         match self.judge_waiting(now).and_then(|()| self.learn_unjudged(now)) {
             Ok(()) => {
-                self.verdicts_due = now.instant + LOOK_AFTER;
+                self.verdicts.due = now.instant + LOOK_AFTER;
                 Ok(())
             }
             Err(error @ (Error::Fatal(_) | Error::Corrupt(_))) => Err(error),
             Err(error) => {
                 log::warn!("verdicts=not_judged error=\"{error}\"");
-                self.verdicts_due = now.instant + RETRY_AFTER.max(LOOK_AFTER);
+                self.verdicts.due = now.instant + RETRY_AFTER.max(LOOK_AFTER);
                 Ok(())
             }
         }
@@ -249,65 +310,120 @@ impl Learner {
     }
 
     fn judge_waiting(&mut self, now: Now) -> Result<()> {
-        if self.store.awaited() == 0 {
-            return Ok(());
+        // What comes meanwhile is looked at the next time.
+        let came = std::mem::take(&mut self.verdicts.came);
+        if let Err(error) = self.judge_those_for(&came, now) {
+            self.verdicts.came.extend(came);
+            return Err(error);
         }
-        self.close_batch(now)?;
-        self.all_is_learned()?;
+        if now.instant >= self.verdicts.all_due {
+            let mut after = 0;
+            loop {
+                let some = self.store.waiting_after(after, LOOKED_AT_ONCE)?;
+                let Some(last) = some.last() else { break };
+                after = last.number;
+                self.judge_some(&some, now)?;
+            }
+            self.verdicts.all_due = now.instant + LOOK_AT_ALL_AFTER;
+        }
+        self.give_up_crowded_out(now)?;
+        let before_ms = waited_since(self.options.feedback_wait, now.unix_ms);
+        loop {
+            let late = self.store.waiting_since(before_ms, LOOKED_AT_ONCE)?;
+            if late.is_empty() {
+                return Ok(());
+            }
+            let detail = "no execution that the verdict names has come in FEEDBACK_WAIT";
+            let refusal = Refusal::new(RefusalCode::UnknownTarget, detail);
+            self.give_up_verdicts(late.into_iter().map(|late| (late, refusal.clone())), &[], now)?;
+        }
+    }
+
+    fn judge_those_for(&mut self, targets: &BTreeSet<IdentityKey>, now: Now) -> Result<()> {
+        let waiting = self.store.waiting_for(targets)?;
+        let mut parts = waiting.chunks(LOOKED_AT_ONCE as usize);
+        parts.try_for_each(|some| self.judge_some(some, now))
+    }
+
+    fn judge_some(&mut self, some: &[WaitingVerdict], now: Now) -> Result<()> {
         let mut judging = Judging::default();
+        let judged = self.judge(some.iter().map(|waiting| &waiting.verdict), &mut judging)?;
         let mut done = Vec::new();
-        for WaitingVerdict { number, verdict } in self.store.waiting_verdicts(None)? {
-            if let Some(judged) = self.judge_one(&verdict, &mut judging)? {
-                if let Judged::Conflicts(detail) = judged {
-                    log::info!("verdict=refused detail=\"{detail}\"");
+        let mut refused = Vec::new();
+        for (waiting, judged) in some.iter().zip(judged) {
+            match judged {
+                None => {}
+                Some(Judged::Conflicts(detail)) => {
+                    let refusal = Refusal::new(RefusalCode::Conflict, detail);
+                    refused.push((waiting.clone(), refusal));
                 }
-                done.push(number);
+                Some(_) => done.push(waiting.number),
             }
         }
         // After a crash in between they are known.
         self.add(&judging.controls, now)?;
-        self.store.forget_verdicts(&done)?;
-        let before_ms = waited_since(self.options.feedback_wait, now.unix_ms);
-        let late = self.store.waiting_verdicts(Some(before_ms))?;
-        if late.is_empty() {
-            return Ok(());
-        }
-        self.bury(&late, now)
+        self.give_up_verdicts(refused, &done, now)
     }
 
-    /// Makes dead letters of verdicts whose execution never came.
-    fn bury(&mut self, late: &[WaitingVerdict], now: Now) -> Result<()> {
-        let record = |WaitingVerdict { number, verdict }: &WaitingVerdict| {
-            let json = serde_json::to_vec(verdict).unwrap_or_default();
-            let size = json.len();
-            let detail = "no execution that the verdict names has come in FEEDBACK_WAIT";
-            Record {
-                content: Err(Refusal::new(RefusalCode::UnknownTarget, detail)),
-                payload: Payload::new(std::sync::Arc::new(json), 0..size),
-                identity: format!("verdict:{number}"),
+    /// Gives up verdicts for which there is no place to wait.
+    fn give_up_crowded_out(&mut self, now: Now) -> Result<()> {
+        loop {
+            let oldest = self.store.crowded_out(LOOKED_AT_ONCE)?;
+            if oldest.is_empty() {
+                return Ok(());
+            }
+            let detail = "too many verdicts wait for their executions; of the tenant that has most \
+                          of them the oldest give way";
+            let refusal = Refusal::new(RefusalCode::CrowdedOut, detail);
+            let oldest = oldest.into_iter().map(|oldest| (oldest, refusal.clone()));
+            self.give_up_verdicts(oldest, &[], now)?;
+        }
+    }
+
+    /// Makes dead letters of verdicts that wait, and forgets them and those that are `done`, in one
+    /// transaction.
+    fn give_up_verdicts(
+        &mut self,
+        refused: impl IntoIterator<Item = (WaitingVerdict, Refusal)>,
+        done: &[u64],
+        now: Now,
+    ) -> Result<()> {
+        let mut judged = done.to_vec();
+        let mut dead_letters = Vec::new();
+        let mut counters = self.current_counters(now);
+        let created_at = format_time(now.unix_ms);
+        for (WaitingVerdict { number, verdict }, refusal) in refused {
+            Counters::count(&mut counters.rejected, refusal.code.as_str());
+            Counters::count(&mut counters.source(HTTP).rejected, refusal.code.as_str());
+            counters.last_dead_letter += 1;
+            judged.push(number);
+            let payload = verdict.to_json();
+            dead_letters.push(NewDeadLetter {
                 source: HTTP,
                 position: None,
-                replay_of: None,
-                tenant: Some(verdict.tenant.clone()),
-            }
-        };
-        let (reply, replied) = crossbeam_channel::bounded(1);
-        self.group.push(AppendRequest {
-            records: late.iter().map(record).collect(),
-            left_out: LeftOut::new(),
-            room: Room::unlimited(),
-            positions: Vec::new(),
-            replayed: Vec::new(),
-            reply,
-        });
-        self.append_group(now)?;
-        match replied.try_recv() {
-            Ok(Ok(_)) => {
-                let numbers: Vec<u64> = late.iter().map(|late| late.number).collect();
-                self.store.forget_verdicts(&numbers)
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Ok(()),
+                identity: format!("verdict:{number}"),
+                payload: self.options.dead_letter_payload.of(&payload, PAYLOAD_BYTES_MAX),
+                created_at: created_at.clone(),
+                owner: if self.tenants.contains(&verdict.tenant) {
+                    Owner::Tenant(verdict.tenant)
+                } else {
+                    Owner::Named(verdict.tenant, HTTP)
+                },
+                refusal,
+            });
         }
+        if judged.is_empty() {
+            return Ok(());
+        }
+        let append = Append { dead_letters: &dead_letters, judged: &judged, ..Append::default() };
+        self.store.append(&append, &mut counters, now.unix_ms)?;
+        self.shared.publish_counters(&counters);
+        self.counters = counters;
+        for letter in &dead_letters {
+            if letter.refusal.code == RefusalCode::Conflict {
+                self.shared.instruments.verdicts("conflict").inc();
+            }
+        }
+        Ok(())
     }
 }

@@ -154,7 +154,7 @@ pub struct Learner {
     /// When executions without a final outcome are looked for, if any wait for it.
     attempts_due: Instant,
     /// When verdicts that wait are looked at, if any do.
-    verdicts_due: Instant,
+    verdicts: feedback::Looking,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -215,7 +215,7 @@ impl Learner {
             decisions_rest: now.instant,
             missing_due: None,
             attempts_due: now.instant,
-            verdicts_due: now.instant,
+            verdicts: feedback::Looking::new(now.instant),
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -411,7 +411,7 @@ impl Learner {
         let batch = self.pending_since.map(|at| at + wait);
         let attempts = (self.store.attempts() > 0).then_some(self.attempts_due);
         let waits = self.store.awaited() > 0 || self.store.unjudged() > 0;
-        let verdicts = waits.then_some(self.verdicts_due);
+        let verdicts = waits.then_some(self.verdicts.due);
         let due = [batch, self.saving.due(&self.options), self.missing_due, attempts, verdicts];
         let due = due.into_iter().flatten().min();
         // Nothing is done before the retry, so nothing is due before it.

@@ -111,7 +111,10 @@ impl Placing {
                 if store.has_spans() {
                     let decision = store.open_decision(&reported.tenant, id, &reported.agent)?;
                     if let Some(decision) = decision.filter(|decision| decision.span.is_some()) {
-                        self.add(reported, decision.is_pending);
+                        // What comes for one that was given up is not learned.
+                        if !decision.is_given_up {
+                            self.add(reported, decision.is_pending);
+                        }
                         return Ok(Place::Same);
                     }
                 }
@@ -213,7 +216,7 @@ impl Learner {
                 Place::Decision(id) => outcome.decision = Some(DecisionRef::Explicit(id)),
                 Place::Same => {
                     if self.store.is_awaited(outcome.identity) {
-                        self.verdicts_due = now.instant;
+                        self.verdicts.note(outcome.identity, now.instant);
                     }
                     same.push(outcome.identity);
                 }
@@ -221,8 +224,10 @@ impl Learner {
         }
         if !placing.verdicts.is_empty() {
             // Durable before the report is answered; should the rest fail, they are known the next time.
-            self.store.keep_for_judging(&placing.verdicts, now.unix_ms)?;
-            self.verdicts_due = now.instant;
+            self.keep_verdicts(&placing.verdicts, now)?;
+            for verdict in &placing.verdicts {
+                self.verdicts.note(verdict.target.key(&verdict.tenant), now.instant);
+            }
         }
         Ok((same, placing.taken))
     }
@@ -241,6 +246,7 @@ impl Learner {
             self.shared.decisions.written(&decisions);
             self.shared.publish_counters(&counters);
             self.counters = counters;
+            self.note_awaited(&[], &decisions, now);
         } else {
             self.shared.decisions.give_back(decisions);
         }
@@ -268,6 +274,7 @@ mod tests {
             created_ms: *ms,
             is_reported: false,
             is_pending: false,
+            is_given_up: false,
             span: None,
         };
         created_ms.iter().map(open).collect()

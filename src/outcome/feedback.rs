@@ -248,6 +248,30 @@ impl Fields {
 }
 
 impl Verdict {
+    /// As it can be sent again.
+    ///
+    /// # Panics
+    /// Never: names and numbers have a JSON form.
+    pub fn to_json(&self) -> Vec<u8> {
+        let (event, decision, agent) = match &self.target {
+            Target::Event(id) => (Some(id), None, None),
+            Target::Decision { id, agent } => (None, Some(id), agent.as_ref()),
+        };
+        let mut json = serde_json::json!({
+            "tenant_id": self.tenant,
+            "event_id": event,
+            "decision_id": decision,
+            "agent_name": agent,
+            "status": self.status,
+            "quality_score": self.quality,
+            "cost_estimate": self.cost,
+        });
+        if let Some(fields) = json.as_object_mut() {
+            fields.retain(|_, value| !value.is_null());
+        }
+        serde_json::to_vec(&json).expect("names and numbers have a JSON form")
+    }
+
     fn adds_nothing(&self) -> bool {
         self.status.is_none() && self.quality.is_none() && self.cost.is_none()
     }
@@ -339,6 +363,21 @@ mod tests {
         // On a scale of its own it says nothing, and neither does another evaluation.
         assert_eq!(of("relevance", json!(5)), None);
         assert_eq!(of("toxicity", json!(0.1)), None);
+    }
+
+    #[test]
+    fn a_verdict_is_the_same_when_it_is_sent_again() {
+        for json in [
+            json!({"event_id": "e", "status": "failure", "cost_estimate": 0.1, "tenant_id": "t"}),
+            json!({"decision_id": "d", "agent_name": "amy", "quality_score": 0.5}),
+            json!({"decision_id": "d", "status": "success"}),
+            json!({"trace_id": "5b8efff798038103d269b633813fc60c", "span_id": "eee19b7ec3c1b174",
+                   "name": "relevance", "score": 0.25}),
+        ] {
+            let verdict = verdict(&json);
+            let again = serde_json::from_slice(&verdict.to_json()).unwrap();
+            assert_eq!(super::tests::verdict(&again), verdict);
+        }
     }
 
     #[test]

@@ -695,11 +695,13 @@ pub enum RefusalCode {
     MissingTarget,
     InvalidVerdict,
     UnknownTarget,
+    CrowdedOut,
+    Conflict,
 }
 
 impl RefusalCode {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -715,6 +717,8 @@ impl RefusalCode {
         Self::MissingTarget,
         Self::InvalidVerdict,
         Self::UnknownTarget,
+        Self::CrowdedOut,
+        Self::Conflict,
     ];
 
     /// The record was read as an event, which lacks something.
@@ -748,6 +752,8 @@ impl RefusalCode {
             Self::MissingTarget => "missing_target",
             Self::InvalidVerdict => "invalid_verdict",
             Self::UnknownTarget => "unknown_target",
+            Self::CrowdedOut => "crowded_out",
+            Self::Conflict => "conflict",
         }
     }
 }

@@ -344,6 +344,8 @@ pub struct Open {
     pub is_reported: bool,
     /// It has reported, and a verdict, or the final outcome, is still to come.
     pub is_pending: bool,
+    /// It was given up: what is reported for it teaches nothing.
+    pub is_given_up: bool,
     /// The telemetry that has taken it.
     pub span: Option<IdentityKey>,
 }
@@ -531,7 +533,7 @@ impl Store {
         query(
             &self.connection,
             "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span,
-                 coalesce(status = ?6, 0)
+                 coalesce(status = ?6, 0), coalesce(status = ?4, 0)
              FROM decisions WHERE tenant = ?1 AND trace = ?2 AND chosen = ?3
              ORDER BY created_ms DESC, number DESC LIMIT ?5",
             params![tenant, trace, agent, MISSING, OF_TRACE_MAX, Status::Pending.as_str()],
@@ -547,7 +549,7 @@ impl Store {
         let found = query(
             &self.connection,
             "SELECT id, created_ms, coalesce(status <> ?4, 0) OR late IS NOT NULL, span,
-                 coalesce(status = ?5, 0)
+                 coalesce(status = ?5, 0), coalesce(status = ?4, 0)
              FROM decisions WHERE tenant = ?1 AND id = ?2 AND chosen = ?3",
             [tenant, id, agent, MISSING, Status::Pending.as_str()],
             open,
@@ -592,6 +594,7 @@ fn open(row: &Row<'_>) -> rusqlite::Result<Open> {
         is_reported: row.get(2)?,
         span: row.get(3)?,
         is_pending: row.get(4)?,
+        is_given_up: row.get(5)?,
     })
 }
 

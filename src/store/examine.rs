@@ -49,7 +49,7 @@ impl Store {
             identities: IdentityWindow::load(&connection, 0)?,
             attempts: crate::outcome::fair_shares::Held::default(),
             has_spans: false,
-            awaited: std::collections::HashSet::new(),
+            waiting: super::feedback::Waiting::none(),
             unjudged: 0,
             decisions: decisions_of(&options),
             early_outcomes: early_outcomes_of(&options),

@@ -4,14 +4,16 @@
 //! whether it was a success waits for it in `unjudged`: in the journal it is pending. What was added to an outcome is kept in
 //! `feedback`, so that it is added once; the journal has it as a control entry.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::decisions::MISSING;
-use super::{Entry, Store, commit, decisions, execute, from_sql, query, reaction, to_sql, write};
+use super::{Entry, Store, commit, decisions, execute, from_sql, query, to_sql, write};
 use crate::error::{Error, Result};
 use crate::model::Control;
+use crate::outcome::fair_shares::{Held, Shares};
 use crate::outcome::feedback::{Target, Verdict};
 use crate::outcome::{IdentityKey, Outcome, Status};
 
@@ -42,7 +44,14 @@ CREATE INDEX unjudged_by_arrival ON unjudged(arrived_ms);
 ALTER TABLE decisions ADD COLUMN pending_sequence INTEGER;
 ";
 
-/// Verdicts that may wait for their executions.
+/// Whose share of the places each verdict takes that waits.
+pub(super) const SHARES_SCHEMA: &str = "
+ALTER TABLE verdicts ADD COLUMN share TEXT NOT NULL DEFAULT '';
+UPDATE verdicts SET share = coalesce(json_extract(verdict, '$.tenant'), '');
+CREATE INDEX verdicts_of_share ON verdicts(share, number);
+";
+
+/// Verdicts that may wait for their executions. Past it the oldest of whoever has most give way.
 pub const VERDICTS_WAITING_MAX: usize = 10_000;
 /// Executions that may wait for a verdict; further ones are learned without one.
 const UNJUDGED_MAX: u64 = 100_000;
@@ -69,11 +78,77 @@ pub struct WaitingVerdict {
     pub verdict: Verdict,
 }
 
-/// The executions that verdicts wait for.
-pub(super) fn awaited(connection: &Connection) -> Result<HashSet<IdentityKey>> {
-    let targets: Vec<IdentityKey> =
-        query(connection, "SELECT DISTINCT target FROM verdicts", [], |row| row.get(0))?;
-    Ok(targets.into_iter().collect())
+/// What is known of the execution that a verdict is about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Execution {
+    /// Nothing, or no longer.
+    Unknown,
+    /// Its decision was given up before it came: it teaches nothing.
+    GivenUp,
+    /// Its outcome.
+    Known(Box<Outcome>),
+}
+
+/// What the waiting verdicts are, as far as it is committed.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// How many wait for an execution.
+    targets: HashMap<IdentityKey, u64>,
+    shares: Shares,
+}
+
+/// A row of the table, as far as it is counted.
+type Counted = (IdentityKey, String);
+
+impl Waiting {
+    pub(super) fn none() -> Self {
+        let max = Held { count: VERDICTS_WAITING_MAX as u64, bytes: u64::MAX };
+        Self { targets: HashMap::new(), shares: Shares::new(max) }
+    }
+
+    pub(super) fn load(connection: &Connection) -> Result<Self> {
+        let mut waiting = Self::none();
+        let rows = query(connection, "SELECT target, share FROM verdicts", [], counted)?;
+        waiting.add(rows);
+        Ok(waiting)
+    }
+
+    fn add(&mut self, rows: Vec<Counted>) {
+        for (target, share) in rows {
+            *self.targets.entry(target).or_default() += 1;
+            self.shares.add(&share, Held { count: 1, bytes: 0 });
+        }
+    }
+
+    /// These rows are gone.
+    pub(super) fn remove(&mut self, rows: Vec<Counted>) {
+        for (target, share) in rows {
+            if let Place::Occupied(mut place) = self.targets.entry(target) {
+                *place.get_mut() -= 1;
+                if *place.get() == 0 {
+                    place.remove();
+                }
+            }
+            self.shares.remove(&share, Held { count: 1, bytes: 0 });
+        }
+    }
+}
+
+fn counted(row: &rusqlite::Row<'_>) -> rusqlite::Result<Counted> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, String)> {
+    Ok((from_sql(row.get(0)?), row.get(1)?))
+}
+
+fn parse(rows: Vec<(u64, String)>) -> Result<Vec<WaitingVerdict>> {
+    let parse = |(number, json): (u64, String)| {
+        let verdict = serde_json::from_str(&json)
+            .map_err(|error| Error::Corrupt(format!("a verdict can't be read: {error}")))?;
+        Ok(WaitingVerdict { number, verdict })
+    };
+    rows.into_iter().map(parse).collect()
 }
 
 /// Executions that wait for a verdict.
@@ -145,68 +220,93 @@ pub(super) fn note(
     Ok(joined)
 }
 
-/// Takes away verdicts that have found their execution, or never will.
-pub(super) fn forget(connection: &Connection, verdicts: &[u64]) -> Result<()> {
+/// Takes away verdicts that have found their execution, or never will. Returns those that were there.
+pub(super) fn forget(connection: &Connection, verdicts: &[u64]) -> Result<Vec<Counted>> {
+    let mut gone = Vec::with_capacity(verdicts.len());
     for number in verdicts {
-        execute(connection, "DELETE FROM verdicts WHERE number = ?1", [to_sql(*number)])?;
+        gone.extend(query(
+            connection,
+            "DELETE FROM verdicts WHERE number = ?1 RETURNING target, share",
+            [to_sql(*number)],
+            counted,
+        )?);
     }
-    Ok(())
+    Ok(gone)
 }
 
 impl Store {
-    /// The outcome of the execution that a verdict is about, if it is among those remembered.
+    /// What is known of the executions that verdicts are about, of each. Each row of the journal that
+    /// holds some of them is read once.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database can't be read now, [`Error::Corrupt`] when the journal
     /// can't be.
-    pub fn execution(&self, verdict: &Verdict) -> Result<Option<Outcome>> {
-        let Verdict { tenant, target, .. } = verdict;
-        let sequence = match target {
+    pub fn executions(&self, verdicts: &[&Verdict]) -> Result<Vec<Execution>> {
+        let places: Vec<Located> =
+            verdicts.iter().map(|verdict| self.locate(verdict)).collect::<Result<_>>()?;
+        let entries = self.entries(places.iter().filter_map(|place| match place {
+            Located::At(sequence) => Some(*sequence),
+            Located::Nowhere | Located::GivenUp => None,
+        }))?;
+        let execution = |place: Located| {
+            let sequence = match place {
+                Located::Nowhere => return Ok(Execution::Unknown),
+                Located::GivenUp => return Ok(Execution::GivenUp),
+                Located::At(sequence) => sequence,
+            };
+            let outcome = match entries.get(&sequence) {
+                Some(Entry::Outcome(outcome)) => outcome.clone(),
+                Some(Entry::Control(
+                    Control::LastAttempt { execution, outcome }
+                    | Control::Feedback { execution, outcome, was_pending: true },
+                )) => Outcome { identity: *execution, ..(**outcome).clone() },
+                _ => return Ok(Execution::Unknown),
+            };
+            // One that came late is journaled as pending.
+            if outcome.status == Status::Pending
+                && let Some(decision) = &outcome.decision
+                && self.is_given_up(&outcome.tenant, decision.id(), &outcome.agent)?
+            {
+                return Ok(Execution::GivenUp);
+            }
+            Ok(Execution::Known(Box::new(outcome)))
+        };
+        places.into_iter().map(execution).collect()
+    }
+
+    /// Where the journal has the execution that a verdict is about.
+    fn locate(&self, Verdict { tenant, target, .. }: &Verdict) -> Result<Located> {
+        match target {
             Target::Event(_) => {
                 let key = target.key(tenant);
                 match self.sequence_of(key) {
+                    Some(sequence) => Ok(Located::At(sequence)),
                     // Telemetry of what was reported before is no outcome of its own.
-                    None if self.has_spans() => self.outcome_beside(key)?,
-                    sequence => sequence,
+                    None if self.has_spans() => {
+                        self.located("SELECT {} FROM decisions WHERE span = ?1", params![key])
+                    }
+                    None => Ok(Located::Nowhere),
                 }
             }
-            Target::Decision { id, agent } => {
-                let found: Option<Option<i64>> = self
-                    .connection
-                    .prepare_cached(
-                        "SELECT coalesce(outcome_sequence, pending_sequence) FROM decisions
-                         WHERE tenant = ?1 AND id = ?2 AND chosen = coalesce(?3, chosen)
-                             AND coalesce(status, '') <> ?4",
-                    )
-                    .and_then(|mut statement| {
-                        let of = params![tenant, id, agent, MISSING];
-                        statement.query_row(of, |row| row.get(0)).optional()
-                    })
-                    .map_err(|error| reaction(&error))?;
-                found.flatten().map(from_sql)
-            }
-        };
-        let Some(sequence) = sequence else { return Ok(None) };
-        Ok(match self.entry(sequence)? {
-            Some(Entry::Outcome(outcome)) => Some(outcome),
-            Some(Entry::Control(
-                Control::LastAttempt { execution, outcome }
-                | Control::Feedback { execution, outcome, was_pending: true },
-            )) => Some(Outcome { identity: execution, ..*outcome }),
-            _ => None,
-        })
+            Target::Decision { id, agent } => self.located(
+                "SELECT {} FROM decisions
+                 WHERE tenant = ?1 AND id = ?2 AND chosen = coalesce(?3, chosen)",
+                params![tenant, id, agent],
+            ),
+        }
     }
 
-    /// The journal entry of the outcome that was reported beside this telemetry.
-    fn outcome_beside(&self, span: IdentityKey) -> Result<Option<u64>> {
-        let found = query(
-            &self.connection,
-            "SELECT coalesce(outcome_sequence, pending_sequence) FROM decisions
-             WHERE span = ?1 AND coalesce(status, '') <> ?2",
-            params![span, MISSING],
-            |row| row.get::<_, Option<i64>>(0),
-        )?;
-        Ok(found.into_iter().flatten().next().map(from_sql))
+    /// The same by a decision that is selected.
+    fn located(&self, select: &str, of: impl rusqlite::Params) -> Result<Located> {
+        let columns = "coalesce(outcome_sequence, pending_sequence), status";
+        let found = query(&self.connection, &select.replace("{}", columns), of, |row| {
+            Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
+        })?;
+        Ok(match found.into_iter().next() {
+            Some((_, Some(status))) if status == MISSING => Located::GivenUp,
+            Some((Some(sequence), _)) => Located::At(from_sql(sequence)),
+            Some((None, _)) | None => Located::Nowhere,
+        })
     }
 
     /// What was added to an execution's outcome.
@@ -281,102 +381,141 @@ impl Store {
 
     /// Whether verdicts wait for this execution, or for one of this decision.
     pub fn is_awaited(&self, target: IdentityKey) -> bool {
-        self.awaited.contains(&target)
+        self.waiting.targets.contains_key(&target)
     }
 
     /// Executions that verdicts wait for.
     pub fn awaited(&self) -> usize {
-        self.awaited.len()
+        self.waiting.targets.len()
     }
 
-    /// Verdicts that wait, in the order in which they came: those that came before `before_ms`, or all.
+    /// Verdicts that wait.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.shares.total().count
+    }
+
+    /// Those of one share.
+    pub fn waiting_of(&self, share: &str) -> u64 {
+        self.waiting.shares.of(share).count
+    }
+
+    /// Verdicts that wait for these executions, in the order in which they came.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database can't be read now, [`Error::Corrupt`] when one can't be.
-    pub fn waiting_verdicts(&self, before_ms: Option<i64>) -> Result<Vec<WaitingVerdict>> {
-        let rows: Vec<(u64, String)> = query(
-            &self.connection,
-            "SELECT number, verdict FROM verdicts WHERE ?1 IS NULL OR arrived_ms < ?1
-             ORDER BY number",
-            [before_ms],
-            |row| Ok((from_sql(row.get(0)?), row.get(1)?)),
-        )?;
-        let read = |(number, json): (u64, String)| {
-            let verdict = serde_json::from_str(&json)
-                .map_err(|error| Error::Corrupt(format!("a verdict can't be read: {error}")))?;
-            Ok(WaitingVerdict { number, verdict })
-        };
-        rows.into_iter().map(read).collect()
+    pub fn waiting_for<'a>(
+        &self,
+        targets: impl IntoIterator<Item = &'a IdentityKey>,
+    ) -> Result<Vec<WaitingVerdict>> {
+        let mut rows = Vec::new();
+        for target in targets {
+            rows.extend(query(
+                &self.connection,
+                "SELECT number, verdict FROM verdicts WHERE target = ?1",
+                [target],
+                read,
+            )?);
+        }
+        rows.sort_unstable_by_key(|(number, _)| *number);
+        parse(rows)
     }
 
-    /// Has verdicts wait for their executions, up to [`VERDICTS_WAITING_MAX`]. Tells of each whether it
-    /// is new.
+    /// Verdicts that wait, in the order in which they came, those after number `after`.
+    ///
+    /// # Errors
+    /// As [`Store::waiting_for`].
+    pub fn waiting_after(&self, after: u64, limit: u32) -> Result<Vec<WaitingVerdict>> {
+        parse(query(
+            &self.connection,
+            "SELECT number, verdict FROM verdicts WHERE number > ?1 ORDER BY number LIMIT ?2",
+            params![to_sql(after), limit],
+            read,
+        )?)
+    }
+
+    /// Verdicts that have waited since before `before_ms`, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::waiting_for`].
+    pub fn waiting_since(&self, before_ms: i64, limit: u32) -> Result<Vec<WaitingVerdict>> {
+        parse(query(
+            &self.connection,
+            "SELECT number, verdict FROM verdicts WHERE arrived_ms < ?1
+             ORDER BY arrived_ms, number LIMIT ?2",
+            params![before_ms, limit],
+            read,
+        )?)
+    }
+
+    /// Verdicts that have no place to wait: the oldest of the share that has most. None while there is
+    /// place for all; perhaps only some of them.
+    ///
+    /// # Errors
+    /// As [`Store::waiting_for`].
+    pub fn crowded_out(&self, limit: u32) -> Result<Vec<WaitingVerdict>> {
+        let shares = &self.waiting.shares;
+        let Some(most) = shares.most().filter(|_| shares.is_over()) else { return Ok(Vec::new()) };
+        // As many as it has more than another one, so that no share is taken from before its turn.
+        let gone = |count| Held { count, bytes: 0 };
+        let count = (1..u64::from(limit))
+            .take_while(|count| {
+                shares.is_over_without(gone(*count)) && shares.is_most_without(most, gone(*count))
+            })
+            .count();
+        parse(query(
+            &self.connection,
+            "SELECT number, verdict FROM verdicts WHERE share = ?1 ORDER BY number LIMIT ?2",
+            params![&**most, to_sql(count as u64 + 1)],
+            read,
+        )?)
+    }
+
+    /// Has verdicts wait for their executions, each in the share that `share_of` its tenant gives. Tells
+    /// of each whether it is new. There may then be more than have a place: see [`Store::crowded_out`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it can be tried again, and nothing has changed.
     ///
     /// # Panics
     /// Never: a verdict has a JSON form.
-    pub fn await_executions(&mut self, verdicts: &[Verdict], now_ms: i64) -> Result<Vec<bool>> {
-        self.keep_verdicts(verdicts, VERDICTS_WAITING_MAX, now_ms)
-    }
-
-    /// The same for verdicts whose executions are known: they are judged next, and however many others
-    /// wait must not keep them out.
-    ///
-    /// # Errors
-    /// As [`Store::await_executions`].
-    pub fn keep_for_judging(&mut self, verdicts: &[Verdict], now_ms: i64) -> Result<()> {
-        self.keep_verdicts(verdicts, usize::MAX, now_ms).map(drop)
-    }
-
-    fn keep_verdicts(
+    pub fn keep_verdicts<'a>(
         &mut self,
-        verdicts: &[Verdict],
-        waiting_max: usize,
+        verdicts: &'a [Verdict],
+        share_of: impl Fn(&'a str) -> &'a str,
         now_ms: i64,
     ) -> Result<Vec<bool>> {
         if verdicts.is_empty() {
             return Ok(Vec::new());
         }
         let transaction = write(&self.connection, &self.patience)?;
-        let mut new = Vec::with_capacity(verdicts.len());
+        let mut is_new = Vec::with_capacity(verdicts.len());
+        let mut rows = Vec::new();
         for verdict in verdicts {
             let json = serde_json::to_string(verdict).expect("a verdict has a JSON form");
             let target = verdict.target.key(&verdict.tenant);
+            let share = share_of(&verdict.tenant);
             let inserted = execute(
                 &transaction,
-                "INSERT OR IGNORE INTO verdicts(target, arrived_ms, verdict) VALUES (?1, ?2, ?3)",
-                params![target, now_ms, json],
+                "INSERT OR IGNORE INTO verdicts(target, arrived_ms, verdict, share)
+                 VALUES (?1, ?2, ?3, ?4)",
+                params![target, now_ms, json, share],
             )?;
-            new.push(inserted > 0);
-        }
-        let count = query(&transaction, "SELECT count(*) FROM verdicts", [], |row| {
-            row.get::<_, i64>(0).map(from_sql)
-        })?;
-        if count.first().is_some_and(|count| *count > waiting_max as u64) {
-            return Err(Error::Unavailable(format!(
-                "{VERDICTS_WAITING_MAX} verdicts wait for their executions, which is the limit"
-            )));
+            is_new.push(inserted > 0);
+            if inserted > 0 {
+                rows.push((target, share.to_owned()));
+            }
         }
         commit(transaction, &self.place)?;
-        self.awaited.extend(verdicts.iter().map(|verdict| verdict.target.key(&verdict.tenant)));
-        Ok(new)
+        self.waiting.add(rows);
+        Ok(is_new)
     }
+}
 
-    /// Forgets verdicts that wait no longer.
-    ///
-    /// # Errors
-    /// As [`Store::await_executions`].
-    pub fn forget_verdicts(&mut self, numbers: &[u64]) -> Result<()> {
-        if numbers.is_empty() {
-            return Ok(());
-        }
-        let transaction = write(&self.connection, &self.patience)?;
-        forget(&transaction, numbers)?;
-        let left = awaited(&transaction)?;
-        commit(transaction, &self.place)?;
-        self.awaited = left;
-        Ok(())
-    }
+/// Where the execution is that a verdict is about.
+enum Located {
+    Nowhere,
+    /// Its decision was given up.
+    GivenUp,
+    /// The entry of the journal.
+    At(u64),
 }

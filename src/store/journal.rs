@@ -6,7 +6,7 @@
 //! same content, stand in a column before the payload, so that the window of known identities is
 //! rebuilt at start without reading the outcomes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -76,6 +76,8 @@ pub struct Append<'a> {
     pub unjudged: &'a [Outcome],
     /// Telemetry of executions whose outcome was reported otherwise.
     pub taken: &'a [super::Taken],
+    /// Verdicts that wait no longer, by their numbers.
+    pub judged: &'a [u64],
 }
 
 /// One entry of the journal.
@@ -305,6 +307,7 @@ impl Store {
         }
         super::decisions::take_all(&transaction, append.taken)?;
         super::feedback::await_verdicts(&transaction, append.unjudged, now_ms)?;
+        let judged = super::feedback::forget(&transaction, append.judged)?;
         super::dead_letters::insert(
             &transaction,
             append.dead_letters,
@@ -337,6 +340,7 @@ impl Store {
         }
         self.attempts = attempts.unwrap_or(self.attempts);
         self.unjudged += append.unjudged.len() as u64;
+        self.waiting.remove(judged);
         self.has_spans |= !append.taken.is_empty()
             || append.outcomes.iter().any(|of| of.trace.is_some() && of.decision.is_some());
         self.decisions.keep(decisions);
@@ -476,18 +480,33 @@ impl Store {
         self.identities.entries.get(&Key(identity)).copied()
     }
 
-    /// One entry, if it is still there.
-    pub(super) fn entry(&self, sequence: u64) -> Result<Option<Entry>> {
-        let rows = query(
-            &self.connection,
-            "SELECT first_sequence, last_sequence, kind, identities, payload, checksum
-             FROM journal WHERE first_sequence <= ?1 ORDER BY first_sequence DESC LIMIT 1",
-            [to_sql(sequence)],
-            Row::read,
-        )?;
-        let Some((row, _)) = rows.into_iter().next() else { return Ok(None) };
-        let place = usize::try_from(sequence - row.first_sequence).unwrap_or(usize::MAX);
-        Ok(row.entries()?.into_iter().nth(place))
+    /// The entries with these sequences, as far as they are still there. Each row is read once.
+    pub(super) fn entries(
+        &self,
+        sequences: impl IntoIterator<Item = u64>,
+    ) -> Result<HashMap<u64, Entry>> {
+        let sequences: BTreeSet<u64> = sequences.into_iter().collect();
+        let mut wanted = sequences.into_iter().peekable();
+        let mut found = HashMap::new();
+        while let Some(sequence) = wanted.peek().copied() {
+            let rows = query(
+                &self.connection,
+                "SELECT first_sequence, last_sequence, kind, identities, payload, checksum
+                 FROM journal WHERE first_sequence <= ?1 ORDER BY first_sequence DESC LIMIT 1",
+                [to_sql(sequence)],
+                Row::read,
+            )?;
+            if let Some((row, _)) = rows.into_iter().next().filter(|(row, _)| row.has(sequence)) {
+                for (sequence, entry) in (row.first_sequence..).zip(row.entries()?) {
+                    if wanted.next_if_eq(&sequence).is_some() {
+                        found.insert(sequence, entry);
+                    }
+                }
+            }
+            // It has left.
+            wanted.next_if_eq(&sequence);
+        }
+        Ok(found)
     }
 
     /// Sequence number of the oldest entry still there; `None` when there is none.
@@ -577,6 +596,10 @@ impl Row {
             ],
         )?;
         Ok(())
+    }
+
+    fn has(&self, sequence: u64) -> bool {
+        (self.first_sequence..=self.last_sequence).contains(&sequence)
     }
 
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Self, Vec<u8>)> {

@@ -10,7 +10,7 @@
 //! The model is a function of the journal, so losing it costs time, never data. No transaction is
 //! ever held open between two calls.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -21,7 +21,6 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::outcome::IdentityKey;
 use crate::outcome::fair_shares::Held;
 use crate::watch::alerts::Alert;
 use crate::watch::budget::Budget;
@@ -56,7 +55,7 @@ pub use events::LearningEvent;
 pub(crate) use evidence::GO_ON;
 pub use evidence::set_aside;
 pub use examine::Sizes;
-pub use feedback::{Added, VERDICTS_WAITING_MAX, WaitingVerdict};
+pub use feedback::{Added, Execution, VERDICTS_WAITING_MAX, WaitingVerdict};
 pub(crate) use files::rename_new;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
 use files::{create_new, give_to_owner_of};
@@ -74,7 +73,7 @@ pub const DATABASE_FILE: &str = "online-learning.db";
 const LOCK_FILE: &str = "online-learning.lock";
 /// Marks the file as ours: "OLRN".
 const APPLICATION_ID: i32 = 0x4f4c_524e;
-const SCHEMA_VERSION: i32 = 14;
+const SCHEMA_VERSION: i32 = 15;
 /// SQLite 3.51.3 repaired a bug that could corrupt a write-ahead log with two connections.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -194,6 +193,7 @@ ALTER TABLE source_positions ADD COLUMN last_record_ms INTEGER NOT NULL DEFAULT 
     dead_letters::KEPT_SCHEMA,
     decisions::TRACES_SCHEMA,
     feedback::SCHEMA,
+    feedback::SHARES_SCHEMA,
 ];
 
 /// How much a power loss may take: see the README on durability.
@@ -271,8 +271,8 @@ pub struct Store {
     attempts: Held,
     /// Telemetry may have taken decisions.
     has_spans: bool,
-    /// Executions that verdicts wait for.
-    awaited: HashSet<IdentityKey>,
+    /// Verdicts that wait for their executions.
+    waiting: feedback::Waiting,
     /// Executions that wait for a verdict.
     unjudged: u64,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
@@ -308,7 +308,7 @@ impl Store {
             place: Place::of(&directory.join(DATABASE_FILE)),
             attempts: attempts::held(&connection)?,
             has_spans: decisions::have_spans(&connection)?,
-            awaited: feedback::awaited(&connection)?,
+            waiting: feedback::Waiting::load(&connection)?,
             unjudged: feedback::unjudged(&connection)?,
             connection,
             directory: directory.to_owned(),
@@ -523,7 +523,7 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                 .map_err(at_start)?;
             transaction
                 .execute_batch(&format!(
-                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {} {} {} {}
+                    "{SCHEMA} {} {MONITORING_SCHEMA} {} {} {} {} {} {} {} {} {} {}
                      PRAGMA application_id = {APPLICATION_ID};
                      PRAGMA user_version = {SCHEMA_VERSION};",
                     decisions::SCHEMA,
@@ -535,7 +535,8 @@ fn open_database(directory: &Path, options: &StoreOptions) -> Result<Connection>
                     attempts::SCHEMA,
                     dead_letters::KEPT_SCHEMA,
                     decisions::TRACES_SCHEMA,
-                    feedback::SCHEMA
+                    feedback::SCHEMA,
+                    feedback::SHARES_SCHEMA
                 ))
                 .map_err(at_start)?;
             transaction.commit().map_err(at_start)?;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::Measure;
 use crate::outcome::feedback::{Target, Verdict};
+use crate::store::VERDICTS_WAITING_MAX;
 
 const WAIT: Duration = Duration::from_hours(1);
 
@@ -313,6 +314,185 @@ fn a_verdict_that_waits_in_vain_becomes_a_dead_letter() {
     assert!(String::from_utf8_lossy(&letters[0].payload).contains("e1"), "{letters:?}");
     bench.wait_for(WAIT);
     assert_eq!(bench.reader().dead_letters(None, 10).unwrap().len(), 1);
+}
+
+/// The codes of the dead letters, newest first.
+fn letters(bench: &Bench) -> Vec<String> {
+    let letters = bench.reader().dead_letters(None, 1_000).unwrap();
+    letters.into_iter().map(|letter| letter.code).collect()
+}
+
+#[test]
+fn a_waiting_verdict_that_conflicts_later_becomes_a_dead_letter() {
+    for crashes in [false, true] {
+        let mut bench = Bench::new(manual());
+        let other = Verdict { quality: Some(0.875), ..verdict(1) };
+        let waits = [Judged::Waits, Judged::Waits];
+        assert_eq!(bench.judge(vec![values(1), other]).unwrap(), waits);
+        if crashes {
+            bench.reopen();
+        }
+        bench.append(vec![record(bare(1))]).unwrap();
+        bench.settle();
+        assert_eq!(letters(&bench), ["conflict"]);
+        assert_eq!(bench.counters().rejected["conflict"], 1);
+        let letter = bench.reader().dead_letters(None, 1).unwrap().remove(0);
+        assert_eq!(letter.detail, "quality_score is 0.875, known is 0.125 already");
+        // It can be posted again as it is.
+        let payload: serde_json::Value = serde_json::from_slice(&letter.payload).unwrap();
+        let expected =
+            serde_json::json!({"event_id": "e1", "quality_score": 0.875, "tenant_id": "default"});
+        assert_eq!(payload, expected);
+        assert_eq!(bench.learner().store.awaited(), 0);
+        bench.reopen();
+        bench.wait_for(WAIT * 2);
+        assert_eq!(letters(&bench).len(), 1);
+    }
+}
+
+#[test]
+fn a_tenant_whose_verdicts_wait_in_vain_takes_no_place_of_others() {
+    let of = |tenant: &str, number: u64| Verdict { tenant: tenant.to_owned(), ..values(number) };
+    let known = |bench: &mut Bench, tenant: &str, number| {
+        let identity = crate::outcome::identity_key(tenant, &name(number));
+        let outcome = Outcome { tenant: tenant.to_owned(), identity, ..bare(number) };
+        bench.append(vec![record(outcome)]).unwrap();
+    };
+    let waiting_max = VERDICTS_WAITING_MAX as u64;
+    let mut bench = Bench::new(manual());
+    for (tenant, number) in [("noisy", 1), ("quiet", 2)] {
+        known(&mut bench, tenant, number);
+    }
+    for first in (0..waiting_max).step_by(1_000) {
+        bench.judge((first..first + 1_000).map(|n| of("noisy", 100 + n)).collect()).unwrap();
+    }
+    assert_eq!(letters(&bench), [""; 0]);
+    // The oldest of whoever has most give way, and say so.
+    let judged = bench.judge((0..10).map(|n| of("quiet", 10 + n)).collect()).unwrap();
+    assert_eq!(judged, [const { Judged::Waits }; 10]);
+    assert_eq!(letters(&bench), ["crowded_out"; 10]);
+    assert_eq!(bench.counters().rejected["crowded_out"], 10);
+    let letter = bench.reader().dead_letters(None, 1).unwrap().remove(0);
+    assert!(String::from_utf8_lossy(&letter.payload).contains(r#""e109""#), "{letter:?}");
+    assert_eq!(bench.learner().store.waiting(), waiting_max);
+    // The newest always has a place.
+    assert_eq!(bench.judge(vec![of("noisy", 100_000)]).unwrap(), [Judged::Waits]);
+    bench.reopen();
+    known(&mut bench, "quiet", 10);
+    known(&mut bench, "noisy", 100_000);
+    bench.settle();
+    assert_eq!(bench.judge(vec![of("quiet", 10)]).unwrap(), [Judged::Known]);
+    assert_eq!(bench.judge(vec![of("noisy", 100_000)]).unwrap(), [Judged::Known]);
+    // Names that nobody has heard of have one share together.
+    for number in 0..20 {
+        bench.judge(vec![of(&format!("nobody-{number}"), 1)]).unwrap();
+    }
+    let share = |bench: &mut Bench, of: &str| bench.learner().store.waiting_of(of);
+    assert_eq!((share(&mut bench, "quiet"), share(&mut bench, "nobody-7")), (9, 0));
+    assert_eq!(bench.learner().store.waiting(), waiting_max);
+}
+
+/// Whichever step fails, and whether it is a failure that passes or the end.
+#[test]
+fn what_waits_in_vain_is_a_dead_letter_once_whatever_fails() {
+    for crashes in [false, true] {
+        let mut steps = 0;
+        loop {
+            let mut bench = Bench::new(manual());
+            let other = Verdict { quality: Some(0.875), ..verdict(1) };
+            bench.judge(vec![values(1), other, values(3)]).unwrap();
+            planned_failure::after(steps);
+            let appended = bench.append(vec![record(bare(1))]);
+            bench.wait_for(WAIT + Duration::from_secs(2));
+            let is_through = planned_failure::cancel();
+            if crashes {
+                bench.reopen();
+            }
+            bench.wait_for(Duration::from_secs(2));
+            if appended.is_err() {
+                // By then all of them waited in vain.
+                assert_eq!(letters(&bench).len(), 3, "{crashes} {steps}");
+            } else {
+                assert_eq!(letters(&bench), ["unknown_target", "conflict"], "{crashes} {steps}");
+                assert_eq!(bench.counters().rejected["conflict"], 1, "{crashes} {steps}");
+            }
+            assert_eq!(bench.learner().store.waiting(), 0, "{crashes} {steps}");
+            if is_through {
+                break;
+            }
+            steps += 1;
+        }
+        assert!(steps > 10, "{steps}");
+    }
+}
+
+/// It was learned as a failure, and what comes for it after that is not learned.
+#[test]
+fn a_verdict_on_a_decision_that_was_given_up_is_refused_at_once() {
+    let options = LearnerOptions { missing_after: Some(WAIT / 4), ..manual() };
+    for verdict_first in [false, true] {
+        let mut bench = Bench::new(options);
+        bench.decide("d", "agent1");
+        bench.record();
+        bench.wait_for(WAIT / 4 + Duration::from_secs(1));
+        assert_eq!(bench.counters().decisions_missing, 1);
+        let decision = Some(DecisionRef::Explicit("d".to_owned()));
+        let late = vec![record(Outcome { decision, ..bare(1) })];
+        if verdict_first {
+            assert_eq!(bench.judge(vec![judged(1)]).unwrap(), [Judged::Waits]);
+        }
+        bench.append(late).unwrap();
+        bench.flushed();
+        assert_eq!(bench.counters().decisions_late, 1);
+        let digest = bench.digest();
+        if verdict_first {
+            bench.settle();
+            assert_eq!(letters(&bench), ["conflict"]);
+        }
+        let target = Target::Decision { id: "d".to_owned(), agent: None };
+        let by_decision = Verdict { target, ..judged(1) };
+        for verdict in [judged(1), values(1), by_decision] {
+            let judged = bench.judge(vec![verdict]).unwrap();
+            assert!(
+                matches!(&judged[0], Judged::Conflicts(why) if why.contains("given up")),
+                "{judged:?}"
+            );
+        }
+        assert_eq!(bench.digest(), digest);
+        assert_eq!(bench.learner().store.waiting(), 0);
+    }
+}
+
+/// Its outcome may have been the first of both.
+#[test]
+fn a_verdict_on_a_decision_is_judged_when_the_decision_is_recorded_after_its_outcome() {
+    let mut bench = Bench::new(manual());
+    let target = Target::Decision { id: "d".to_owned(), agent: None };
+    let verdict = Verdict { target, ..values(5) };
+    assert_eq!(bench.judge(vec![verdict.clone()]).unwrap(), [Judged::Waits]);
+    let decision = Some(DecisionRef::Explicit("d".to_owned()));
+    let outcome = Outcome { decision, agent: "amy".to_owned(), ..bare(1) };
+    bench.append(vec![record(outcome)]).unwrap();
+    bench.settle();
+    assert_eq!(bench.learner().store.waiting(), 1);
+    bench.decide("d", "amy");
+    bench.record();
+    bench.settle();
+    assert_eq!(bench.learner().store.waiting(), 0);
+    assert_eq!(bench.judge(vec![verdict]).unwrap(), [Judged::Known]);
+}
+
+/// A waiting verdict costs nothing until its execution comes.
+#[test]
+fn waiting_verdicts_leave_the_open_micro_batch_open() {
+    let mut bench = Bench::new(LearnerOptions { batch_outcomes: 10, ..LearnerOptions::default() });
+    bench.judge(vec![values(1)]).unwrap();
+    bench.append(vec![record(bare(2)), record(bare(3))]).unwrap();
+    bench.wait_for(Duration::from_secs(5));
+    assert_eq!(bench.model().total().learned, 0);
+    bench.append(vec![record(bare(1))]).unwrap();
+    bench.settle();
+    assert_eq!(bench.model().total().learned, 3, "what is judged was learned before");
 }
 
 #[test]

@@ -356,7 +356,7 @@ fn a_report_is_taken_also_while_no_more_verdicts_may_wait() {
         cost: None,
     };
     bench.judge((0..VERDICTS_WAITING_MAX).map(lost).collect()).unwrap();
-    assert!(bench.judge(vec![lost(VERDICTS_WAITING_MAX)]).is_err());
+    assert_eq!(bench.learner().store.waiting(), VERDICTS_WAITING_MAX as u64);
     let reported = report(2, "d", "amy", Status::Success);
     let quality = reported.content.as_ref().unwrap().quality;
     let other = record(outcome(3));
@@ -365,4 +365,27 @@ fn a_report_is_taken_also_while_no_more_verdicts_may_wait() {
     let now = bench.now;
     bench.learner().on_deadline(now).unwrap();
     assert_eq!(bench.recorded("d").unwrap().outcome.unwrap().quality, quality);
+    assert_eq!(bench.learner().store.waiting(), VERDICTS_WAITING_MAX as u64, "none gave way");
+}
+
+/// The decision was given up before its span came: there is nothing that could be added.
+#[test]
+fn a_report_on_a_decision_that_was_given_up_leaves_nothing_that_waits() {
+    let wait = Duration::from_mins(10);
+    let mut bench = Bench::new(LearnerOptions { missing_after: Some(wait), ..manual() });
+    bench.decide_in(TRACE, "d", "amy");
+    bench.record();
+    bench.pass(wait + Duration::from_secs(1));
+    let now = bench.now;
+    bench.learner().on_deadline(now).unwrap();
+    bench.append(vec![span(1, "amy", Status::Success)]).unwrap();
+    let reply = bench.append(vec![report(2, "d", "amy", Status::Success)]).unwrap();
+    assert_eq!((reply.accepted, reply.duplicates), (0, 1));
+    assert_eq!(bench.learner().store.waiting(), 0);
+    bench.flushed();
+    bench.pass(wait * 100);
+    let now = bench.now;
+    bench.learner().on_deadline(now).unwrap();
+    assert_eq!(bench.reader().dead_letters(None, 10).unwrap(), []);
+    assert_eq!(bench.model().total().executions, 2, "its failure, and the late one");
 }
