@@ -366,7 +366,7 @@ impl Store {
     /// Forgets that executions wait for a verdict.
     ///
     /// # Errors
-    /// As [`Store::await_executions`].
+    /// As [`Store::keep_verdicts`].
     pub fn drop_unjudged(&mut self, executions: &[Control]) -> Result<()> {
         let transaction = write(&self.connection, &self.patience)?;
         for control in executions {

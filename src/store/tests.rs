@@ -9,6 +9,7 @@ use super::journal::Row;
 use super::*;
 use crate::model::{AgentPerformanceModel, Control, Measure, Question, Settings};
 use crate::outcome::decisions::{Choice, Decision, Waiting};
+use crate::outcome::feedback::{Target, Verdict};
 use crate::outcome::{
     ContentKey, FEATURES_MAX, Feature, IdentityKey, NAME_BYTES_MAX, Outcome, PayloadKept, Refusal,
     RefusalCode, Status,
@@ -765,6 +766,30 @@ const WITHOUT_FEEDBACK: &str = "
     DROP TABLE verdicts;
     DROP TABLE unjudged;
 ";
+
+/// In schema 14 verdicts had no shares.
+#[test]
+fn verdicts_that_wait_since_schema_14_are_in_the_share_of_their_tenant() {
+    let mut kept = Kept::new(quick());
+    let target = Target::Event("e".to_owned());
+    let verdict = |tenant: &str| Verdict {
+        tenant: tenant.to_owned(),
+        target: target.clone(),
+        status: None,
+        quality: Some(0.5),
+        cost: None,
+    };
+    kept.store().keep_verdicts(&[verdict("a"), verdict("b"), verdict("b")], |_| "", 7).unwrap();
+    let version = "DROP INDEX verdicts_of_share; ALTER TABLE verdicts DROP COLUMN share;
+                   PRAGMA user_version = 14;";
+    kept.store().connection.execute_batch(version).unwrap();
+    kept.reopen();
+    let of = |kept: &mut Kept, share| kept.store().waiting_of(share);
+    let held = (of(&mut kept, "a"), of(&mut kept, "b"), of(&mut kept, ""));
+    assert_eq!(held, (1, 1, 0), "one was there already");
+    let waiting = kept.store().waiting_for([&target.key("b")]).unwrap();
+    assert_eq!(waiting.into_iter().map(|one| one.verdict).collect::<Vec<_>>(), [verdict("b")]);
+}
 
 /// What takes it back to 12.
 const WITHOUT_TRACES: &str = "
