@@ -15,8 +15,8 @@ use super::{
     Answer, App, Failure, JSON, json_response, media_type, nothing_at, unsupported_media_type,
 };
 use crate::learner::{AppendReply, Now, OTLP};
-use crate::outcome::Payload;
 use crate::outcome::feedback::Verdict;
+use crate::outcome::{Payload, Refusal};
 use crate::sources::otlp::{self, Body, Executed, Otlp, Unreadable};
 
 /// Largest body as it is sent, in bytes. What it unpacks to is bounded by `OTLP_BODY_MAX_MIB`.
@@ -184,7 +184,7 @@ impl App {
                 otlp.traces(Body::Json(&body), caller.tenant())
             }
         };
-        let Executed { events, ranges, verdicts, ignored, too_large } =
+        let Executed { events, ranges, verdicts, ignored, refused, too_large } =
             executed.map_err(unreadable)?;
         let executions = ranges.len() as u64;
         let events = Arc::new(events);
@@ -195,18 +195,13 @@ impl App {
 
         self.take_verdicts(verdicts)?;
         let instruments = &self.shared.instruments;
-        let rejected = reply.rejected_total + too_large;
+        let rejected = reply.rejected_total + refused.len() as u64 + too_large;
         instruments.otlp_spans("execution").inc_by(executions - reply.rejected_total);
         instruments.otlp_spans("ignored").inc_by(ignored);
         instruments.otlp_spans("refused").inc_by(rejected);
-        let first = match reply.rejected.first() {
-            Some((_, refusal)) => refusal.to_string(),
-            None if too_large > 0 => {
-                format!("a span has more than {} bytes", otlp::SPAN_BYTES_MAX)
-            }
-            None => String::new(),
-        };
-        Ok(Partial { rejected, message: first, of: "rejectedSpans" })
+        let refusals = reply.rejected.iter().map(|(_, refusal)| refusal).chain(&refused);
+        let message = first_of(refusals, too_large, "span");
+        Ok(Partial { rejected, message, of: "rejectedSpans" })
     }
 
     /// Takes in the verdicts that log records carry.
@@ -227,14 +222,11 @@ impl App {
                 otlp.logs(Body::Json(&body), caller.tenant())
             }
         };
-        let Executed { verdicts, too_large, .. } = read.map_err(unreadable)?;
+        let Executed { verdicts, refused, too_large, .. } = read.map_err(unreadable)?;
         self.take_verdicts(verdicts)?;
-        let message = if too_large > 0 {
-            format!("a log record has more than {} bytes", otlp::SPAN_BYTES_MAX)
-        } else {
-            String::new()
-        };
-        Ok(Partial { rejected: too_large, message, of: "rejectedLogRecords" })
+        let rejected = refused.len() as u64 + too_large;
+        let message = first_of(&refused, too_large, "log record");
+        Ok(Partial { rejected, message, of: "rejectedLogRecords" })
     }
 
     /// Has verdicts judged, which are counted by what became of them.
@@ -269,6 +261,21 @@ impl Partial {
         }
         let (rejected, message) = (self.rejected.to_string(), &self.message);
         json!({"partialSuccess": {self.of: rejected, "errorMessage": message}})
+    }
+}
+
+/// Why the first of those refused was.
+fn first_of<'r>(
+    refused: impl IntoIterator<Item = &'r Refusal>,
+    too_large: u64,
+    what: &str,
+) -> String {
+    match refused.into_iter().next() {
+        Some(refusal) => refusal.to_string(),
+        None if too_large > 0 => {
+            format!("a {what} has more than {} bytes", otlp::SPAN_BYTES_MAX)
+        }
+        None => String::new(),
     }
 }
 

@@ -1,12 +1,15 @@
 //! Verdicts that come after the execution they judge: what they judge, and what they add.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::raw::Scalar;
+use super::raw::{Scalar, digits};
 use super::{
-    AMOUNT_MAX, IdentityKey, NAME_BYTES_MAX, Refusal, RefusalCode, Status, identity_key, kept_name,
-    parse_status, trace_id,
+    AMOUNT_MAX, IdentityKey, NAME_BYTES_MAX, Refusal, RefusalCode, Status, agent_name,
+    identity_key, parse_status, tenant_name, trace_id,
 };
 use crate::outcome::trace::id_of_hex;
 
@@ -68,27 +71,10 @@ pub struct Verdict {
     pub cost: Option<f64>,
 }
 
-/// What a verdict may hold. Langfuse's names are understood, too.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Fields {
-    tenant_id: Value,
-    metadata: Value,
-    event_id: Value,
-    decision_id: Value,
-    agent_name: Value,
-    #[serde(alias = "traceId")]
-    trace_id: Value,
-    #[serde(alias = "spanId", alias = "observationId", alias = "observation_id")]
-    span_id: Value,
-    status: Value,
-    quality_score: Value,
-    cost_estimate: Value,
-    name: Value,
-    #[serde(alias = "value")]
-    score: Value,
-    label: Value,
-}
+/// What a verdict holds, by the names of its fields; the last of equal names counts.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Fields<'a>(#[serde(borrow)] HashMap<String, &'a RawValue>);
 
 /// A verdict, or that it is of an evaluation that nothing is made of.
 #[derive(Debug, PartialEq)]
@@ -124,12 +110,13 @@ impl Verdict {
         let not_json = |error: &dyn std::fmt::Display| {
             Refusal::new(RefusalCode::NotJson, format!("the verdict is not JSON: {error}"))
         };
-        let value: Value = serde_json::from_slice(json).map_err(|error| not_json(&error))?;
-        if !value.is_object() {
+        let value: &RawValue = serde_json::from_slice(json).map_err(|error| not_json(&error))?;
+        if !value.get().starts_with('{') {
             let detail = "the verdict is JSON, but allowed is an object";
             return Err(Refusal::new(RefusalCode::NotAnObject, detail));
         }
-        let fields = Fields::deserialize(value).map_err(|error| not_json(&error))?;
+        let fields: Fields<'_> =
+            serde_json::from_str(value.get()).map_err(|error| not_json(&error))?;
         fields.verdict(tenant, evaluations)
     }
 
@@ -157,47 +144,57 @@ impl Verdict {
     }
 }
 
-impl Fields {
+impl Fields<'_> {
+    /// The value of the first of these fields that has one. Langfuse's names are among them.
+    fn find(&self, names: &[&str]) -> Option<&RawValue> {
+        let found = names.iter().filter_map(|name| self.0.get(*name).copied());
+        found.into_iter().find(|value| value.get() != "null")
+    }
+
+    /// `null` where there is none.
+    fn value(&self, names: &[&str]) -> Value {
+        self.find(names).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    }
+
+    /// The same with all digits of a number.
+    fn exact(&self, names: &[&str]) -> Scalar<'_> {
+        self.find(names).and_then(|raw| digits(raw).ok()).unwrap_or_default()
+    }
+
     fn verdict(&self, tenant: &str, evaluations: &Evaluations) -> Result<Read, Refusal> {
-        let named = match &self.tenant_id {
-            Value::Null => &self.metadata["tenant_id"],
-            named => named,
-        };
-        let tenant = match named {
-            Value::Null => tenant.to_owned(),
-            value => text(value).and_then(kept_name).map(std::borrow::Cow::into_owned).ok_or_else(
-                || refused(RefusalCode::InvalidTenantId, "tenant_id", value, "a name"),
-            )?,
-        };
+        let of_metadata: Option<Fields<'_>> =
+            self.find(&["metadata"]).and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let in_metadata = of_metadata.as_ref().map(|fields| fields.exact(&["tenant_id"]));
+        let tenant = tenant_name([self.exact(&["tenant_id"]), in_metadata.unwrap_or_default()])?
+            .unwrap_or_else(|| tenant.to_owned());
         let target = self.target()?;
-        let amount = |field: &'static str, value: &Value, max: f64| match value {
+        let amount = |field: &'static str, max: f64| match self.value(&[field]) {
             Value::Null => Ok(None),
-            value => number(value)
+            value => number(&value)
                 .filter(|number| (0.0..=max).contains(number))
                 .map(Some)
                 .ok_or_else(|| {
                     let allowed = format!("a number from 0 to {max}");
-                    refused(RefusalCode::InvalidVerdict, field, value, &allowed)
+                    refused(RefusalCode::InvalidVerdict, field, &value, &allowed)
                 }),
         };
-        let status = match &self.status {
-            Value::Null => None,
-            value => {
-                let seen = text(value).map_or(Scalar::Composite, |text| Scalar::Text(text.into()));
-                Some(parse_status(&seen)?)
-            }
+        let status = match self.exact(&["status"]) {
+            Scalar::Null => None,
+            seen => Some(parse_status(&seen)?),
         };
         let mut verdict = Verdict {
             tenant,
             target,
             status: status.filter(|status| *status != Status::Pending),
-            quality: amount("quality_score", &self.quality_score, 1.0)?,
-            cost: amount("cost_estimate", &self.cost_estimate, AMOUNT_MAX)?,
+            quality: amount("quality_score", 1.0)?,
+            cost: amount("cost_estimate", AMOUNT_MAX)?,
         };
-        if let Some(name) = text(&self.name) {
-            let label = text(&self.label).or_else(|| text(&self.score));
+        let (name, score) = (self.value(&["name"]), self.value(&["score", "value"]));
+        if let Some(name) = text(&name) {
+            let label = self.value(&["label"]);
+            let label = text(&label).or_else(|| text(&score));
             let (tenant, target) = (verdict.tenant.clone(), verdict.target.clone());
-            let score = match &self.score {
+            let score = match &score {
                 Value::Bool(yes) => Some(f64::from(u8::from(*yes))),
                 value => number(value),
             };
@@ -220,22 +217,25 @@ impl Fields {
     }
 
     fn target(&self) -> Result<Target, Refusal> {
-        let id = |field: &'static str, value: &Value| match value {
-            Value::Null => Ok(None),
-            value => identifier(value).map(Some).ok_or_else(|| {
-                let allowed = format!("a string of 1 to {NAME_BYTES_MAX} bytes");
-                refused(RefusalCode::MissingTarget, field, value, &allowed)
+        let id = |field: &'static str| match self.exact(&[field]) {
+            Scalar::Null => Ok(None),
+            value => identifier(&value).map(Some).ok_or_else(|| {
+                let allowed = format!("a string of 1 to {} bytes", 2 * NAME_BYTES_MAX);
+                let detail = format!("{field} is {value}, allowed is {allowed}");
+                Refusal::new(RefusalCode::MissingTarget, detail)
             }),
         };
-        if let Some(id) = id("event_id", &self.event_id)? {
+        if let Some(id) = id("event_id")? {
             return Ok(Target::Event(id));
         }
-        if let Some(id) = id("decision_id", &self.decision_id)? {
-            let agent = text(&self.agent_name).and_then(kept_name);
-            return Ok(Target::Decision { id, agent: agent.map(std::borrow::Cow::into_owned) });
+        if let Some(id) = id("decision_id")? {
+            // One that is no name says nothing.
+            let agent = agent_name(self.exact(&["agent_name"])).ok();
+            return Ok(Target::Decision { id, agent });
         }
-        let trace = text(&self.trace_id).and_then(trace_id);
-        let span = text(&self.span_id).and_then(id_of_hex);
+        let trace = trace_id(&self.exact(&["trace_id", "traceId"]).text());
+        let spans = ["span_id", "spanId", "observationId", "observation_id"];
+        let span = id_of_hex(&self.exact(&spans).text());
         match (trace, span) {
             (Some(trace), Some(span)) => Ok(Target::Event(span_identity(&trace, &span))),
             _ => Err(Refusal::new(
@@ -290,13 +290,9 @@ fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-fn identifier(value: &Value) -> Option<String> {
-    let id = match value {
-        Value::Number(number) => number.to_string(),
-        value => value.as_str()?.to_owned(),
-    };
-    let is_id = !super::is_placeholder(&id) && id.len() <= 2 * NAME_BYTES_MAX;
-    is_id.then_some(id)
+fn identifier(value: &Scalar<'_>) -> Option<String> {
+    let id = value.identifier("", &mut Vec::new())?;
+    (id.len() <= 2 * NAME_BYTES_MAX).then_some(id)
 }
 
 #[cfg(test)]
@@ -304,7 +300,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::outcome::DEFAULT_TENANT;
+    use crate::outcome::{DEFAULT_TENANT, Outcome};
 
     fn read(json: &Value) -> Result<Read, Refusal> {
         let evaluations = Evaluations {
@@ -340,6 +336,42 @@ mod tests {
         });
         assert_eq!(target(&langfuse), of_span);
         assert_eq!(verdict(&langfuse).quality, Some(0.25));
+    }
+
+    /// What is sent, and the identity of what it is about.
+    #[test]
+    fn names_and_ids_are_read_as_those_of_events() {
+        let read = |json: &str| match Verdict::parse(
+            json.as_bytes(),
+            DEFAULT_TENANT,
+            &Evaluations::default(),
+        ) {
+            Ok(Read::Verdict(verdict)) => verdict,
+            other => panic!("{json}: {other:?}"),
+        };
+        for id in ["36893488147419103232", "1e3", "0.10", "-7", "18446744073709551617000000001"] {
+            let same = format!(r#"{{"event_id": {id}, "quality_score": 0.5}}"#);
+            let event = format!(
+                r#"{{"event_id": {id}, "agent_name": "a", "status": "success", "tenant_id": "t"}}"#
+            );
+            let outcome = Outcome::parse(event.as_bytes(), 0, String::new).unwrap();
+            let verdict = read(&same.replace("{\"", "{\"tenant_id\": \" t\", \""));
+            assert_eq!(verdict.target, Target::Event(id.to_owned()));
+            assert_eq!(verdict.target.key(&verdict.tenant), outcome.identity, "{id}");
+            let decided = same.replace("event_id", "decision_id");
+            let target = Target::Decision { id: id.to_owned(), agent: None };
+            assert_eq!(read(&decided).target, target);
+        }
+        // The last of equal names counts, as everywhere; an agent may be a number.
+        let numbered = read(
+            r#"{"decision_id": 1, "decision_id": 90071992547409930, "agent_name": 7, "status": "ok"}"#,
+        );
+        let agent = Some("7".to_owned());
+        assert_eq!(numbered.target, Target::Decision { id: "90071992547409930".to_owned(), agent });
+        let tenant = read(
+            r#"{"event_id": "e", "status": "ok", "metadata": {"tenant_id": " Te\u0301a\u200b"}}"#,
+        );
+        assert_eq!(tenant.tenant, "T\u{e9}a");
     }
 
     #[test]

@@ -330,7 +330,8 @@ impl Outcome {
 
         let agent = agent_name(raw.agent_name)?;
         let status = parse_status(&raw.status)?;
-        let tenant = tenant_name([resolved.tenant_id, raw.tenant_id, metadata.tenant_id])?;
+        let tenant = tenant_name([resolved.tenant_id, raw.tenant_id, metadata.tenant_id])?
+            .unwrap_or_else(|| DEFAULT_TENANT.to_owned());
         // `workflow_step` is what a workflow engine calls every action: it tells nothing.
         let action_type = match raw.action_type {
             Scalar::Text(name) if name == "workflow_step" => Scalar::Null,
@@ -514,15 +515,24 @@ fn parse_status(value: &Scalar<'_>) -> Result<Status, Refusal> {
     })
 }
 
-fn tenant_name(values: [Scalar<'_>; 3]) -> Result<String, Refusal> {
+/// The tenant that the first of these values names which is set; `None` where none is.
+fn tenant_name<const N: usize>(values: [Scalar<'_>; N]) -> Result<Option<String>, Refusal> {
     match values.into_iter().find(|value| *value != Scalar::Null) {
-        None => Ok(DEFAULT_TENANT.to_owned()),
-        Some(Scalar::Text(name)) => checked_name("tenant_id", RefusalCode::InvalidTenantId, &name),
+        None => Ok(None),
+        Some(Scalar::Text(name)) => checked_tenant(&name).map(Some),
         Some(other) => Err(Refusal::new(
             RefusalCode::InvalidTenantId,
             format!("tenant_id is {other}, allowed is a string"),
         )),
     }
+}
+
+/// The name of a tenant as it is kept, see [`tidy`].
+///
+/// # Errors
+/// A [`Refusal`] for one of blanks alone and for one that is too long.
+pub fn checked_tenant(name: &str) -> Result<String, Refusal> {
+    checked_name("tenant_id", RefusalCode::InvalidTenantId, name)
 }
 
 /// The key under which a tenant's record with this identity is remembered.

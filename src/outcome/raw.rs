@@ -363,16 +363,23 @@ fn scalar<'de, A: MapAccess<'de>>(slot: &mut Scalar<'de>, map: &mut A) -> Result
 
 /// As [`scalar`], for what may identify something: a number keeps its digits.
 fn exact<'de, A: MapAccess<'de>>(slot: &mut Scalar<'de>, map: &mut A) -> Result<(), A::Error> {
-    let text = map.next_value::<&RawValue>()?.get();
-    match text.as_bytes() {
-        [b'n', ..] => {}
-        [b'-' | b'0'..=b'9', ..] => *slot = Scalar::Digits(text),
-        [b'"', inside @ .., b'"'] if !inside.contains(&b'\\') => {
-            *slot = Scalar::Text(Cow::Borrowed(&text[1..text.len() - 1]));
-        }
-        _ => *slot = serde_json::from_str(text).map_err(A::Error::custom)?,
+    match digits(map.next_value()?).map_err(A::Error::custom)? {
+        Scalar::Null => {}
+        value => *slot = value,
     }
     Ok(())
+}
+
+/// A value of which a number keeps its digits.
+pub(super) fn digits(value: &RawValue) -> serde_json::Result<Scalar<'_>> {
+    let text = value.get();
+    Ok(match text.as_bytes() {
+        [b'-' | b'0'..=b'9', ..] => Scalar::Digits(text),
+        [b'"', inside @ .., b'"'] if !inside.contains(&b'\\') => {
+            Scalar::Text(Cow::Borrowed(&text[1..text.len() - 1]))
+        }
+        _ => serde_json::from_str(text)?,
+    })
 }
 
 impl<'de> Fields<'de> for Raw<'de> {

@@ -25,7 +25,7 @@ use span::{Attributes, LogRecord, Span, SpanId};
 pub use prices::Prices;
 
 use crate::outcome::feedback::{Evaluations, Target, Verdict, span_identity};
-use crate::outcome::{DEFAULT_TENANT, TraceId};
+use crate::outcome::{DEFAULT_TENANT, Refusal, TraceId, checked_tenant};
 
 /// Most spans of a request.
 pub const SPANS_MAX: u64 = 65_536;
@@ -109,6 +109,8 @@ pub struct Executed {
     pub verdicts: Vec<Verdict>,
     /// Spans, or log records, that tell of no execution of their own and carry no verdict.
     pub ignored: u64,
+    /// Why spans, or log records, that judge others can't be taken.
+    pub refused: Vec<Refusal>,
     /// Spans, or log records, that are longer than [`SPAN_BYTES_MAX`].
     pub too_large: u64,
 }
@@ -245,6 +247,7 @@ struct Reading<'o> {
     verdicts: Vec<Verdict>,
     /// Spans, or log records, of which one or more verdicts were made.
     evaluators: u64,
+    refused: Vec<Refusal>,
 }
 
 impl<'o> Reading<'o> {
@@ -257,6 +260,7 @@ impl<'o> Reading<'o> {
             found: Vec::new(),
             verdicts: Vec::new(),
             evaluators: 0,
+            refused: Vec::new(),
         }
     }
 
@@ -282,18 +286,28 @@ impl<'o> Reading<'o> {
         let options = &self.otlp.options;
         let evaluations =
             Evaluations { quality: options.quality.clone(), success: options.success.clone() };
-        let tenant = match self.tenant {
-            Some(tenant) => tenant.to_owned(),
-            None => tenant.map_or_else(|| DEFAULT_TENANT.to_owned(), Cow::into_owned),
-        };
-        let before = self.verdicts.len();
-        for verdict in verdicts {
+        let made = verdicts.filter_map(|verdict| {
             let target = Target::Event(event_id(trace_id, span_id));
             let said = (&*verdict.name, verdict.score, verdict.label.as_deref());
-            let of = Verdict::of_evaluation(tenant.clone(), target, said, &evaluations);
-            self.verdicts.extend(of);
+            Verdict::of_evaluation(DEFAULT_TENANT.to_owned(), target, said, &evaluations)
+        });
+        let made: Vec<Verdict> = made.collect();
+        if made.is_empty() {
+            return;
         }
-        self.evaluators += u64::from(self.verdicts.len() > before);
+        let tenant = match (self.tenant, tenant) {
+            (Some(tenant), _) => Ok(tenant.to_owned()),
+            (None, Some(tenant)) => checked_tenant(&tenant),
+            (None, None) => Ok(DEFAULT_TENANT.to_owned()),
+        };
+        match tenant {
+            Ok(tenant) => {
+                let of = |verdict| Verdict { tenant: tenant.clone(), ..verdict };
+                self.verdicts.extend(made.into_iter().map(of));
+                self.evaluators += 1;
+            }
+            Err(refusal) => self.refused.push(refusal),
+        }
     }
 
     fn add_record<'a, 's: 'a>(
@@ -363,9 +377,10 @@ impl<'o> Reading<'o> {
         };
         let kept = self.found.iter().filter(|found| !is_inside(found));
         let ranges: Vec<_> = kept.map(|found| found.range.clone()).collect();
-        let ignored = self.spans - ranges.len() as u64 - self.evaluators;
-        let verdicts = self.verdicts;
-        Executed { events: self.events, ranges, verdicts, ignored, too_large: 0 }
+        let judges = self.evaluators + self.refused.len() as u64;
+        let ignored = self.spans - ranges.len() as u64 - judges;
+        let Self { verdicts, refused, .. } = self;
+        Executed { events: self.events, ranges, verdicts, ignored, refused, too_large: 0 }
     }
 }
 

@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::outcome::Outcome;
 
 /// `opentelemetry/proto`, as far as it is written here.
 #[expect(clippy::struct_field_names, reason = "the names of the protocol")]
@@ -632,6 +633,46 @@ fn answers_are_messages_that_exporters_read() {
 }
 
 /// The same record in both encodings.
+/// However it is spelled, a tenant is the same for a span and for what is said of it.
+#[test]
+fn the_tenant_of_an_evaluation_is_read_as_that_of_a_span() {
+    let otlp = otlp(OtlpOptions { tenant: vec!["team".to_owned()], ..options() });
+    let long = "x".repeat(257);
+    for (team, tenant) in
+        [(" te\u{301}am\u{200b}", Some("t\u{e9}am")), ("\u{200b}", None), (&*long, None)]
+    {
+        let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
+        let record = json!({
+            "traceId": "ab".repeat(16), "spanId": "cd".repeat(8),
+            "eventName": "gen_ai.evaluation.result", "attributes": [
+                text("gen_ai.evaluation.name", "correctness"),
+                text("gen_ai.evaluation.score.label", "pass"),
+                text("team", team),
+            ],
+        });
+        let logs = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]}).to_string();
+        let logs = otlp.logs(Body::Json(logs.as_bytes()), None).unwrap();
+        let span = json!({
+            "traceId": "ab".repeat(16), "spanId": "cd".repeat(8), "attributes": [
+                text("gen_ai.operation.name", "invoke_agent"),
+                text("gen_ai.agent.name", "a"),
+                text("team", team),
+            ],
+        });
+        let spans = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).to_string();
+        let spans = otlp.traces(Body::Json(spans.as_bytes()), None).unwrap();
+        let event = events_of(&spans)[0].to_string();
+        let outcome = Outcome::parse(event.as_bytes(), 0, String::new);
+        let of_span = outcome.as_ref().map(|outcome| &*outcome.tenant);
+        let of_verdict = logs.verdicts.first().map(|verdict| &*verdict.tenant);
+        assert_eq!((of_span.ok(), of_verdict), (tenant, tenant), "{team:?}");
+        if let Err(refusal) = outcome {
+            assert_eq!(logs.refused, [refusal]);
+            assert_eq!(logs.ignored, 0);
+        }
+    }
+}
+
 #[test]
 fn evaluations_in_log_records_are_verdicts_on_their_spans() {
     let text = |key: &str, value: &str| proto::KeyValue {
