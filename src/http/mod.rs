@@ -46,6 +46,7 @@ mod litellm;
 mod mcp;
 mod models;
 mod objective;
+mod ofrep;
 mod openapi;
 mod operation;
 mod otlp;

@@ -4,8 +4,8 @@
 use super::route::Route;
 use super::{
     agents, alerts, budgets, catalog, client, dashboard, decisions, evaluate, feedback, lists,
-    litellm, mcp, models, openapi, otlp, outcomes, pareto, plots, predict, prometheus, status,
-    values,
+    litellm, mcp, models, ofrep, openapi, otlp, outcomes, pareto, plots, predict, prometheus,
+    status, values,
 };
 
 /// Every route, in the order of the description. The one that is asked most stands first.
@@ -54,6 +54,7 @@ pub(super) const ROUTES: &[Route] = &[
     openapi::DESCRIPTION,
     client::FILE,
     mcp::MCP,
+    ofrep::EVALUATE_FLAG,
 ];
 
 #[cfg(test)]

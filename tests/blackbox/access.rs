@@ -82,6 +82,7 @@ fn each_scope_reaches_its_routes_and_no_more() {
         ("GET", "/readyz?verbose", [401, 401, 200, 200, 200, 200, 200]),
         ("GET", "/health", [401, 401, 200, 200, 200, 200, 200]),
         ("POST", PREDICT, [401, 401, 200, 200, 200, 200, 200]),
+        ("POST", "/ofrep/v1/evaluate/flags/t", [401, 401, 400, 400, 400, 400, 400]),
         ("GET", "/api/learning/status", [401, 401, 200, 200, 200, 200, 200]),
         ("GET", "/api/learning/agents/performance", [401, 401, 200, 200, 200, 200, 200]),
         ("GET", "/api/learning/catalog", [401, 401, 200, 200, 200, 200, 200]),

@@ -29,6 +29,7 @@ mod lifecycle;
 mod mcp;
 mod metrics;
 mod objectives;
+mod ofrep;
 mod openapi;
 mod otlp;
 mod pareto;

@@ -381,6 +381,10 @@ fn telemetry(service: &Service, tour: &mut Tour) {
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     tour.post_as(service, "/mcp", JSON, &list.to_string(), 200);
     tour.post_as(service, "/mcp", JSON, "[]", 400);
+    let flag = "/ofrep/v1/evaluate/flags/code_review";
+    let context = json!({"context": {"targetingKey": "user-7", "complexity": "high"}});
+    tour.post_as(service, flag, JSON, &context.to_string(), 200);
+    tour.post_as(service, flag, JSON, "{}", 400);
     let answer = tour.post_as(service, "/v1/traces", JSON, &request, 200);
     assert_eq!(answer.json()["partialSuccess"]["rejectedSpans"], "1");
     tour.post_as(service, "/v1/traces", JSON, "[", 400);
