@@ -63,7 +63,7 @@ pub enum Command {
         /// Move a state that is refused aside, where it is kept, and start empty
         #[arg(long)]
         start_empty: bool,
-        /// Its settings.
+        /// The settings of the service.
         #[command(flatten)]
         settings: Settings,
     },
@@ -135,14 +135,14 @@ impl Command {
     pub fn settings(&self) -> Option<&Settings> {
         match self {
             Self::Serve { settings, .. } | Self::Verify { settings } => Some(settings),
-            Self::Import(plan) => Some(&plan.settings),
+            Self::Import(plan) => Some(&plan.state.settings),
             Self::Emit(plan) => Some(&plan.settings),
-            Self::Evaluate(plan) => Some(&plan.settings),
+            Self::Evaluate(plan) => Some(&plan.state.settings),
             Self::Doctor(plan) => Some(&plan.settings),
             Self::Backup(plan) => Some(&plan.settings),
             Self::Restore(plan) => Some(&plan.settings),
             Self::Export(plan) => Some(&plan.settings),
-            Self::ImportModel(plan) => Some(&plan.settings),
+            Self::ImportModel(plan) => Some(&plan.state.settings),
             Self::Config(what) => Some(what.settings()),
             Self::Predict(_)
             | Self::Dispatch(_)

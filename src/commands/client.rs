@@ -17,10 +17,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Largest answer read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Which running service is asked.
+/// The running service that is asked.
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
-    /// Where the service runs
+    /// Address of the running service
     #[arg(
         long,
         env = "ONLINE_LEARNING_URL",
@@ -43,7 +43,7 @@ impl ServiceArgs {
     }
 }
 
-/// With what a running service is asked.
+/// The token for a running service.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
     /// File with the token that the service wants

@@ -7,9 +7,8 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::commands::client::TokenArgs;
 use crate::commands::predict::Format;
-use crate::commands::settings::Settings;
+use crate::commands::state::StateArgs;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::evaluate::log::{Log, Plan, evaluate, print};
@@ -18,33 +17,27 @@ use crate::outcome::DEFAULT_TENANT;
 use crate::store::{Reader, Store};
 use crate::watch::reporting::waited_since;
 
-/// Which policy is evaluated, and on what.
+/// A policy, and the decisions that it is evaluated on.
 #[derive(Debug, Args)]
 pub struct Evaluate {
-    /// greedy, thompson, agent:NAME or version:ID
+    /// Policy to evaluate: greedy, thompson, agent:NAME or version:ID
     #[arg(long, value_name = "POLICY")]
     policy: String,
     /// Only decisions made then or later, such as 2026-11-23T10:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Whose decisions
+    /// Tenant whose decisions are evaluated
     #[arg(long, value_name = "TENANT", default_value = DEFAULT_TENANT)]
     tenant: String,
     /// The largest share of what the policy would choose that may be left out, 0 to 1
     #[arg(long, value_name = "SHARE", default_value = "0.5")]
     max_left_out: String,
-    /// Ask the service there, instead of reading the storage beside it
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// What that service is asked with.
-    #[command(flatten)]
-    token: TokenArgs,
     /// How to print the report
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
-    /// The settings of the service.
+    /// Where the decisions are.
     #[command(flatten)]
-    pub settings: Settings,
+    pub state: StateArgs,
 }
 
 impl Evaluate {
@@ -55,9 +48,9 @@ impl Evaluate {
     /// can't be read, the service does not answer, or nobody reads.
     pub fn run(&self, out: &mut impl Write) -> Result<()> {
         let plan = self.plan()?;
-        let report = match &self.url {
-            Some(url) => self.token.client(url)?.post("/api/learning/evaluate", &plan.to_json())?,
-            None => in_directory(&self.settings.config()?, &plan)?,
+        let report = match self.state.service()? {
+            Some(client) => client.post("/api/learning/evaluate", &plan.to_json())?,
+            None => in_directory(&self.state.settings.config()?, &plan)?,
         };
         match self.format {
             Format::Json => writeln!(out, "{report}"),

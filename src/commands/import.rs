@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use clap::{ArgGroup, Args, ValueHint};
 
-use crate::commands::client::{Client, TokenArgs};
-use crate::commands::settings::Settings;
+use crate::commands::client::Client;
+use crate::commands::state::StateArgs;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::outcome::Outcome;
@@ -38,33 +38,27 @@ pub struct Import {
     /// Files to read; - for standard input
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
-    /// Whose format they are in, where it is not our own
+    /// Format of the files, where it is another tool's
     #[arg(long, value_name = "FORMAT", value_parser = formats::NAMES)]
     from: Option<String>,
-    /// A map of your own: which of a record's values become what
+    /// Map of your own, which says what of a record becomes which field
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     map: Option<PathBuf>,
-    /// Only print the first 5 events that they would give
+    /// Print only the first 5 events that the files give
     #[arg(long, requires = "foreign")]
     map_check: bool,
-    /// Only the records of these agents
+    /// Take only the records of these agents
     #[arg(long, value_name = "AGENT,AGENT", value_delimiter = ',', requires = "foreign")]
     agents: Vec<String>,
-    /// Which scores count, of records that have several
+    /// Take only these scores of records that have several
     #[arg(long = "score", value_name = "SCORE,SCORE", value_delimiter = ',', requires = "foreign")]
     scores: Vec<String>,
-    /// The task type of records that name none
+    /// Task type of records that name none
     #[arg(long, value_name = "TASK_TYPE", requires = "foreign")]
     task_type: Option<String>,
-    /// Send to the service there, instead of opening the storage
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// What that service is asked with.
+    /// Where they are imported to.
     #[command(flatten)]
-    token: TokenArgs,
-    /// The settings of the service.
-    #[command(flatten)]
-    pub settings: Settings,
+    pub state: StateArgs,
 }
 
 impl Import {
@@ -76,13 +70,13 @@ impl Import {
         let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
         // Of a service's own settings only those that say how another tool's files are read matter
         // here.
-        let config = || self.settings.config();
+        let config = || self.state.settings.config();
         let opened = self.format().open(config, &self.files)?;
         if self.map_check {
             return check(opened, out);
         }
-        let summary = match &self.url {
-            Some(url) => into_service(&self.token.client(url)?, opened)?,
+        let summary = match self.state.service()? {
+            Some(client) => into_service(&client, opened)?,
             None => into_storage(&config()?, opened)?,
         };
         writeln!(out, "{summary}").map_err(Error::unprinted)?;

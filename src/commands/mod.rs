@@ -18,5 +18,6 @@ pub mod predict;
 pub mod replay;
 pub mod settings;
 pub mod simulate;
+pub mod state;
 pub mod transfer;
 pub mod verify;

@@ -51,17 +51,17 @@ pub enum Format {
 /// A task that wants an agent.
 #[derive(Debug, Args)]
 pub struct TaskArgs {
-    /// Kind of the task
+    /// Task type of the task
     #[arg(long, value_name = "TASK_TYPE")]
     pub task_type: Option<String>,
     /// What is known of the task: a number or boolean where the service knows KEY as one, else a text;
     /// KEY:=JSON says it itself; repeat for more
     #[arg(long, value_name = "KEY=VALUE")]
     context: Vec<String>,
-    /// Only these agents
+    /// Agents that may be chosen; all that are known unless given
     #[arg(long, value_name = "AGENT,AGENT", value_delimiter = ',')]
     candidates: Option<Vec<String>>,
-    /// Whose agents
+    /// Tenant whose agents are asked for
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
     /// What to choose by, instead of success alone

@@ -28,7 +28,7 @@ pub struct Replay {
     /// Streams as JSON Lines, or tables (.csv: task_type, ctx_*, a 0/1 column per agent)
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
-    /// Which strategies play
+    /// Strategies that play
     #[arg(
         long = "strategy",
         value_name = "STRATEGY,STRATEGY",
@@ -37,7 +37,7 @@ pub struct Replay {
         value_parser = one_of(Strategy::ALL, Strategy::as_str)
     )]
     strategies: Vec<Strategy>,
-    /// By what each strategy chooses
+    /// Objectives that each strategy plays for
     #[arg(
         long = "objective",
         value_name = "OBJECTIVE,OBJECTIVE",
@@ -58,7 +58,7 @@ pub struct Replay {
     )]
     permutations: u64,
     // A stream adds its own, so that no two have the same draws.
-    /// Makes the draws others
+    /// Seed of the draws
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u64,
     /// Write a CSV row per run

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use serde_json::Value;
 
-use crate::commands::client::{Client, TokenArgs};
+use crate::commands::client::Client;
 use crate::commands::settings::Settings;
+use crate::commands::state::StateArgs;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::learner::Event;
@@ -22,7 +23,7 @@ const MODEL_BYTES_MAX: u64 = 1 << 30;
 /// Which model to print.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// Such as agent_selection-3
+    /// Id of the version, such as agent_selection-3
     #[arg(value_name = "VERSION")]
     version: String,
     /// The settings of the service.
@@ -43,18 +44,12 @@ impl Export {
 /// Which model to import.
 #[derive(Debug, Args)]
 pub struct ImportModel {
-    /// What export printed
+    /// File that export printed
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: PathBuf,
-    /// Send it to the service there, instead of opening the storage
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// What that service is asked with.
+    /// Where it is imported to.
     #[command(flatten)]
-    token: TokenArgs,
-    /// The settings of the service.
-    #[command(flatten)]
-    pub settings: Settings,
+    pub state: StateArgs,
 }
 
 impl ImportModel {
@@ -65,9 +60,9 @@ impl ImportModel {
     /// [`Error::Invalid`] when the file is no model, what [`RealTimeModelUpdater::start`] fails with, or
     /// what the service answers.
     pub fn run(&self, out: &mut impl Write) -> Result<()> {
-        let version_id = match &self.url {
-            Some(url) => into_service(&self.token.client(url)?, &self.file)?,
-            None => into_storage(&self.settings.config()?, &self.file)?,
+        let version_id = match self.state.service()? {
+            Some(client) => into_service(&client, &self.file)?,
+            None => into_storage(&self.state.settings.config()?, &self.file)?,
         };
         writeln!(out, "imported={version_id}").map_err(Error::unprinted)
     }
