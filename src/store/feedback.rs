@@ -390,11 +390,13 @@ impl Store {
     }
 
     /// Verdicts that wait.
+    #[cfg(test)]
     pub fn waiting(&self) -> u64 {
         self.waiting.shares.total().count
     }
 
-    /// Those of one share.
+    /// Verdicts that wait in a share.
+    #[cfg(test)]
     pub fn waiting_of(&self, share: &str) -> u64 {
         self.waiting.shares.of(share).count
     }

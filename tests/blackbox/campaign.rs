@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::broker::{Broker, Record, Sender, Topic};
-use crate::harness::{SOON, Service, Setup, program, within};
+use crate::harness::{SOON, Service, Setup, verify, within};
 use crate::kafka::{Cluster, TOPIC};
 
 const NDJSON: &str = "application/x-ndjson";
@@ -361,12 +361,7 @@ impl Campaign {
     /// Ends the service in good order, and has what it stored verified.
     fn verify(&mut self) {
         self.stop();
-        let output = program()
-            .arg("verify")
-            .env("MODEL_STORAGE_PATH", self.directory.path().join("models"))
-            .output()
-            .expect("it can be run");
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        verify(&self.directory.path().join("models"));
         self.service = Some(self.setup.start());
     }
 

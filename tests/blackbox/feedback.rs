@@ -1,13 +1,12 @@
 //! Verdicts over HTTP: what was missing is added, once, and never revised.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::harness::{Service, Setup, eventually, program};
+use crate::harness::{Service, Setup, eventually, program, verify};
 
 const FEEDBACK: &str = "/api/learning/feedback";
 const OUTCOMES: &str = "/api/learning/outcomes";
@@ -91,15 +90,6 @@ fn a_pending_execution_is_judged_by_its_decision() {
     );
 }
 
-/// The program learns the journal again and comes to the same.
-#[track_caller]
-fn verified(directory: &Path) {
-    let mut command = program();
-    let output = command.arg("verify").env("MODEL_STORAGE_PATH", directory).output();
-    let output = output.expect("the program can be run");
-    assert!(output.status.success(), "{output:?}");
-}
-
 fn event(id: &str, status: &str) -> Value {
     json!({
         "event_id": id, "agent_name": "a", "status": status, "task_type": "t",
@@ -151,7 +141,7 @@ fn a_kill_in_any_phase_leaves_every_verdict_learned_once() {
             assert!(answer.status < 300, "{killed_after:?} {number}: {answer:?}");
             if killed_after == Some(number) {
                 service.kill();
-                verified(home.path());
+                verify(home.path());
                 service = setup.start();
                 // Whoever has got no answer sends it again.
                 let answer = service.post_json(path, &body);
@@ -171,11 +161,11 @@ fn a_kill_in_any_phase_leaves_every_verdict_learned_once() {
         let is = service.digest();
         assert_eq!(&is, digest.get_or_insert_with(|| is.clone()), "{killed_after:?}");
         service.kill();
-        verified(home.path());
+        verify(home.path());
         let service = setup.start();
         assert_eq!((service.digest(), learned(&service)), (is, expected), "{killed_after:?}");
         service.stop();
-        verified(home.path());
+        verify(home.path());
     }
 }
 
@@ -238,7 +228,7 @@ fn kills_at_random_moments_lose_no_verdict_and_learn_none_twice() {
     assert!(kills > 5, "{kills}");
     let digest = service.digest();
     service.kill();
-    verified(home.path());
+    verify(home.path());
     let service = setup.start();
     assert_eq!((service.digest(), learned(&service)), (digest, expected));
     let letters = service.get("/api/learning/dead-letters").json();
@@ -262,14 +252,14 @@ fn verdicts_that_wait_are_in_a_backup() {
         assert!(output.status.success(), "{command}: {output:?}");
     }
     service.stop();
-    verified(&restored);
+    verify(&restored);
     let service = Setup::new(&restored).start();
     assert_eq!(judged(&service, &early), (200, [0, 0, 1, 0, 0]), "it waits");
     service.post_json(OUTCOMES, &event("early", "success"));
     assert_eq!(judged(&service, &open), (200, [1, 0, 0, 0, 0]));
     eventually("both are learned", || (learned(&service) == (1, 2, [1, 1, 0])).then_some(()));
     service.stop();
-    verified(&restored);
+    verify(&restored);
 }
 
 /// What a verdict adds is of the agent as it is then: after it was removed, a new one with its name.
@@ -288,7 +278,7 @@ fn a_verdict_on_an_execution_of_an_agent_that_was_removed_is_learned_the_same_af
     let (is, digest) = (learned(&service), service.digest());
     assert_eq!((is.1, is.2), (1, [0, 1, 0]));
     service.kill();
-    verified(home.path());
+    verify(home.path());
     let service = setup.start();
     assert_eq!((learned(&service), service.digest()), (is, digest));
     assert_eq!(judged(&service, &quality), (200, [0, 0, 1, 0, 0]));

@@ -18,6 +18,15 @@ pub(crate) fn program() -> Command {
     without_environment(env!("CARGO_BIN_EXE_online-learning"))
 }
 
+/// Has the program learn the journal of a directory again, and come to the same model.
+#[track_caller]
+pub(crate) fn verify(directory: &Path) {
+    let mut command = program();
+    let output = command.arg("verify").env("MODEL_STORAGE_PATH", directory).output();
+    let output = output.expect("the program can be run");
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// A command that knows nothing of the environment that the tests run in.
 pub(crate) fn without_environment(program: &str) -> Command {
     let mut command = Command::new(program);

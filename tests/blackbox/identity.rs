@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Service, Setup, Wire, eventually, program};
+use crate::harness::{Service, Setup, Wire, eventually, program, verify};
 
 const OUTCOMES: &str = "/api/learning/outcomes?wait=true";
 
@@ -285,9 +285,7 @@ fn a_retried_execution_is_learned_by_its_final_outcome_or_the_newest() {
     let service = setup.start();
     assert_eq!(service.digest(), digest, "the journal says the same");
     service.stop();
-    let verified =
-        program().arg("verify").env("MODEL_STORAGE_PATH", directory.path()).output().unwrap();
-    assert!(verified.status.success(), "{verified:?}");
+    verify(directory.path());
 }
 
 /// What programs write for no id names nothing: each event that carries it counts.

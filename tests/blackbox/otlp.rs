@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Service, Setup, Wire, eventually};
+use crate::harness::{Answer, Service, Setup, Wire, eventually, verify};
 
 const TRACES: &str = "/v1/traces";
 const PROTOBUF: &str = "application/x-protobuf";
@@ -450,12 +450,7 @@ fn evaluations_are_learned_whichever_comes_first() {
         (body["predictions"][0]["samples"] == 1001).then_some(())
     });
     service.stop();
-    let verified = crate::harness::program()
-        .arg("verify")
-        .env("MODEL_STORAGE_PATH", home.path())
-        .output()
-        .expect("it runs");
-    assert!(verified.status.success(), "{verified:?}");
+    verify(home.path());
 }
 
 /// Four agents that never crash, and are right in 40 to 90 % of the tasks: by their status alone they are

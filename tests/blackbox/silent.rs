@@ -1,11 +1,9 @@
 //! Agents that are chosen and never report: they are told of, and, where that is asked for, learned of.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Service, Setup, eventually, program};
+use crate::harness::{Service, Setup, eventually, verify};
 
 const PREDICT: &str = "/api/learning/predict/agent-selection";
 
@@ -119,15 +117,7 @@ fn a_decision_that_is_given_up_is_a_failure_and_what_comes_late_is_kept() {
     service.kill();
     let service = setup.start();
     assert_eq!(digest(&service), before, "the journal says the same");
-    verified(directory.path());
+    verify(directory.path());
     service.stop();
-    verified(directory.path());
-}
-
-#[track_caller]
-fn verified(directory: &Path) {
-    let mut command = program();
-    let output = command.arg("verify").env("MODEL_STORAGE_PATH", directory).output();
-    let output = output.expect("the program can be run");
-    assert!(output.status.success(), "{output:?}");
+    verify(directory.path());
 }

@@ -175,15 +175,23 @@ fn what_is_not_the_same_execution_is_not_taken_for_it() {
     assert_eq!((reply.accepted, reply.duplicates), (3, 0));
 }
 
-#[test]
-fn a_span_that_comes_after_its_decision_was_given_up_is_kept_as_late() {
-    let wait = Duration::from_mins(10);
-    let mut bench = Bench::new(LearnerOptions { missing_after: Some(wait), ..manual() });
+/// How long decisions wait for their outcome.
+const WAIT: Duration = Duration::from_mins(10);
+
+/// The decision "d" for the agent "amy" in [`TRACE`] has waited in vain.
+fn given_up() -> Bench {
+    let mut bench = Bench::new(LearnerOptions { missing_after: Some(WAIT), ..manual() });
     bench.decide_in(TRACE, "d", "amy");
     bench.record();
-    bench.pass(wait + Duration::from_secs(1));
+    bench.pass(WAIT + Duration::from_secs(1));
     let now = bench.now;
     bench.learner().on_deadline(now).unwrap();
+    bench
+}
+
+#[test]
+fn a_span_that_comes_after_its_decision_was_given_up_is_kept_as_late() {
+    let mut bench = given_up();
     assert_eq!(bench.status_of("d").as_deref(), Some(crate::store::MISSING));
     bench.append(vec![span(1, "amy", Status::Success)]).unwrap();
     let late = bench.recorded("d").unwrap().late.unwrap();
@@ -371,19 +379,13 @@ fn a_report_is_taken_also_while_no_more_verdicts_may_wait() {
 /// The decision was given up before its span came: there is nothing that could be added.
 #[test]
 fn a_report_on_a_decision_that_was_given_up_leaves_nothing_that_waits() {
-    let wait = Duration::from_mins(10);
-    let mut bench = Bench::new(LearnerOptions { missing_after: Some(wait), ..manual() });
-    bench.decide_in(TRACE, "d", "amy");
-    bench.record();
-    bench.pass(wait + Duration::from_secs(1));
-    let now = bench.now;
-    bench.learner().on_deadline(now).unwrap();
+    let mut bench = given_up();
     bench.append(vec![span(1, "amy", Status::Success)]).unwrap();
     let reply = bench.append(vec![report(2, "d", "amy", Status::Success)]).unwrap();
     assert_eq!((reply.accepted, reply.duplicates), (0, 1));
     assert_eq!(bench.learner().store.waiting(), 0);
     bench.flushed();
-    bench.pass(wait * 100);
+    bench.pass(WAIT * 100);
     let now = bench.now;
     bench.learner().on_deadline(now).unwrap();
     assert_eq!(bench.reader().dead_letters(None, 10).unwrap(), []);

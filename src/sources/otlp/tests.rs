@@ -632,7 +632,6 @@ fn answers_are_messages_that_exporters_read() {
     assert_eq!(proto::Status::decode(&*status("detail")).unwrap().message, "detail");
 }
 
-/// The same record in both encodings.
 /// However it is spelled, a tenant is the same for a span and for what is said of it.
 #[test]
 fn the_tenant_of_an_evaluation_is_read_as_that_of_a_span() {
@@ -673,6 +672,7 @@ fn the_tenant_of_an_evaluation_is_read_as_that_of_a_span() {
     }
 }
 
+/// The same record in both encodings.
 #[test]
 fn evaluations_in_log_records_are_verdicts_on_their_spans() {
     let text = |key: &str, value: &str| proto::KeyValue {
