@@ -28,9 +28,10 @@ fn dispatch(service: &Service, options: &[&str], command: &[&str]) -> Command {
 }
 
 fn dispatch_to(url: &str, options: &[&str]) -> Command {
-    // Whoever runs the tests in the background of a shell without job control has them ignore interrupts.
+    // Whoever runs the tests in the background of a shell without job control has them ignore interrupts,
+    // and nohup has them ignore hangups.
     let mut line = without_environment("env");
-    line.arg("--default-signal=INT").arg(env!("CARGO_BIN_EXE_online-learning"));
+    line.arg("--default-signal=INT,HUP,TERM").arg(env!("CARGO_BIN_EXE_online-learning"));
     line.args(["dispatch", "--url", url, "--task-type", "t"]).args(options);
     line
 }
