@@ -124,7 +124,8 @@ pub const OPTIONS: [Opt; 92] = [
         "FEEDBACK_WAIT",
         "feedback-wait",
         "3600",
-        "Seconds that a verdict waits for its execution, and an execution for its verdict",
+        "Seconds that a verdict waits for its execution, and an execution for its verdict; with Kafka \
+         by the times of the records",
     ),
     opt(
         "FEEDBACK_MISSING",
@@ -516,9 +517,8 @@ impl Config {
             exponential_alpha: source.real("MODEL_EXPONENTIAL_ALPHA", 0.000_001, 1.0)?,
             caps,
         };
-        let decision_wait = Duration::from_secs(source.number("DECISION_WAIT", 0, 31_536_000)?);
-        source.choice("DECISION_MISSING", &["ignore", "failure"])?;
-        let is_failure = source.text("DECISION_MISSING") == "failure";
+        let [decision_wait, feedback_wait] = source.waits()?;
+        let is_failure = source.choice("DECISION_MISSING", &["ignore", "failure"])? == "failure";
         let queue_capacity = source.number("QUEUE_CAPACITY", 1, 1_000_000)?;
         let save_interval = source.number("MODEL_SAVE_INTERVAL", 0, 31_536_000)?;
         let batch_timeout_s = source.real("MODEL_BATCH_TIMEOUT", 0.0, 86_400.0)?;
@@ -536,7 +536,8 @@ impl Config {
             )),
             final_after: decision_wait,
             learn_unjudged: source.choice("FEEDBACK_MISSING", &["status", "drop"])? == "status",
-            feedback_wait: Duration::from_secs(source.number("FEEDBACK_WAIT", 0, 31_536_000)?),
+            feedback_wait,
+            by_topic: source.is_kafka_on()?,
             dead_letter_payload: source.payload_kept()?,
             ..LearnerOptions::default()
         };
@@ -798,16 +799,16 @@ impl Source<'_> {
         }))
     }
 
+    /// How long outcomes wait to be final, and verdicts for their executions.
+    fn waits(&self) -> Result<[Duration; 2]> {
+        let wait = |env: &str| self.number(env, 0, 31_536_000).map(Duration::from_secs);
+        Ok([wait("DECISION_WAIT")?, wait("FEEDBACK_WAIT")?])
+    }
+
     /// What evaluations are for.
     fn evaluations(&self) -> Result<Evaluations> {
         let [quality, success] = ["OTLP_QUALITY", "OTLP_SUCCESS"].map(|env| self.otlp_names(env));
-        let success = success?;
-        if !success.is_empty() && self.is_kafka_on()? {
-            let allowed =
-                "none where ENABLE_KAFKA is on: other replicas would not learn the verdicts";
-            return Err(self.wrong("OTLP_SUCCESS", allowed));
-        }
-        Ok(Evaluations { quality: quality?, success })
+        Ok(Evaluations { quality: quality?, success: success? })
     }
 
     /// Names of attributes or evaluations, separated by commas.

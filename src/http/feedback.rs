@@ -10,12 +10,13 @@ use super::operation::Operation;
 use super::outcomes::{ARRAY_MAX, ND_JSON, lines};
 use super::route::{Route, Tag};
 use super::server::{Request, Response};
-use super::{Answer, App, JSON, json_response, media_type, unsupported_media_type};
+use super::{Answer, App, JSON, Kafka, json_response, media_type, unsupported_media_type};
 use crate::error::{Error, Result};
 use crate::learner::{Event, FeedbackRequest, Judged, REJECTED_NAMED_MAX};
 use crate::outcome::DEFAULT_TENANT;
 use crate::outcome::feedback::{Read, Verdict};
 use crate::outcome::fields::Name;
+use crate::sources::kafka;
 
 /// Largest body, in bytes.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -41,7 +42,12 @@ pub(super) const FEEDBACK: Route = Route {
         Operation::new("What was found out later: quality, cost, or whether it was a success")
             .body(json!({"required": true, "content": content}))
             .answer(200, "All of it is durable, and what it adds is learned", taken.clone())
-            .answer(202, "All of it is durable, and some waits for its execution", taken)
+            .answer(
+                202,
+                "All of it is durable, and some waits for its execution; with Kafka: is learned when it \
+                 comes back from the topic",
+                taken,
+            )
             .problem(409)
     },
 };
@@ -91,7 +97,7 @@ struct Feedback {
 #[derive(Default, Serialize, JsonSchema)]
 #[schemars(rename = "FeedbackTaken")]
 pub(super) struct Taken {
-    /// They have added something, and are learned.
+    /// They have added something, and are learned; with Kafka they are in the topic, and will be.
     accepted: u64,
     /// They wait for their execution.
     waiting: u64,
@@ -103,6 +109,9 @@ pub(super) struct Taken {
     rejected: Vec<RejectedVerdict>,
     /// Refused, all of them.
     rejected_total: u64,
+    /// Some are in the topic, and to be learned from there.
+    #[serde(skip)]
+    is_on_its_way: bool,
 }
 
 /// A verdict that was refused.
@@ -203,26 +212,29 @@ impl App {
     }
 
     pub(super) fn judge(&self, verdicts: Vec<(usize, Verdict)>, taken: &mut Taken) -> Result<()> {
-        if !verdicts.is_empty() && self.kafka.is_some() {
-            return Err(Error::Conflict(
-                "verdicts are not taken where outcomes come from Kafka: other replicas would not \
-                 learn them; send quality and cost with the outcome"
-                    .to_owned(),
-            ));
-        }
         let (places, verdicts): (Vec<usize>, Vec<Verdict>) = verdicts.into_iter().unzip();
         for (places, verdicts) in places.chunks(JUDGED_AT_ONCE).zip(verdicts.chunks(JUDGED_AT_ONCE))
         {
             let verdicts = verdicts.to_vec();
-            let judged =
-                self.inbox.ask(|reply| Event::Feedback(FeedbackRequest { verdicts, reply }))?;
+            let judged = match &self.kafka {
+                None => {
+                    self.inbox.ask(|reply| Event::Feedback(FeedbackRequest { verdicts, reply }))?
+                }
+                Some(Kafka { producer, view }) => {
+                    let judged = kafka::submit_verdicts(verdicts, producer, view, &self.inbox)?;
+                    taken.is_on_its_way |= judged.contains(&Judged::Added);
+                    judged
+                }
+            };
             for (place, judged) in places.iter().zip(judged) {
-                self.count(match judged {
-                    Judged::Added => "added",
-                    Judged::Waits => "waiting",
-                    Judged::Known => "known",
-                    Judged::Conflicts(_) => CONFLICT,
-                });
+                match judged {
+                    // They are counted when they come back.
+                    Judged::Added | Judged::Waits if self.kafka.is_some() => {}
+                    Judged::Added => self.count("added"),
+                    Judged::Waits => self.count("waiting"),
+                    Judged::Known => self.count("known"),
+                    Judged::Conflicts(_) => self.count(CONFLICT),
+                }
                 match judged {
                     Judged::Added => taken.accepted += 1,
                     Judged::Waits => taken.waiting += 1,
@@ -245,6 +257,9 @@ fn answered(taken: &Taken) -> Answer {
             let detail = format!("no verdict was taken; the first: {}", first.detail);
             Err(Error::invalid("", detail).into())
         }
-        _ => Ok(json_response(if taken.waiting > 0 { 202 } else { 200 }, taken)),
+        _ => Ok(json_response(
+            if taken.waiting > 0 || taken.is_on_its_way { 202 } else { 200 },
+            taken,
+        )),
     }
 }

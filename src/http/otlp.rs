@@ -231,9 +231,6 @@ impl App {
 
     /// Has verdicts judged, which are counted by what became of them.
     fn take_verdicts(&self, verdicts: Vec<Verdict>) -> Result<(), Failure> {
-        if verdicts.is_empty() || self.kafka.is_some() {
-            return Ok(());
-        }
         let mut taken = Taken::default();
         self.judge(verdicts.into_iter().enumerate().collect(), &mut taken)?;
         Ok(())

@@ -472,6 +472,7 @@ fn replayed(letter: DeadLetter) -> Record {
         position: None,
         replay_of: Some(letter.id),
         tenant: None,
+        arrived_ms: None,
     }
 }
 

@@ -11,13 +11,14 @@ use super::inbox::{LeftOut, REJECTED_NAMED_MAX};
 use super::{Learner, RETRY_AFTER};
 use crate::error::{Error, Result};
 use crate::outcome::decisions::{Asked, Waiting};
+use crate::outcome::feedback::Verdict;
 use crate::outcome::{
     ContentKey, DEFAULT_TENANT, IdentityKey, Outcome, Refusal, RefusalCode, format_time,
     is_conflict, named_tenant,
 };
 use crate::store::{
     Append, Counters, Late, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position, Provisional,
-    SourceCounters, Taken,
+    SourceCounters, Taken, Unjudged,
 };
 
 /// Journaled outcomes that may wait to be learned; more are pushed back while learning fails.
@@ -42,7 +43,7 @@ pub(super) struct Sorted {
     /// Outcomes that teach nothing, because their decision was given up.
     pub(super) late: Vec<Late>,
     /// Outcomes that teach nothing yet, because a verdict is still to come, as they came.
-    pub(super) unjudged: Vec<Outcome>,
+    pub(super) unjudged: Vec<Unjudged>,
     /// Outcomes that teach nothing, because the final one is still to come.
     pub(super) provisional: Vec<Provisional>,
 }
@@ -219,18 +220,14 @@ impl Learner {
             sorted.replayed.extend(request.replayed);
             count_left_out(request.left_out, counters, &mut sources, &mut reply);
             for (index, record) in request.records.into_iter().enumerate() {
-                let Record { content, payload, identity, source, position, replay_of, tenant } =
-                    record;
+                let Record { content, payload, identity, source, position, .. } = record;
+                let Record { replay_of, tenant, arrived_ms, .. } = record;
                 let counted = counters_of(&mut sources, source);
-                let admitted = match content {
-                    Ok(outcome) => match self.admit(&outcome.tenant, &sorted.tenants) {
-                        Ok(()) => Ok(outcome),
-                        Err(refusal) => Err((refusal, tenant)),
-                    },
-                    Err(refusal) => Err((refusal, tenant)),
-                };
+                let admitted = content.and_then(|outcome| {
+                    self.admit(&outcome.tenant, &sorted.tenants).map(|()| outcome)
+                });
                 match admitted {
-                    Err((refusal, tenant)) => {
+                    Err(refusal) => {
                         Counters::count(&mut counters.rejected, refusal.code.as_str());
                         Counters::count(&mut counted.rejected, refusal.code.as_str());
                         reply.rejected_total += 1;
@@ -299,7 +296,8 @@ impl Learner {
                             counters.decisions_late += 1;
                             sorted.keep_late(&mut outcome);
                         } else {
-                            self.hold_unjudged(&mut outcome, &mut sorted, counters);
+                            let from_ms = arrived_ms.unwrap_or(now.unix_ms);
+                            self.hold_unjudged(&mut outcome, from_ms, &mut sorted, counters);
                             self.hold_provisional(&mut outcome, &mut sorted, counters);
                         }
                         sorted.outcomes.push(outcome);
@@ -325,7 +323,7 @@ impl Learner {
     ) -> Owner {
         match tenant {
             Some(tenant) => Owner::Tenant(tenant),
-            None => match named_tenant(record) {
+            None => match named_tenant(record).or_else(|| Verdict::tenant_of_record(record)) {
                 Some(tenant) if self.tenants.contains(&tenant) => Owner::Tenant(tenant),
                 Some(tenant) => Owner::Named(tenant, source),
                 None if refusal.code.is_of_an_event() => Owner::Tenant(DEFAULT_TENANT.to_owned()),

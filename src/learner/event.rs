@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::{AdmitRequest, FeedbackRequest, LeftOut, REJECTED_NAMED_MAX, Room, SavedVersion};
+use super::{
+    AdmitRequest, AdmitVerdictsRequest, FeedbackRequest, LeftOut, REJECTED_NAMED_MAX, Room,
+    SavedVersion, TopicRequest,
+};
 use crate::error::Result;
 use crate::model::AgentPerformanceModel;
 use crate::outcome::{Outcome, Payload, RECORD_BYTES_MAX, Refusal};
@@ -61,6 +64,10 @@ pub enum Event {
     Admit(AdmitRequest),
     /// Verdicts on executions that were reported before, or will be.
     Feedback(FeedbackRequest),
+    /// Look at verdicts on their way to a topic, from which they will come back.
+    AdmitVerdicts(AdmitVerdictsRequest),
+    /// What was read from a topic.
+    Topic(TopicRequest),
     /// Dead letters up to this number were sent on.
     DeadLettersSent(u64),
     /// Answered selections wait to be recorded.
@@ -162,6 +169,8 @@ pub struct Record {
     pub replay_of: Option<String>,
     /// Whose it is, where its sender may speak for one tenant only.
     pub tenant: Option<String>,
+    /// When it came into the topic that it is read from, Unix ms.
+    pub arrived_ms: Option<i64>,
 }
 
 impl Record {
@@ -177,7 +186,16 @@ impl Record {
             Ok((outcome, identity)) => (Ok(outcome), identity),
             Err(refusal) => (Err(refusal), fresh()),
         };
-        Self { content, payload, identity, source, position: None, replay_of: None, tenant: None }
+        Self {
+            content,
+            payload,
+            identity,
+            source,
+            position: None,
+            replay_of: None,
+            tenant: None,
+            arrived_ms: None,
+        }
     }
 }
 

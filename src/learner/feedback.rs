@@ -4,12 +4,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::append::Sorted;
-use super::{HTTP, Learner, Now, RETRY_AFTER};
+use super::{HTTP, Learner, Now, RETRY_AFTER, TOPIC};
 use crate::error::{Error, Result};
 use crate::model::Control;
 use crate::outcome::decisions::Waiting;
@@ -18,7 +19,8 @@ use crate::outcome::{
     DEFAULT_TENANT, IdentityKey, Outcome, Refusal, RefusalCode, Status, format_time,
 };
 use crate::store::{
-    Added, Append, Counters, Execution, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, WaitingVerdict,
+    Added, Append, Counters, Execution, NewDeadLetter, Owner, PAYLOAD_BYTES_MAX, Position,
+    Unjudged, WaitingVerdict,
 };
 use crate::watch::reporting::waited_since;
 
@@ -41,6 +43,24 @@ pub struct FeedbackRequest {
     pub reply: Sender<Result<Vec<Judged>>>,
 }
 
+/// Verdicts that are to be produced to a topic.
+pub struct AdmitVerdictsRequest {
+    /// In the order in which they came.
+    pub verdicts: Vec<Verdict>,
+    /// Answered with one of each.
+    pub reply: Sender<Result<Vec<AdmittedVerdict>>>,
+}
+
+/// A verdict as it may be produced.
+pub struct AdmittedVerdict {
+    /// What it would come to here, as far as the topic has been read.
+    pub judged: Judged,
+    /// As it is told to others.
+    pub verdict: Verdict,
+    /// The execution that it is about, if it is known.
+    pub execution: Option<IdentityKey>,
+}
+
 /// What became of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
@@ -61,14 +81,14 @@ pub(super) struct Looking {
     came: BTreeSet<IdentityKey>,
     /// When it is time, if any wait.
     pub(super) due: Instant,
-    /// When it is time for all of them.
-    all_due: Instant,
+    /// When it is time for all of them; not again when `None`.
+    all_due: Option<Instant>,
 }
 
 impl Looking {
     /// The first look is at all.
     pub(super) fn new(now: Instant) -> Self {
-        Self { came: BTreeSet::new(), due: now, all_due: now }
+        Self { came: BTreeSet::new(), due: now, all_due: Some(now) }
     }
 
     /// An execution may have come.
@@ -80,10 +100,10 @@ impl Looking {
 
 /// Judges verdicts one after the other.
 #[derive(Default)]
-struct Judging {
+pub(super) struct Judging {
     /// What was added to executions, with what is about to be.
     added: HashMap<IdentityKey, Added>,
-    controls: Vec<Control>,
+    pub(super) controls: Vec<Control>,
 }
 
 impl Judging {
@@ -174,7 +194,8 @@ impl Learner {
                 Judged::Waits
             }));
         }
-        let is_new = self.keep_verdicts(&early, now)?;
+        let early: Vec<_> = early.into_iter().map(|verdict| (verdict, now.unix_ms)).collect();
+        let is_new = self.keep_verdicts(&early)?;
         let waits = judged.iter_mut().filter(|judged| **judged == Judged::Waits);
         for (judged, _) in waits.zip(is_new).filter(|(_, is_new)| !is_new) {
             *judged = Judged::Known;
@@ -184,8 +205,37 @@ impl Learner {
         Ok(judged)
     }
 
+    /// Says of verdicts that are to be produced what they would come to, and how others find their executions.
+    pub(super) fn admit_verdicts(&mut self, request: AdmitVerdictsRequest, now: Now) -> Result<()> {
+        let admitted = self.admitted(request.verdicts, now);
+        if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = admitted {
+            return Err(fatal);
+        }
+        // Whoever asked may have gone.
+        let _ = request.reply.send(admitted);
+        Ok(())
+    }
+
+    fn admitted(&mut self, verdicts: Vec<Verdict>, now: Now) -> Result<Vec<AdmittedVerdict>> {
+        self.record_decisions(now)?;
+        let told = verdicts.into_iter().map(|verdict| self.store.told_to_others(verdict));
+        let told = told.collect::<Result<Vec<_>>>()?;
+        let executions = self.store.executions(&told.iter().collect::<Vec<_>>())?;
+        let mut judging = Judging::default();
+        let admitted = |(verdict, execution): (Verdict, Execution)| {
+            let found = match &execution {
+                Execution::Known(outcome) => Some(outcome.identity),
+                Execution::Unknown | Execution::GivenUp => None,
+            };
+            let judged = self.judge_one(&verdict, execution, &mut judging)?;
+            let judged = judged.unwrap_or(Judged::Waits);
+            Ok(AdmittedVerdict { judged, verdict, execution: found })
+        };
+        told.into_iter().zip(executions).map(admitted).collect()
+    }
+
     /// Of each verdict what it comes to; `None` where its execution is not known.
-    fn judge<'v>(
+    pub(super) fn judge<'v>(
         &self,
         verdicts: impl Iterator<Item = &'v Verdict>,
         judging: &mut Judging,
@@ -193,31 +243,40 @@ impl Learner {
         let verdicts: Vec<&Verdict> = verdicts.collect();
         let executions = self.store.executions(&verdicts)?;
         let judged = |(verdict, execution): (&Verdict, Execution)| {
-            let outcome = match execution {
-                Execution::Unknown => return Ok(None),
-                Execution::GivenUp => {
-                    let why = "its decision was given up, and what comes after that is not learned";
-                    return Ok(Some(Judged::Conflicts(why.to_owned())));
-                }
-                Execution::Known(outcome) => *outcome,
-            };
-            if let Entry::Vacant(place) = judging.added.entry(outcome.identity) {
-                place.insert(self.store.added(outcome.identity)?);
-            }
-            Ok(Some(judging.compare(verdict, outcome)))
+            self.judge_one(verdict, execution, judging)
         };
         verdicts.into_iter().zip(executions).map(judged).collect()
     }
 
-    /// Has verdicts wait. Tells of each whether it is new.
-    pub(super) fn keep_verdicts(&mut self, verdicts: &[Verdict], now: Now) -> Result<Vec<bool>> {
+    fn judge_one(
+        &self,
+        verdict: &Verdict,
+        execution: Execution,
+        judging: &mut Judging,
+    ) -> Result<Option<Judged>> {
+        let outcome = match execution {
+            Execution::Unknown => return Ok(None),
+            Execution::GivenUp => {
+                let why = "its decision was given up, and what comes after that is not learned";
+                return Ok(Some(Judged::Conflicts(why.to_owned())));
+            }
+            Execution::Known(outcome) => *outcome,
+        };
+        if let Entry::Vacant(place) = judging.added.entry(outcome.identity) {
+            place.insert(self.store.added(outcome.identity)?);
+        }
+        Ok(Some(judging.compare(verdict, outcome)))
+    }
+
+    /// Has verdicts wait, each from its own time on. Tells of each whether it is new.
+    pub(super) fn keep_verdicts(&mut self, verdicts: &[(Verdict, i64)]) -> Result<Vec<bool>> {
         let tenants = &self.tenants;
         let is_known = |tenant: &str| tenant == DEFAULT_TENANT || tenants.contains(tenant);
         let share_of = |tenant| if is_known(tenant) { tenant } else { OF_STRANGERS };
-        self.store.keep_verdicts(verdicts, share_of, now.unix_ms)
+        self.store.keep_verdicts(verdicts, share_of)
     }
 
-    fn add(&mut self, controls: &[Control], now: Now) -> Result<()> {
+    pub(super) fn add(&mut self, controls: &[Control], now: Now) -> Result<()> {
         for controls in controls.chunks(JUDGED_AT_ONCE as usize) {
             self.control(controls, now)?;
         }
@@ -249,7 +308,12 @@ impl Learner {
         if !waits || now.instant < self.verdicts.due {
             return Ok(());
         }
-        match self.judge_waiting(now).and_then(|()| self.learn_unjudged(now)) {
+        let mut judged = self.judge_waiting(now);
+        if !self.options.by_topic {
+            let before_ms = waited_since(self.options.feedback_wait, now.unix_ms);
+            judged = judged.and_then(|()| self.end_waits(before_ms, now));
+        }
+        match judged {
             Ok(()) => {
                 self.verdicts.due = now.instant + LOOK_AFTER;
                 Ok(())
@@ -267,6 +331,7 @@ impl Learner {
     pub(super) fn hold_unjudged(
         &self,
         outcome: &mut Outcome,
+        arrived_ms: i64,
         sorted: &mut Sorted,
         counters: &mut Counters,
     ) {
@@ -274,16 +339,25 @@ impl Learner {
             return;
         }
         if self.store.may_be_unjudged(sorted.unjudged.len()) {
-            sorted.unjudged.push(outcome.clone());
+            sorted.unjudged.push(Unjudged { outcome: outcome.clone(), arrived_ms });
             outcome.status = Status::Pending;
         } else {
             counters.unjudged_not_held += 1;
         }
     }
 
-    /// Learns, or gives up, what has waited for a verdict long enough.
-    fn learn_unjudged(&mut self, now: Now) -> Result<()> {
-        let before_ms = waited_since(self.options.feedback_wait, now.unix_ms);
+    /// Gives up verdicts that have waited for their executions since before `before_ms`, and learns, or gives
+    /// up, the executions that have waited as long for theirs.
+    pub(super) fn end_waits(&mut self, before_ms: i64, now: Now) -> Result<()> {
+        loop {
+            let late = self.store.waiting_since(before_ms, LOOKED_AT_ONCE)?;
+            if late.is_empty() {
+                break;
+            }
+            let detail = "no execution that the verdict names has come in FEEDBACK_WAIT";
+            let refusal = Refusal::new(RefusalCode::UnknownTarget, detail);
+            self.give_up_verdicts(late.into_iter().map(|late| (late, refusal.clone())), &[], now)?;
+        }
         loop {
             let waited = self.store.unjudged_since(before_ms, JUDGED_AT_ONCE)?;
             if waited.is_empty() {
@@ -309,14 +383,15 @@ impl Learner {
         Ok(control)
     }
 
-    fn judge_waiting(&mut self, now: Now) -> Result<()> {
+    /// Judges verdicts whose executions may have come, and gives up those for which there is no place.
+    pub(super) fn judge_waiting(&mut self, now: Now) -> Result<()> {
         // What comes meanwhile is looked at the next time.
         let came = std::mem::take(&mut self.verdicts.came);
         if let Err(error) = self.judge_those_for(&came, now) {
             self.verdicts.came.extend(came);
             return Err(error);
         }
-        if now.instant >= self.verdicts.all_due {
+        if self.verdicts.all_due.is_some_and(|due| now.instant >= due) {
             let mut after = 0;
             loop {
                 let some = self.store.waiting_after(after, LOOKED_AT_ONCE)?;
@@ -324,19 +399,12 @@ impl Learner {
                 after = last.number;
                 self.judge_some(&some, now)?;
             }
-            self.verdicts.all_due = now.instant + LOOK_AT_ALL_AFTER;
+            // When something is judged must follow from the topic, for every reader: a crash may have come
+            // in between, after it nothing does.
+            let again = (!self.options.by_topic).then_some(now.instant + LOOK_AT_ALL_AFTER);
+            self.verdicts.all_due = again;
         }
-        self.give_up_crowded_out(now)?;
-        let before_ms = waited_since(self.options.feedback_wait, now.unix_ms);
-        loop {
-            let late = self.store.waiting_since(before_ms, LOOKED_AT_ONCE)?;
-            if late.is_empty() {
-                return Ok(());
-            }
-            let detail = "no execution that the verdict names has come in FEEDBACK_WAIT";
-            let refusal = Refusal::new(RefusalCode::UnknownTarget, detail);
-            self.give_up_verdicts(late.into_iter().map(|late| (late, refusal.clone())), &[], now)?;
-        }
+        self.give_up_crowded_out(now)
     }
 
     fn judge_those_for(&mut self, targets: &BTreeSet<IdentityKey>, now: Now) -> Result<()> {
@@ -366,7 +434,7 @@ impl Learner {
     }
 
     /// Gives up verdicts for which there is no place to wait.
-    fn give_up_crowded_out(&mut self, now: Now) -> Result<()> {
+    pub(super) fn give_up_crowded_out(&mut self, now: Now) -> Result<()> {
         loop {
             let oldest = self.store.crowded_out(LOOKED_AT_ONCE)?;
             if oldest.is_empty() {
@@ -389,41 +457,70 @@ impl Learner {
         now: Now,
     ) -> Result<()> {
         let mut judged = done.to_vec();
+        let mut given_up = Vec::new();
+        for (WaitingVerdict { number, verdict }, refusal) in refused {
+            judged.push(number);
+            let identity = format!("verdict:{number}");
+            given_up.push(GivenUp { verdict, identity, position: None, refusal });
+        }
+        if judged.is_empty() {
+            return Ok(());
+        }
+        self.keep_given_up(given_up, &judged, &[], now)
+    }
+
+    /// Makes dead letters of verdicts, forgets those that are `judged`, and notes how far their source has
+    /// been read, in one transaction.
+    pub(super) fn keep_given_up(
+        &mut self,
+        given_up: Vec<GivenUp>,
+        judged: &[u64],
+        positions: &[Position],
+        now: Now,
+    ) -> Result<()> {
+        let source = if self.options.by_topic { TOPIC } else { HTTP };
         let mut dead_letters = Vec::new();
         let mut counters = self.current_counters(now);
         let created_at = format_time(now.unix_ms);
-        for (WaitingVerdict { number, verdict }, refusal) in refused {
+        for GivenUp { verdict, identity, position, refusal } in given_up {
             Counters::count(&mut counters.rejected, refusal.code.as_str());
-            Counters::count(&mut counters.source(HTTP).rejected, refusal.code.as_str());
+            Counters::count(&mut counters.source(source).rejected, refusal.code.as_str());
             counters.last_dead_letter += 1;
-            judged.push(number);
-            let payload = verdict.to_json();
+            let payload = if source == TOPIC { verdict.to_record(None) } else { verdict.to_json() };
             dead_letters.push(NewDeadLetter {
-                source: HTTP,
-                position: None,
-                identity: format!("verdict:{number}"),
+                source,
+                position,
+                identity,
                 payload: self.options.dead_letter_payload.of(&payload, PAYLOAD_BYTES_MAX),
                 created_at: created_at.clone(),
                 owner: if self.tenants.contains(&verdict.tenant) {
                     Owner::Tenant(verdict.tenant)
                 } else {
-                    Owner::Named(verdict.tenant, HTTP)
+                    Owner::Named(verdict.tenant, source)
                 },
                 refusal,
             });
         }
-        if judged.is_empty() {
-            return Ok(());
-        }
-        let append = Append { dead_letters: &dead_letters, judged: &judged, ..Append::default() };
+        let dead_letters = &dead_letters;
+        let append = Append { dead_letters, positions, judged, ..Append::default() };
         self.store.append(&append, &mut counters, now.unix_ms)?;
         self.shared.publish_counters(&counters);
         self.counters = counters;
-        for letter in &dead_letters {
+        for letter in dead_letters {
             if letter.refusal.code == RefusalCode::Conflict {
                 self.shared.instruments.verdicts("conflict").inc();
             }
         }
         Ok(())
     }
+}
+
+/// A verdict that becomes a dead letter.
+pub(super) struct GivenUp {
+    pub(super) verdict: Verdict,
+    /// Of its arrival.
+    pub(super) identity: String,
+    /// Topic, partition and offset, where it has just come from there.
+    pub(super) position: Option<(Arc<str>, i32, i64)>,
+    pub(super) refusal: Refusal,
 }

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::model::{AgentPerformanceModel, Settings};
 use crate::outcome::decisions::Decisions;
 use crate::outcome::{Outcome, PayloadKept};
-use crate::store::{Append, Counters, Store};
+use crate::store::{Append, Counters, Position, Store};
 use crate::watch::budget::Budget;
 use crate::watch::process::MemoryLimit;
 use crate::watch::{Forecast, Watch};
@@ -43,13 +43,14 @@ mod recovery;
 mod saving;
 mod shared;
 mod spans;
+mod topic;
 
 pub use admission::{Admission, AdmitRequest};
 pub use event::{
     AppendReply, AppendRequest, Event, HTTP, LITELLM, MODEL_TYPES, Now, OTLP, Record, SOURCES,
     TOPIC,
 };
-pub use feedback::{FeedbackRequest, Judged};
+pub use feedback::{AdmitVerdictsRequest, AdmittedVerdict, FeedbackRequest, Judged};
 pub use inbox::{
     Inbox, LETTERS_KEPT_MAX, LeftOut, REJECTED_NAMED_MAX, Room, SUBMIT_RECORDS_MAX, Sieve,
 };
@@ -57,6 +58,7 @@ pub use recovery::load as load_model;
 pub use saving::{SaveJob, Saved, SavedVersion, Saver, parameters};
 pub use shared::Shared;
 pub use spans::Reported;
+pub use topic::{FromTopic, Said, TopicRequest};
 
 use append::count_decisions;
 use learn::metrics_json;
@@ -105,6 +107,9 @@ pub struct LearnerOptions {
     pub final_after: Duration,
     /// How long a verdict and its execution wait for each other.
     pub feedback_wait: Duration,
+    /// They come from a topic: what happens to them follows from what is read there, and from nothing else,
+    /// and their waits are measured by the times of its records.
+    pub by_topic: bool,
     /// An execution without a verdict is learned as it came; else it is not.
     pub learn_unjudged: bool,
     /// What is kept of the payload of a dead letter.
@@ -126,6 +131,7 @@ impl Default for LearnerOptions {
             memory: None,
             final_after: Duration::from_mins(10),
             feedback_wait: Duration::from_hours(1),
+            by_topic: false,
             learn_unjudged: true,
             dead_letter_payload: PayloadKept::Full,
         }
@@ -155,6 +161,8 @@ pub struct Learner {
     attempts_due: Instant,
     /// When verdicts that wait are looked at, if any do.
     verdicts: feedback::Looking,
+    /// How far the topic was read with what failed in between.
+    taken: Vec<Position>,
     /// Senders who wait until all is learned.
     flushes: Vec<Sender<()>>,
     /// Tenants of the model and of what is pending.
@@ -199,6 +207,9 @@ impl Learner {
             store.budgets()?,
         ));
         store.give_up_by(shared.end_cell());
+        if options.by_topic {
+            store.find_by_named_decisions()?;
+        }
         let tenants = recovered.model.tenants().map(|(name, _)| name.to_owned());
         let pending_tenants = recovered.pending.iter().map(|outcome| outcome.tenant.clone());
         let saving = Saving::open(&store, saver, recovered.restart_sequence, now)?;
@@ -216,6 +227,7 @@ impl Learner {
             missing_due: None,
             attempts_due: now.instant,
             verdicts: feedback::Looking::new(now.instant),
+            taken: Vec::new(),
             flushes: Vec::new(),
             retry_at: None,
             counted_until: now.instant,
@@ -256,6 +268,8 @@ impl Learner {
             }
             Event::Admit(request) => self.admit_outcomes(&request, now)?,
             Event::Feedback(request) => self.take_feedback(&request, now)?,
+            Event::AdmitVerdicts(request) => self.admit_verdicts(request, now)?,
+            Event::Topic(request) => self.take_topic(request, now)?,
             // The next transaction takes it along: after a crash some are sent again.
             Event::DeadLettersSent(number) => self.counters.dead_letters_sent = number,
             Event::Decisions => {

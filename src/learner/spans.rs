@@ -224,7 +224,9 @@ impl Learner {
         }
         if !placing.verdicts.is_empty() {
             // Durable before the report is answered; should the rest fail, they are known the next time.
-            self.keep_verdicts(&placing.verdicts, now)?;
+            let verdicts: Vec<_> =
+                placing.verdicts.iter().map(|verdict| (verdict.clone(), now.unix_ms)).collect();
+            self.keep_verdicts(&verdicts)?;
             for verdict in &placing.verdicts {
                 self.verdicts.note(verdict.target.key(&verdict.tenant), now.instant);
             }

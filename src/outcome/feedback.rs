@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use super::raw::{Scalar, digits};
 use super::{
-    AMOUNT_MAX, IdentityKey, NAME_BYTES_MAX, Refusal, RefusalCode, Status, agent_name,
-    identity_key, parse_status, tenant_name, trace_id,
+    AMOUNT_MAX, DEFAULT_TENANT, IdentityKey, NAME_BYTES_MAX, Refusal, RefusalCode, Status,
+    agent_name, hex, identity_key, non_finite_as_null, parse_status, tenant_name, trace_id,
 };
 use crate::outcome::trace::id_of_hex;
 
@@ -54,6 +54,8 @@ pub enum Target {
         /// Whom the verdict takes for the agent.
         agent: Option<String>,
     },
+    /// This one, found by whoever wrote the verdict to a topic.
+    Execution(IdentityKey),
 }
 
 /// What is found out about an execution after it was reported.
@@ -91,6 +93,15 @@ impl Target {
         match self {
             Self::Event(identity) => identity_key(tenant, identity),
             Self::Decision { id, .. } => decision_key(tenant, id),
+            Self::Execution(identity) => *identity,
+        }
+    }
+
+    /// What a record of a topic that names this is keyed by: outcomes are by their identity.
+    pub fn record_key(&self) -> String {
+        match self {
+            Self::Event(id) | Self::Decision { id, .. } => id.clone(),
+            Self::Execution(identity) => hex(identity),
         }
     }
 }
@@ -117,7 +128,35 @@ impl Verdict {
         }
         let fields: Fields<'_> =
             serde_json::from_str(value.get()).map_err(|error| not_json(&error))?;
-        fields.verdict(tenant, evaluations)
+        fields.verdict(tenant, None, evaluations)
+    }
+
+    /// Reads one from a record of a topic: the object `verdict`, where there is no `agent_name`. `None` for
+    /// a record that is no verdict, nor meant to be one.
+    ///
+    /// What evaluations are for is a setting of the service that takes them, and every reader must read the
+    /// same: here a verdict says it itself.
+    pub fn of_record(record: &[u8]) -> Option<Result<Self, Refusal>> {
+        let text = str::from_utf8(record).ok()?;
+        let repaired;
+        let fields: Fields<'_> = if let Ok(fields) = serde_json::from_str(text) {
+            fields
+        } else {
+            repaired = non_finite_as_null(text)?;
+            serde_json::from_str(&repaired).ok()?
+        };
+        let fields = fields.event().unwrap_or(fields);
+        if fields.find(&["agent_name"]).is_some() {
+            return None;
+        }
+        Some(fields.of_record(fields.find(&["verdict"])?))
+    }
+
+    /// The tenant that a record of a topic names which was meant to be a verdict.
+    pub fn tenant_of_record(record: &[u8]) -> Option<String> {
+        let fields: Fields<'_> = serde_json::from_slice(record).ok()?;
+        let inside: Fields<'_> = serde_json::from_str(fields.find(&["verdict"])?.get()).ok()?;
+        tenant_name([inside.exact(&["tenant_id"])]).ok()?
     }
 
     /// What an evaluation says, by its name; `None` for one that nothing is made of.
@@ -144,7 +183,7 @@ impl Verdict {
     }
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
     /// The value of the first of these fields that has one. Langfuse's names are among them.
     fn find(&self, names: &[&str]) -> Option<&RawValue> {
         let found = names.iter().filter_map(|name| self.0.get(*name).copied());
@@ -161,13 +200,52 @@ impl Fields<'_> {
         self.find(names).and_then(|raw| digits(raw).ok()).unwrap_or_default()
     }
 
-    fn verdict(&self, tenant: &str, evaluations: &Evaluations) -> Result<Read, Refusal> {
+    /// Those of the event in a CloudEvents envelope, where this is one.
+    fn event(&self) -> Option<Fields<'a>> {
+        let is_envelope = matches!(self.value(&["specversion"]), Value::String(_));
+        let data = self.0.get("data").filter(|_| is_envelope)?;
+        serde_json::from_str(data.get()).ok()
+    }
+
+    fn of_record(&self, verdict: &RawValue) -> Result<Verdict, Refusal> {
+        let not_an_object = |_| {
+            let detail =
+                "verdict is no object, which says of which execution it is and what it adds";
+            Refusal::new(RefusalCode::NotAnObject, detail)
+        };
+        let inside: Fields<'_> = serde_json::from_str(verdict.get()).map_err(not_an_object)?;
+        let resolved: Option<Fields<'_>> =
+            self.find(&["resolved"]).and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let execution = match resolved.map(|fields| fields.value(&["execution"])) {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(value.as_str().and_then(id_of_hex).ok_or_else(|| {
+                let allowed = "32 hexadecimal digits";
+                refused(RefusalCode::InvalidVerdict, "resolved.execution", &value, allowed)
+            })?),
+        };
+        match inside.verdict(DEFAULT_TENANT, execution, &Evaluations::default())? {
+            Read::Verdict(verdict) => Ok(verdict),
+            Read::Ignored => Err(Refusal::new(
+                RefusalCode::InvalidVerdict,
+                "the verdict names an evaluation, and which of them count is a setting of the service \
+                 that takes it: in a record it has a status, a quality_score or a cost_estimate",
+            )),
+        }
+    }
+
+    fn verdict(
+        &self,
+        tenant: &str,
+        execution: Option<IdentityKey>,
+        evaluations: &Evaluations,
+    ) -> Result<Read, Refusal> {
         let of_metadata: Option<Fields<'_>> =
             self.find(&["metadata"]).and_then(|raw| serde_json::from_str(raw.get()).ok());
         let in_metadata = of_metadata.as_ref().map(|fields| fields.exact(&["tenant_id"]));
         let tenant = tenant_name([self.exact(&["tenant_id"]), in_metadata.unwrap_or_default()])?
             .unwrap_or_else(|| tenant.to_owned());
-        let target = self.target()?;
+        let target =
+            execution.map_or_else(|| self.target(), |found| Ok(Target::Execution(found)))?;
         let amount = |field: &'static str, max: f64| match self.value(&[field]) {
             Value::Null => Ok(None),
             value => number(&value)
@@ -253,9 +331,34 @@ impl Verdict {
     /// # Panics
     /// Never: names and numbers have a JSON form.
     pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.fields()).expect("names and numbers have a JSON form")
+    }
+
+    /// The record of a topic that says the same to every reader. `execution` is the one that it is about,
+    /// where whoever writes the record has found it.
+    ///
+    /// It has no `agent_name` and no `status` of its own: who does not know verdicts takes it for an event
+    /// that lacks them, and refuses it.
+    ///
+    /// # Panics
+    /// As [`Verdict::to_json`].
+    pub fn to_record(&self, execution: Option<IdentityKey>) -> Vec<u8> {
+        let mut record = serde_json::json!({"verdict": self.fields()});
+        let execution = match self.target {
+            Target::Execution(identity) => Some(identity),
+            _ => execution,
+        };
+        if let Some(execution) = execution {
+            record["resolved"] = serde_json::json!({"execution": hex(&execution)});
+        }
+        serde_json::to_vec(&record).expect("names and numbers have a JSON form")
+    }
+
+    fn fields(&self) -> Value {
         let (event, decision, agent) = match &self.target {
             Target::Event(id) => (Some(id), None, None),
             Target::Decision { id, agent } => (None, Some(id), agent.as_ref()),
+            Target::Execution(_) => (None, None, None),
         };
         let mut json = serde_json::json!({
             "tenant_id": self.tenant,
@@ -269,7 +372,7 @@ impl Verdict {
         if let Some(fields) = json.as_object_mut() {
             fields.retain(|_, value| !value.is_null());
         }
-        serde_json::to_vec(&json).expect("names and numbers have a JSON form")
+        json
     }
 
     fn adds_nothing(&self) -> bool {
@@ -409,6 +512,54 @@ mod tests {
             let verdict = verdict(&json);
             let again = serde_json::from_slice(&verdict.to_json()).unwrap();
             assert_eq!(super::tests::verdict(&again), verdict);
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_topic_says_the_same_as_the_verdict_and_is_no_event() {
+        for json in [
+            json!({"event_id": "e", "status": "failure", "cost_estimate": 0.1, "tenant_id": "t"}),
+            json!({"decision_id": "d", "agent_name": "amy", "quality_score": 0.5}),
+        ] {
+            let verdict = verdict(&json);
+            let record = verdict.to_record(None);
+            assert_eq!(Verdict::of_record(&record), Some(Ok(verdict.clone())));
+            let event = Outcome::parse(&record, 0, String::new).unwrap_err();
+            assert_eq!(event.code, RefusalCode::MissingAgentName);
+            // Where the execution was found, that is what it is about.
+            let found = Verdict { target: Target::Execution([7; 16]), ..verdict.clone() };
+            let record = verdict.to_record(Some([7; 16]));
+            assert_eq!(Verdict::of_record(&record), Some(Ok(found.clone())));
+            assert_eq!(Verdict::of_record(&found.to_record(None)), Some(Ok(found)));
+        }
+        let enveloped = json!({"specversion": "1.0", "data": {
+            "verdict": {"event_id": 7, "status": "ok", "tenant_id": "t"},
+        }});
+        let read = Verdict::of_record(enveloped.to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!((read.target, &*read.tenant), (Target::Event("7".to_owned()), "t"));
+        // An event may have a field of that name.
+        for none in [
+            r#"{"agent_name": "a", "status": "success", "verdict": {"event_id": "e"}}"#,
+            r#"{"verdict": null}"#,
+            r#"{"event_id": "e"}"#,
+            "[]",
+            "{",
+        ] {
+            assert_eq!(Verdict::of_record(none.as_bytes()), None, "{none}");
+        }
+        for (record, code) in [
+            (json!({"verdict": "pass"}), "not_an_object"),
+            (json!({"verdict": {"status": "success"}}), "missing_target"),
+            (json!({"verdict": {"event_id": "e", "status": "great"}}), "unknown_status"),
+            (json!({"verdict": {"event_id": "e", "quality_score": 7}}), "invalid_verdict"),
+            (json!({"verdict": {"event_id": "e", "name": "n", "score": 1}}), "invalid_verdict"),
+            (
+                json!({"verdict": {"event_id": "e", "status": "ok"}, "resolved": {"execution": 7}}),
+                "invalid_verdict",
+            ),
+        ] {
+            let refusal = Verdict::of_record(record.to_string().as_bytes()).unwrap().unwrap_err();
+            assert_eq!(refusal.code.as_str(), code, "{record}");
         }
     }
 

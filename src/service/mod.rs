@@ -227,6 +227,7 @@ impl RealTimeModelUpdater {
                 position: None,
                 replay_of: None,
                 tenant: None,
+                arrived_ms: None,
             }
         }))
     }

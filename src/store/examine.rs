@@ -51,6 +51,7 @@ impl Store {
             has_spans: false,
             waiting: super::feedback::Waiting::none(),
             unjudged: 0,
+            by_decision: None,
             decisions: decisions_of(&options),
             early_outcomes: early_outcomes_of(&options),
             dead_letters: dead_letters_of(&options),

@@ -78,6 +78,15 @@ pub struct WaitingVerdict {
     pub verdict: Verdict,
 }
 
+/// An execution that waits for a verdict.
+#[derive(Debug, Clone)]
+pub struct Unjudged {
+    /// Its outcome as it came; in the journal it is pending.
+    pub outcome: Outcome,
+    /// Unix time, ms, from which on it waits.
+    pub arrived_ms: i64,
+}
+
 /// What is known of the execution that a verdict is about.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Execution {
@@ -160,18 +169,14 @@ pub(super) fn unjudged(connection: &Connection) -> Result<u64> {
 }
 
 /// Has outcomes wait for their verdicts, which are pending in the journal.
-pub(super) fn await_verdicts(
-    connection: &Connection,
-    unjudged: &[Outcome],
-    now_ms: i64,
-) -> Result<()> {
-    for outcome in unjudged {
+pub(super) fn await_verdicts(connection: &Connection, unjudged: &[Unjudged]) -> Result<()> {
+    for Unjudged { outcome, arrived_ms } in unjudged {
         let bytes = postcard::to_stdvec(outcome)
             .map_err(|error| Error::Fatal(format!("an outcome can't be packed: {error}")))?;
         execute(
             connection,
             "INSERT OR IGNORE INTO unjudged(execution, arrived_ms, outcome) VALUES (?1, ?2, ?3)",
-            params![outcome.identity, now_ms, bytes],
+            params![outcome.identity, arrived_ms, bytes],
         )?;
         decisions::mark_pending(connection, outcome)?;
     }
@@ -276,7 +281,18 @@ impl Store {
 
     /// Where the journal has the execution that a verdict is about.
     fn locate(&self, Verdict { tenant, target, .. }: &Verdict) -> Result<Located> {
+        let at = |sequence: Option<u64>| Ok(sequence.map_or(Located::Nowhere, Located::At));
+        match (target, &self.by_decision) {
+            (Target::Execution(_), _) | (Target::Event(_), Some(_)) => {
+                return at(self.sequence_of(target.key(tenant)));
+            }
+            (Target::Decision { agent, .. }, Some(index)) => {
+                return at(index.find(target.key(tenant), agent.as_deref()));
+            }
+            (_, None) => {}
+        }
         match target {
+            Target::Execution(_) => Ok(Located::Nowhere),
             Target::Event(_) => {
                 let key = target.key(tenant);
                 match self.sequence_of(key) {
@@ -294,6 +310,46 @@ impl Store {
                 params![tenant, id, agent],
             ),
         }
+    }
+
+    /// A verdict as others find its execution, too, who don't have the decisions of this store: telemetry of
+    /// what was reported before is no outcome of its own, and a decision has chosen an agent.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn told_to_others(&self, mut verdict: Verdict) -> Result<Verdict> {
+        let tenant = &verdict.tenant;
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let found: Vec<(String, Option<String>)> = match &verdict.target {
+            Target::Event(_) => {
+                let key = verdict.target.key(tenant);
+                if !self.has_spans() || self.sequence_of(key).is_some() {
+                    return Ok(verdict);
+                }
+                let select = "SELECT id, chosen FROM decisions WHERE span = ?1";
+                query(&self.connection, select, params![key], read)?
+            }
+            Target::Decision { id, agent: None } => {
+                let select = "SELECT id, chosen FROM decisions WHERE tenant = ?1 AND id = ?2";
+                query(&self.connection, select, params![tenant, id], read)?
+            }
+            Target::Decision { .. } | Target::Execution(_) => return Ok(verdict),
+        };
+        if let Some((id, agent)) = found.into_iter().next() {
+            verdict.target = Target::Decision { id, agent };
+        }
+        Ok(verdict)
+    }
+
+    /// Since when the first has waited of what waits: verdicts, and executions for one. Unix time, ms.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database can't be read now.
+    pub fn waiting_from(&self) -> Result<Option<i64>> {
+        let select = "SELECT min(arrived_ms) FROM verdicts
+                      UNION ALL SELECT min(arrived_ms) FROM unjudged";
+        let oldest: Vec<Option<i64>> = query(&self.connection, select, [], |row| row.get(0))?;
+        Ok(oldest.into_iter().flatten().min())
     }
 
     /// The same by a decision that is selected.
@@ -472,7 +528,8 @@ impl Store {
         )?)
     }
 
-    /// Has verdicts wait for their executions, each in the share that `share_of` its tenant gives. Tells
+    /// Has verdicts wait for their executions, each from its own time on (Unix, ms), and in the share that
+    /// `share_of` its tenant gives. Tells
     /// of each whether it is new. There may then be more than have a place: see [`Store::crowded_out`].
     ///
     /// # Errors
@@ -482,9 +539,8 @@ impl Store {
     /// Never: a verdict has a JSON form.
     pub fn keep_verdicts<'a>(
         &mut self,
-        verdicts: &'a [Verdict],
+        verdicts: &'a [(Verdict, i64)],
         share_of: impl Fn(&'a str) -> &'a str,
-        now_ms: i64,
     ) -> Result<Vec<bool>> {
         if verdicts.is_empty() {
             return Ok(Vec::new());
@@ -492,7 +548,7 @@ impl Store {
         let transaction = write(&self.connection, &self.patience)?;
         let mut is_new = Vec::with_capacity(verdicts.len());
         let mut rows = Vec::new();
-        for verdict in verdicts {
+        for (verdict, arrived_ms) in verdicts {
             let json = serde_json::to_string(verdict).expect("a verdict has a JSON form");
             let target = verdict.target.key(&verdict.tenant);
             let share = share_of(&verdict.tenant);
@@ -500,7 +556,7 @@ impl Store {
                 &transaction,
                 "INSERT OR IGNORE INTO verdicts(target, arrived_ms, verdict, share)
                  VALUES (?1, ?2, ?3, ?4)",
-                params![target, now_ms, json, share],
+                params![target, arrived_ms, json, share],
             )?;
             is_new.push(inserted > 0);
             if inserted > 0 {

@@ -73,7 +73,7 @@ pub struct Append<'a> {
     /// Outcomes that are not final, as they came.
     pub provisional: &'a [super::Provisional],
     /// Outcomes that wait for a verdict, as they came.
-    pub unjudged: &'a [Outcome],
+    pub unjudged: &'a [super::Unjudged],
     /// Telemetry of executions whose outcome was reported otherwise.
     pub taken: &'a [super::Taken],
     /// Verdicts that wait no longer, by their numbers.
@@ -306,7 +306,7 @@ impl Store {
             )?;
         }
         super::decisions::take_all(&transaction, append.taken)?;
-        super::feedback::await_verdicts(&transaction, append.unjudged, now_ms)?;
+        super::feedback::await_verdicts(&transaction, append.unjudged)?;
         let judged = super::feedback::forget(&transaction, append.judged)?;
         super::dead_letters::insert(
             &transaction,
@@ -337,6 +337,9 @@ impl Store {
         let first_sequence = counters.last_sequence + 1 - append.outcomes.len() as u64;
         for (sequence, outcome) in (first_sequence..).zip(append.outcomes) {
             self.identities.remember(outcome.identity, outcome.content, sequence);
+            if let Some(index) = &mut self.by_decision {
+                index.note(outcome, sequence);
+            }
         }
         self.attempts = attempts.unwrap_or(self.attempts);
         self.unjudged += append.unjudged.len() as u64;
@@ -427,6 +430,13 @@ impl Store {
         commit(transaction, &self.place)?;
         self.attempts = attempts.unwrap_or(self.attempts);
         self.unjudged = unjudged;
+        if let Some(index) = &mut self.by_decision {
+            for (sequence, control) in (first_sequence..).zip(controls) {
+                if let Control::LastAttempt { outcome, .. } = control {
+                    index.note(outcome, sequence);
+                }
+            }
+        }
         self.early_outcomes.keep(early_outcomes);
         Ok(())
     }
@@ -556,6 +566,32 @@ pub(super) fn positions(connection: &Connection) -> Result<Vec<Position>> {
             })
         },
     )
+}
+
+/// Hands entries to `visit`, the newest first, until it has seen enough or one can't be read.
+pub(super) fn newest_first(
+    connection: &Connection,
+    mut visit: impl FnMut(u64, Entry) -> bool,
+) -> Result<()> {
+    let mut statement = connection
+        .prepare(
+            "SELECT first_sequence, last_sequence, kind, identities, payload, checksum
+             FROM journal ORDER BY first_sequence DESC",
+        )
+        .map_err(|error| super::reaction(&error))?;
+    let mut rows = statement.query([]).map_err(|error| super::reaction(&error))?;
+    while let Some(row) = rows.next().map_err(|error| super::reaction(&error))? {
+        let (row, _) = Row::read(row).map_err(|error| super::reaction(&error))?;
+        let Ok(entries) = row.entries() else { break };
+        for (sequence, entry) in
+            (row.first_sequence..=row.last_sequence).rev().zip(entries.into_iter().rev())
+        {
+            if !visit(sequence, entry) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) struct Row {

@@ -31,6 +31,7 @@ mod attempts;
 mod backup;
 mod bounded;
 mod budgets;
+mod by_decision;
 mod counters;
 mod dead_letters;
 mod decisions;
@@ -55,7 +56,7 @@ pub use events::LearningEvent;
 pub(crate) use evidence::GO_ON;
 pub use evidence::set_aside;
 pub use examine::Sizes;
-pub use feedback::{Added, Execution, VERDICTS_WAITING_MAX, WaitingVerdict};
+pub use feedback::{Added, Execution, Unjudged, VERDICTS_WAITING_MAX, WaitingVerdict};
 pub(crate) use files::rename_new;
 pub use files::{FORMAT, learned_sequence, parse_model, read_model, write_model};
 use files::{create_new, give_to_owner_of};
@@ -275,6 +276,8 @@ pub struct Store {
     waiting: feedback::Waiting,
     /// Executions that wait for a verdict.
     unjudged: u64,
+    /// Outcomes by their decisions, where verdicts come from a topic.
+    by_decision: Option<by_decision::ByDecision>,
     /// Held, never read: the lock ends with the process, however it ends. `None` for who only reads.
     _lock: Option<[File; 2]>,
 }
@@ -310,6 +313,7 @@ impl Store {
             has_spans: decisions::have_spans(&connection)?,
             waiting: feedback::Waiting::load(&connection)?,
             unjudged: feedback::unjudged(&connection)?,
+            by_decision: None,
             connection,
             directory: directory.to_owned(),
             options,

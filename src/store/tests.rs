@@ -779,7 +779,8 @@ fn verdicts_that_wait_since_schema_14_are_in_the_share_of_their_tenant() {
         quality: Some(0.5),
         cost: None,
     };
-    kept.store().keep_verdicts(&[verdict("a"), verdict("b"), verdict("b")], |_| "", 7).unwrap();
+    let waiting = ["a", "b", "b"].map(|name| (verdict(name), 7));
+    kept.store().keep_verdicts(&waiting, |_| "").unwrap();
     let version = "DROP INDEX verdicts_of_share; ALTER TABLE verdicts DROP COLUMN share;
                    PRAGMA user_version = 14;";
     kept.store().connection.execute_batch(version).unwrap();

@@ -13,9 +13,10 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::broker::{Broker, Cluster, Read, Record, Topic, skipped};
-use crate::harness::{Service, Setup, eventually, free_address, program, within};
+use crate::harness::{Service, Setup, eventually, free_address, program, verify, within};
 
 const OUTCOMES: &str = "/api/learning/outcomes";
+const FEEDBACK: &str = "/api/learning/feedback";
 const NDJSON: &str = "application/x-ndjson";
 const MIB: usize = 1024 * 1024;
 const AGENTS: [&str; 5] = ["ReActAgent", "ToolUseAgent", "PlannerAgent", "Critic", "Écrivain"];
@@ -977,6 +978,198 @@ fn the_largest_outcome_allowed_can_be_posted() {
     assert_eq!(told["rejected"][0]["code"], "too_large", "{told}");
     assert_eq!(executions(&service), expected([("fits", 1)]));
     service.stop();
+}
+
+// ----------------------------------------------------------------------------------- Verdicts
+
+/// Status, and how many verdicts were accepted, wait, and are known.
+#[track_caller]
+fn judge(service: &Service, body: &Value) -> (u16, [u64; 3]) {
+    let answer = service.post_json(FEEDBACK, body);
+    let counts = ["accepted", "waiting", "duplicates"].map(|field| {
+        answer.json()[field].as_u64().unwrap_or_else(|| panic!("{field} in {}", answer.body))
+    });
+    (answer.status, counts)
+}
+
+/// How many outcomes were learned of an agent, and the mean of its qualities.
+fn learned_of(service: &Service, agent: &str) -> (u64, f64) {
+    let rows = service.get("/api/learning/agents/performance").json();
+    let mut rows = rows.as_array().expect("it is an array").iter();
+    let row = rows.find(|row| row["agent_name"] == agent).unwrap_or(&Value::Null);
+    let samples = row["samples"].as_u64().unwrap_or(0);
+    (samples, row["avg_quality"].as_f64().unwrap_or(0.0))
+}
+
+/// The span of an execution, and a log record of the evaluation that it was no success.
+fn traced() -> (Value, Value) {
+    let (trace, span) = ("5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174");
+    let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
+    let spans = json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
+        "traceId": trace, "spanId": span, "kind": 1,
+        "attributes": [text("gen_ai.operation.name", "invoke_agent"),
+                       text("gen_ai.agent.name", "traced")],
+    }]}]}]});
+    let logs = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{
+        "traceId": trace, "spanId": span, "eventName": "gen_ai.evaluation.result",
+        "attributes": [text("gen_ai.evaluation.name", "correct"),
+                       text("gen_ai.evaluation.score.label", "fail")],
+    }]}]}]});
+    (spans, logs)
+}
+
+#[test]
+fn verdicts_are_produced_and_applied_alike_by_every_replica() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let topic = cluster.topic("verdicts", 1, &[]);
+    let directories = [directory(), directory(), directory()];
+    let setups = ["a", "b"].map(|name| {
+        replica(directories[usize::from(name == "b")].path(), &topic, name)
+            .with("OTLP_SUCCESS", "correct")
+            .with("OTLP_QUALITY", "relevance")
+    });
+    let [a, b] = &setups;
+    let (a, b) = (a.start(), b.start());
+    let event =
+        |id: &str, status: &str| json!({"event_id": id, "agent_name": id, "status": status});
+    let quality = |id: &str, quality: f64| json!({"event_id": id, "quality_score": quality});
+
+    // After its outcome, and before it.
+    a.post_json(OUTCOMES, &json!([event("after", "success"), event("pending", "pending")]));
+    catch_up(&a, &topic);
+    assert_eq!(judge(&a, &quality("after", 0.25)), (202, [1, 0, 0]));
+    let success = json!({"event_id": "pending", "status": "success"});
+    assert_eq!(judge(&a, &success), (202, [1, 0, 0]));
+    for _ in 0..2 {
+        assert_eq!(judge(&a, &quality("before", 0.5)), (202, [0, 1, 0]));
+    }
+    catch_up(&b, &topic);
+    // A replica that has read it knows it; what is known is not revised.
+    assert_eq!(judge(&b, &quality("after", 0.25)), (200, [0, 0, 1]));
+    assert_eq!(b.post_json(FEEDBACK, &quality("after", 0.75)).status, 409);
+    b.post_json(OUTCOMES, &event("before", "success"));
+    for service in [&a, &b] {
+        catch_up(service, &topic);
+        assert_eq!(learned_of(service, "after"), (1, 0.25));
+        assert_eq!(learned_of(service, "pending"), (1, 0.0));
+        assert_eq!(learned_of(service, "before"), (1, 0.5));
+    }
+
+    // By a decision that only one of them has made, in either order; told to either of them.
+    let question = |id: &str| json!({"candidates": ["decided"], "decision_id": id});
+    for id in ["d1", "d2"] {
+        a.post_json("/api/learning/predict/agent-selection", &question(id));
+    }
+    let of = |id: &str| json!({"decision_id": id, "agent_name": "decided", "status": "success"});
+    let verdict = |id: &str| json!({"decision_id": id, "quality_score": 0.75});
+    assert_eq!(judge(&a, &verdict("d1")), (202, [0, 1, 0]));
+    b.post_json(OUTCOMES, &of("d1"));
+    a.post_json(OUTCOMES, &of("d2"));
+    catch_up(&b, &topic);
+    assert_eq!(judge(&b, &verdict("d2")), (202, [1, 0, 0]));
+
+    // By telemetry, of which only the verdict tells whether it was a success.
+    let (spans, logs) = traced();
+    assert_eq!(a.post_json("/v1/traces", &spans).body, "{}");
+    catch_up(&a, &topic);
+    assert_eq!(learned_of(&a, "traced"), (0, 0.0), "it waits");
+    assert_eq!(b.post_json("/v1/logs", &logs).body, "{}");
+
+    // One of them is killed in between, and another one killed while it reads.
+    let a = {
+        a.kill();
+        b.post_json(OUTCOMES, &event("killed", "pending"));
+        b.post_json(FEEDBACK, &json!({"event_id": "killed", "status": "failure"}));
+        judge(&b, &quality("never", 1.0));
+        setups[0].start()
+    };
+    let late = replica(directories[2].path(), &topic, "c");
+    late.start().kill();
+    let late = late.start();
+
+    // Others write verdicts, too, and not all of them well.
+    let written = |record: Value| Record::new(record.to_string()).keyed("after");
+    topic.produce(&[
+        written(json!({"verdict": {"event_id": "after", "cost_estimate": 2.5}})),
+        written(json!({"verdict": {"event_id": "after", "quality_score": 0.75}})),
+        written(json!({"verdict": {"event_id": "after", "quality_score": 7}})),
+        written(json!({"verdict": {"quality_score": 0.5}})),
+        written(json!({"verdict": "pass"})),
+    ]);
+    let services = [a, b, late];
+    for service in &services {
+        catch_up(service, &topic);
+        assert_eq!(learned_of(service, "decided"), (2, 0.75));
+        assert_eq!(learned_of(service, "traced"), (1, 0.0));
+        assert_eq!(learned_of(service, "killed"), (1, 0.0));
+        let mut codes: Vec<String> = dead_letters(service)
+            .iter()
+            .map(|letter| letter["code"].as_str().expect("it is a string").to_owned())
+            .collect();
+        codes.sort();
+        assert_eq!(codes, ["conflict", "invalid_verdict", "missing_target", "not_an_object"]);
+    }
+    let digests: Vec<String> = services.iter().map(Service::digest).collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+
+    // What is in the topic says it all: which agent a decision has chosen, and which execution is meant.
+    let records: Vec<Value> = topic.read().iter().map(value).collect();
+    let of_decision = |id: &str| {
+        let mut records = records.iter();
+        records.find(|record| record["verdict"]["decision_id"] == id).expect("it was produced")
+    };
+    assert_eq!(of_decision("d1")["verdict"]["agent_name"], "decided");
+    assert_eq!(of_decision("d1")["resolved"], Value::Null);
+    let execution = of_decision("d2")["resolved"]["execution"].as_str();
+    assert_eq!(execution.map(str::len), Some(32), "{}", of_decision("d2"));
+    assert!(records.iter().all(|record| record["verdict"]["name"].is_null()));
+    for service in services {
+        service.stop();
+    }
+    for directory in directories {
+        verify(directory.path());
+    }
+}
+
+#[test]
+fn a_verdict_is_in_the_partition_of_its_outcome_and_all_replicas_count_alike() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let topic = cluster.topic("judged", 4, &[]);
+    let directories = [directory(), directory()];
+    let setup = replica(directories[0].path(), &topic, "a");
+    let (mut service, other) = (setup.start(), replica(directories[1].path(), &topic, "b").start());
+    for round in 0..4 {
+        let ids = |from: usize| (from..from + 20).map(move |number| format!("{round}-{number}"));
+        let event = |id: String| json!({"event_id": id, "agent_name": "a", "status": "pending"});
+        let verdict =
+            |id: String| json!({"event_id": id, "status": "success", "quality_score": 0.5});
+        let (events, verdicts): (Vec<Value>, Vec<Value>) =
+            (ids(0).map(event).collect(), ids(0).map(verdict).collect());
+        // In either order; some are told to the one that is killed, and again to the other.
+        let first = if round % 2 == 0 { (OUTCOMES, &events) } else { (FEEDBACK, &verdicts) };
+        let then = if round % 2 == 0 { (FEEDBACK, &verdicts) } else { (OUTCOMES, &events) };
+        service.post_json(first.0, &json!(first.1));
+        other.post_json(then.0, &json!(then.1));
+        service.kill();
+        other.post_json(FEEDBACK, &json!(verdicts));
+        service = setup.start();
+    }
+    for service in [&service, &other] {
+        catch_up(service, &topic);
+        assert_eq!(learned_of(service, "a"), (80, 0.5));
+        assert_eq!(executions(service), expected([("a", 80)]));
+        assert_eq!(dead_letters(service), Vec::<Value>::new());
+    }
+    let mut partition_of = BTreeMap::new();
+    for record in topic.read() {
+        let first = *partition_of.entry(key(&record)).or_insert(record.partition);
+        assert_eq!(record.partition, first, "{record:?}");
+    }
+    service.stop();
+    other.stop();
+    for directory in directories {
+        verify(directory.path());
+    }
 }
 
 /// Runs `emit` with this input; its exit code, and what it printed.

@@ -5,7 +5,7 @@ use crate::model::Measure;
 use crate::outcome::feedback::{Target, Verdict};
 use crate::store::VERDICTS_WAITING_MAX;
 
-const WAIT: Duration = Duration::from_hours(1);
+pub(super) const WAIT: Duration = Duration::from_hours(1);
 
 /// The identity of outcome `number` where it has one of its own.
 fn name(number: u64) -> String {
@@ -13,7 +13,7 @@ fn name(number: u64) -> String {
 }
 
 /// An outcome of two agents on two task types, which says nothing but how it ended.
-fn bare(number: u64) -> Outcome {
+pub(super) fn bare(number: u64) -> Outcome {
     let status = if number.is_multiple_of(3) { Status::Failure } else { Status::Success };
     let context = vec![("k".to_owned(), Feature::Text(format!("v{}", number % 4)))];
     Outcome {
@@ -25,7 +25,7 @@ fn bare(number: u64) -> Outcome {
     }
 }
 
-fn unjudged(number: u64) -> Outcome {
+pub(super) fn unjudged(number: u64) -> Outcome {
     Outcome { awaits_verdict: true, status: Status::Success, ..bare(number) }
 }
 
@@ -35,12 +35,12 @@ fn verdict(number: u64) -> Verdict {
 }
 
 /// What verdict `number` adds: a quality and a cost.
-fn values(number: u64) -> Verdict {
+pub(super) fn values(number: u64) -> Verdict {
     let share = f64::from(u32::try_from(number % 8).unwrap()) / 8.0;
     Verdict { quality: Some(share), cost: Some(2.0 * share), ..verdict(number) }
 }
 
-fn judged(number: u64) -> Verdict {
+pub(super) fn judged(number: u64) -> Verdict {
     let status = if number.is_multiple_of(4) { Status::Failure } else { Status::Success };
     Verdict { status: Some(status), ..verdict(number) }
 }

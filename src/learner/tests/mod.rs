@@ -24,6 +24,7 @@ mod feedback;
 mod memory;
 mod missing;
 mod spans;
+mod topic;
 
 /// What is sent in a test: identity `number`, everything else made of it.
 fn outcome(number: u64) -> Outcome {
@@ -49,6 +50,7 @@ fn record(outcome: Outcome) -> Record {
         position: None,
         replay_of: None,
         tenant: None,
+        arrived_ms: None,
     }
 }
 

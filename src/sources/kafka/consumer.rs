@@ -26,12 +26,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::positions::{self, Ends, Verdict};
+use super::positions::{self, Ends, Finding};
 use super::topic::{Topic, any_broker, describe};
 use super::view::{Connection, PartitionStatus, View};
 use super::{KafkaOptions, OffsetReset, REQUEST_TIMEOUT, log_line, unusable};
 use crate::error::{Error, Result};
-use crate::learner::{AppendReply, AppendRequest, Event, Inbox, LeftOut, Now, Record, Room, TOPIC};
+use crate::learner::{
+    AppendReply, Event, FromTopic, Inbox, Now, Record, Said, TOPIC, TopicRequest,
+};
+use crate::outcome::feedback::Verdict;
 use crate::outcome::{
     ANNOTATION_BYTES_MAX, ENVELOPE_ATTRIBUTES, Outcome, Payload, RECORD_BYTES_MAX, Refusal,
     RefusalCode, enveloped,
@@ -110,11 +113,17 @@ impl ConsumerContext for Callbacks {
 
 /// One record read, its bytes in the group's buffer.
 struct Item {
-    content: std::result::Result<Outcome, Refusal>,
+    content: std::result::Result<Content, Refusal>,
     identity: String,
     bytes: Range<usize>,
     partition: i32,
     offset: i64,
+    time_ms: i64,
+}
+
+enum Content {
+    Outcome(Outcome),
+    Verdict(Verdict),
 }
 
 /// Records in hand, not yet with the learner.
@@ -500,23 +509,32 @@ impl Consumer {
             .filter_map(|number| Some(self.partitions.get(number)?.taken.clone()))
             .collect();
         let buffer: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(group.buffer);
-        let records = group.items.into_iter().map(|item| Record {
-            content: item.content,
-            payload: Payload::new(buffer.clone(), item.bytes),
-            identity: item.identity,
-            source: TOPIC,
-            position: Some((self.topic.clone(), item.partition, item.offset)),
-            replay_of: None,
-            tenant: None,
+        let records = group.items.into_iter().map(|item| {
+            let Item { content, identity, bytes, partition, offset, time_ms } = item;
+            let content = match content {
+                Ok(Content::Verdict(verdict)) => {
+                    return FromTopic { said: Said::Verdict(verdict), partition, offset, time_ms };
+                }
+                Ok(Content::Outcome(outcome)) => Ok(outcome),
+                Err(refusal) => Err(refusal),
+            };
+            let record = Record {
+                content,
+                payload: Payload::new(buffer.clone(), bytes),
+                identity,
+                source: TOPIC,
+                position: Some((self.topic.clone(), partition, offset)),
+                replay_of: None,
+                tenant: None,
+                arrived_ms: Some(time_ms),
+            };
+            FromTopic { said: Said::Record(record), partition, offset, time_ms }
         });
         let (reply_tx, reply) = bounded(1);
-        let event = Event::Append(AppendRequest {
+        let event = Event::Topic(TopicRequest {
+            topic: self.topic.clone(),
             records: records.collect(),
-            left_out: LeftOut::new(),
-            // The topic forgets them, at some time.
-            room: Room::unlimited(),
             positions: positions.clone(),
-            replayed: Vec::new(),
             reply: reply_tx,
         });
         self.in_flight = Some(InFlight { positions, reply, unsent: None });
@@ -667,11 +685,11 @@ impl Consumer {
             }
             match positions::judge(&partition.taken, &found.id, *ends) {
                 // Adopts the id of a topic that had none, or of which nothing was read.
-                Verdict::Continue if *partition.taken.topic_id != *found.id => {
+                Finding::Continue if *partition.taken.topic_id != *found.id => {
                     partition.taken.topic_id = found.id.as_str().into();
                     self.group.moved.insert(*number);
                 }
-                Verdict::Continue => {
+                Finding::Continue => {
                     partition.doubted = false;
                     if was_busy || is_stuck || partition.taken.next_offset >= ends.high {
                         continue;
@@ -686,8 +704,8 @@ impl Consumer {
                     }
                 }
                 // Records that were fetched in time are still good.
-                Verdict::Resume(_) if was_busy => {}
-                Verdict::Resume(position) => {
+                Finding::Resume(_) if was_busy => {}
+                Finding::Resume(position) => {
                     let gone = position.lost - partition.taken.lost;
                     log::error!(
                         "kafka partition={number} lost={gone} from={} to={}: the topic no longer \
@@ -699,12 +717,12 @@ impl Consumer {
                     self.group.moved.insert(*number);
                     changed = true;
                 }
-                Verdict::Stop(_)
+                Finding::Stop(_)
                     if positions::is_of(&partition.taken, &found.id) && !partition.doubted =>
                 {
                     partition.doubted = true;
                 }
-                Verdict::Stop(why) if may_reset => {
+                Finding::Stop(why) if may_reset => {
                     partition.taken = positions::reset(&partition.taken, &found.id, *ends);
                     self.group.items.retain(|item| item.partition != *number);
                     log::warn!(
@@ -714,7 +732,7 @@ impl Consumer {
                     self.group.moved.insert(*number);
                     changed = true;
                 }
-                Verdict::Stop(why) => {
+                Finding::Stop(why) => {
                     log::error!("kafka partition={number} stopped=\"{why}\"");
                     partition.taken = partition.stored.clone();
                     partition.stopped = Some(why);
@@ -735,7 +753,7 @@ impl Consumer {
             if may_reset {
                 partition.taken = positions::reset(&partition.taken, &found.id, nothing);
                 self.group.moved.insert(*number);
-            } else if let Verdict::Stop(why) =
+            } else if let Finding::Stop(why) =
                 positions::judge(&partition.taken, &found.id, nothing)
                 && partition.stopped.is_none()
             {
@@ -882,11 +900,15 @@ fn take(group: &mut Group, partition: &mut Partition, topic: &str, message: &imp
         }
     };
     let (content, identity) = match read {
-        Ok((outcome, identity)) => (Ok(outcome), identity),
-        Err(refusal) => (Err(refusal), fresh()),
+        Ok((outcome, identity)) => (Ok(Content::Outcome(outcome)), identity),
+        Err(refusal) => {
+            let is_no_event = refusal.code == RefusalCode::MissingAgentName;
+            let verdict = is_no_event.then(|| Verdict::of_record(&group.buffer[start..])).flatten();
+            (verdict.unwrap_or(Err(refusal)).map(Content::Verdict), fresh())
+        }
     };
     let bytes = start..group.buffer.len();
-    group.items.push(Item { content, identity, bytes, partition: number, offset });
+    group.items.push(Item { content, identity, bytes, partition: number, offset, time_ms });
     group.moved.insert(number);
     partition.taken.next_offset = offset + 1;
     partition.taken.last_record_ms = time_ms;

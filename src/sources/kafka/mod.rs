@@ -40,7 +40,7 @@ pub use consumer::Consumer;
 pub use dead_letters::forward_dead_letters;
 pub use inspect::{TopicState, inspect};
 pub use producer::{Outgoing, Producer, Sent};
-pub use submit::submit;
+pub use submit::{submit, submit_verdicts};
 pub use view::{Connection, PartitionStatus, Status, View};
 
 /// Longest wait for the answer to one question to the brokers.

@@ -17,7 +17,7 @@ pub(super) struct Ends {
 
 /// What to do with a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Finding {
     /// Read on where we are.
     Continue,
     /// Records were gone before they were read: go on at this position, which counts them.
@@ -55,17 +55,17 @@ pub(super) fn is_of(position: &Position, id: &str) -> bool {
 }
 
 /// What the ends of the log say about `position`, whose topic has this id.
-pub(super) fn judge(position: &Position, id: &str, ends: Ends) -> Verdict {
+pub(super) fn judge(position: &Position, id: &str, ends: Ends) -> Finding {
     let Position { topic, partition, next_offset, .. } = position;
     if !is_of(position, id) {
-        return Verdict::Stop(format!(
+        return Finding::Stop(format!(
             "the topic {topic} was deleted and made again (its id is {id}, offset {next_offset} \
              is one of {}); --kafka-reset-positions reads the new one from its beginning",
             position.topic_id
         ));
     }
     if *next_offset > ends.high {
-        return Verdict::Stop(format!(
+        return Finding::Stop(format!(
             "the log of partition {partition} of {topic} ends at {}, before offset {next_offset} \
              up to which it was read: records were cut off, or this is another log; \
              --kafka-reset-positions reads it again from its beginning",
@@ -74,13 +74,13 @@ pub(super) fn judge(position: &Position, id: &str, ends: Ends) -> Verdict {
     }
     if *next_offset < ends.low {
         let gone = u64::try_from(ends.low - next_offset).unwrap_or(0);
-        return Verdict::Resume(Position {
+        return Finding::Resume(Position {
             next_offset: ends.low,
             lost: position.lost + gone,
             ..position.clone()
         });
     }
-    Verdict::Continue
+    Finding::Continue
 }
 
 /// The position at the beginning of a log that is not the one of `position`.
@@ -112,9 +112,9 @@ mod tests {
     #[track_caller]
     fn check(next_offset: i64, id: &str, low: i64, high: i64, expected: &str) {
         let verdict = match judge(&position(next_offset), id, Ends { low, high }) {
-            Verdict::Continue => "continue".to_owned(),
-            Verdict::Resume(at) => format!("resume at {} lost {}", at.next_offset, at.lost),
-            Verdict::Stop(why) => {
+            Finding::Continue => "continue".to_owned(),
+            Finding::Resume(at) => format!("resume at {} lost {}", at.next_offset, at.lost),
+            Finding::Stop(why) => {
                 assert!(why.contains("--kafka-reset-positions"), "{why}");
                 let again = if why.contains("made again") { "another topic" } else { "shorter" };
                 format!("stop: {again}")
@@ -146,7 +146,7 @@ mod tests {
         let ends = Ends { low: 4, high: 9 };
         let again = reset(&position(7), "new", ends);
         assert_eq!((again.next_offset, &*again.topic_id, again.resets), (4, "new", 1));
-        assert_eq!(judge(&again, "new", ends), Verdict::Continue);
+        assert_eq!(judge(&again, "new", ends), Finding::Continue);
         assert_eq!(again.lost, 3);
     }
 

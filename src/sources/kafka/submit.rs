@@ -7,9 +7,10 @@ use super::producer::{Outgoing, Producer, unacknowledged};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::learner::{
-    Admission, AdmitRequest, AppendReply, AppendRequest, Event, Inbox, LeftOut, Record, Reported,
-    Room, SUBMIT_RECORDS_MAX, Shared, Sieve,
+    Admission, AdmitRequest, AdmitVerdictsRequest, AdmittedVerdict, AppendReply, AppendRequest,
+    Event, Inbox, Judged, LeftOut, Record, Reported, Room, SUBMIT_RECORDS_MAX, Shared, Sieve,
 };
+use crate::outcome::feedback::Verdict;
 use crate::outcome::{
     ANNOTATION_BYTES_MAX, DecisionRef, RECORD_BYTES_MAX, Refusal, RefusalCode, annotated,
 };
@@ -150,6 +151,39 @@ fn submit_part(
     }
     refused.sort_by_key(|(index, ..)| *index);
     keep_refused(refused, letters, replayed, total, inbox)
+}
+
+/// Writes verdicts to the outcome topic, those that are not known there already, and answers once the
+/// brokers have acknowledged them. Tells of each what it comes to by what has been read of the topic.
+///
+/// # Errors
+/// As [`submit`].
+pub fn submit_verdicts(
+    verdicts: Vec<Verdict>,
+    producer: &Producer,
+    view: &View,
+    inbox: &Inbox,
+) -> Result<Vec<Judged>> {
+    let request = |reply| Event::AdmitVerdicts(AdmitVerdictsRequest { verdicts, reply });
+    let admitted = inbox.ask(request)?;
+    let is_new = |one: &&AdmittedVerdict| matches!(one.judged, Judged::Added | Judged::Waits);
+    let outgoing =
+        admitted.iter().filter(is_new).map(|AdmittedVerdict { verdict, execution, .. }| {
+            let value = verdict.to_record(*execution);
+            Outgoing { key: verdict.target.record_key(), value, headers: Vec::new() }
+        });
+    let outgoing: Vec<_> = outgoing.collect();
+    if !outgoing.is_empty() {
+        if let Some(why) = view.away() {
+            return Err(unacknowledged(&why, 0));
+        }
+        let sent = producer.send(producer.topic(), &outgoing);
+        let too_large = sent.too_large.into_iter().map(|(_, detail)| detail).next();
+        if let Some(why) = sent.failure.or(too_large) {
+            return Err(unacknowledged(&why, sent.delivered.len()));
+        }
+    }
+    Ok(admitted.into_iter().map(|one| one.judged).collect())
 }
 
 fn taken(total: &AppendReply) -> usize {
