@@ -95,10 +95,10 @@ impl App {
             let part: Vec<_> = records.by_ref().take(SUBMIT_RECORDS_MAX).collect();
             let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
             let outcomes = outcomes.map(Reported::of).collect();
-            let admissions = self
+            let admitted = self
                 .inbox
                 .ask(|reply| Event::Admit(AdmitRequest { outcomes, dry_run: true, reply }))?;
-            let mut admissions = admissions.into_iter();
+            let mut admissions = admitted.admissions.into_iter();
             let refuse = |received: &mut Received, index, refusal: Refusal| {
                 received.rejected_total += 1;
                 if received.rejected.len() < REJECTED_NAMED_MAX {

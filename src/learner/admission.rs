@@ -7,7 +7,9 @@ use crossbeam_channel::Sender;
 use super::spans::{Place, Placing, Reported};
 use super::{HTTP, Learner, Now};
 use crate::error::{Error, Result};
+use crate::outcome::feedback::Verdict;
 use crate::outcome::{Refusal, is_conflict};
+use crate::store::Append;
 
 /// Outcomes that are to be produced to a topic.
 pub struct AdmitRequest {
@@ -15,8 +17,17 @@ pub struct AdmitRequest {
     pub outcomes: Vec<Reported>,
     /// They are only looked at: known ones are not counted.
     pub dry_run: bool,
-    /// Answered with one admission each.
-    pub reply: Sender<Result<Vec<Admission>>>,
+    /// Answered when what they tell of others is known here.
+    pub reply: Sender<Result<Admitted>>,
+}
+
+/// What is to be produced.
+#[derive(Debug)]
+pub struct Admitted {
+    /// An admission of each outcome.
+    pub admissions: Vec<Admission>,
+    /// What clients add to executions that telemetry was first to tell of.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Whether an outcome may be produced.
@@ -41,11 +52,12 @@ impl Learner {
     pub(super) fn admit_outcomes(&mut self, request: &AdmitRequest, now: Now) -> Result<()> {
         // What is staged may hold the same events.
         self.append_group(now)?;
-        let admissions = self.admissions(&request.outcomes, now);
-        if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = admissions {
+        let admitted = self.admitted_outcomes(request, now);
+        if let Err(fatal @ (Error::Fatal(_) | Error::Corrupt(_))) = admitted {
             return Err(fatal);
         }
-        for admission in admissions.iter().flatten().filter(|_| !request.dry_run) {
+        let admissions = admitted.iter().flat_map(|admitted| &admitted.admissions);
+        for admission in admissions.filter(|_| !request.dry_run) {
             let Admission::Known { conflicting } = admission else { continue };
             self.counters.duplicates += 1;
             self.counters.conflicting += u64::from(*conflicting);
@@ -54,11 +66,12 @@ impl Learner {
             source.conflicting += u64::from(*conflicting);
         }
         // Whoever asked may have gone.
-        let _ = request.reply.send(admissions);
+        let _ = request.reply.send(admitted);
         Ok(())
     }
 
-    fn admissions(&mut self, outcomes: &[Reported], now: Now) -> Result<Vec<Admission>> {
+    fn admitted_outcomes(&mut self, request: &AdmitRequest, now: Now) -> Result<Admitted> {
+        let outcomes = &request.outcomes;
         let has_traces = self.has_traces(outcomes.iter().map(|outcome| outcome.trace));
         if has_traces {
             self.record_decisions(now)?;
@@ -86,6 +99,15 @@ impl Learner {
                 Place::Same => Admission::Known { conflicting: false },
             })
         };
-        outcomes.iter().map(admission).collect()
+        let admissions = outcomes.iter().map(admission).collect::<Result<_>>()?;
+        let Placing { taken, verdicts, .. } = placing;
+        if !taken.is_empty() && !request.dry_run {
+            // Verdicts on this telemetry are about the execution that was reported otherwise.
+            let mut counters = self.current_counters(now);
+            let append = Append { taken: &taken, ..Append::default() };
+            self.store.append(&append, &mut counters, now.unix_ms)?;
+            self.counters = counters;
+        }
+        Ok(Admitted { admissions, verdicts })
     }
 }

@@ -45,7 +45,7 @@ mod shared;
 mod spans;
 mod topic;
 
-pub use admission::{Admission, AdmitRequest};
+pub use admission::{Admission, AdmitRequest, Admitted};
 pub use event::{
     AppendReply, AppendRequest, Event, HTTP, LITELLM, MODEL_TYPES, Now, OTLP, Record, SOURCES,
     TOPIC,

@@ -162,12 +162,22 @@ impl Learner {
                 self.take_part(topic, &mut part, now)?;
             }
         }
-        // Those behind which nothing came, too.
-        self.take_part(topic, &mut part, now)?;
-        let (records, (reply, replied)) = (Vec::new(), bounded(1));
+        if part.is_empty() {
+            // Those behind which no record came.
+            self.append(Vec::new(), positions, now)?;
+        } else {
+            part.positions = positions;
+            self.take_part(topic, &mut part, now)?;
+        }
+        Ok(AppendReply::default())
+    }
+
+    fn append(&mut self, records: Vec<Record>, positions: Vec<Position>, now: Now) -> Result<()> {
+        let (reply, replied) = bounded(1);
+        self.group_records += records.len();
         self.group.push(of_topic(records, positions, reply));
         self.append_group(now)?;
-        replied.try_recv().unwrap_or_else(|_| Err(unanswered()))
+        replied.try_recv().unwrap_or_else(|_| Err(unanswered())).map(drop)
     }
 
     fn is_awaited(&self, outcome: &Outcome) -> bool {
@@ -182,11 +192,7 @@ impl Learner {
         }
         let Part { records, verdicts, positions } = std::mem::take(part);
         if verdicts.is_empty() {
-            let (reply, replied) = bounded(1);
-            self.group_records += records.len();
-            self.group.push(of_topic(records, positions.clone(), reply));
-            self.append_group(now)?;
-            replied.try_recv().unwrap_or_else(|_| Err(unanswered()))?;
+            self.append(records, positions.clone(), now)?;
             self.went_on(positions);
             return self.judge_waiting(now);
         }

@@ -766,8 +766,47 @@ fn telemetry_goes_through_the_topic_with_the_decision_of_its_trace() {
     assert_eq!(rows[0]["total_executions"], 1, "the decision's task type came along: {rows}");
     let row = one.get("/api/learning/decisions/d").json();
     assert_eq!((&row["outcome"]["status"], &row["trace_id"]), (&json!("success"), &json!(trace)));
-    // The client's own report of it is a duplicate.
-    let event = json!({"agent_name": "amy", "status": "failure", "decision_id": "d"});
-    let reply = one.post_json(OUTCOMES, &event).json();
-    assert_eq!((&reply["accepted"], &reply["duplicates"]), (&json!(0), &json!(1)));
+    // The client's own report of it is a duplicate; what it adds is learned by every replica.
+    let event = json!({
+        "agent_name": "amy", "status": "failure", "decision_id": "d", "quality_score": 0.25,
+    });
+    for _ in 0..2 {
+        let reply = one.post_json(OUTCOMES, &event).json();
+        assert_eq!((&reply["accepted"], &reply["duplicates"]), (&json!(0), &json!(1)));
+    }
+    for service in [&one, &two] {
+        eventually("the quality is learned", || {
+            let rows = service.get("/api/learning/agents/performance").json();
+            (rows[0]["avg_quality"] == 0.25).then_some(())
+        });
+    }
+    assert_eq!(one.digest(), two.digest());
+
+    // Where the client's report was first, a verdict on the span is on that.
+    let other = "6b8efff798038103d269b633813fc60c";
+    let question = json!({"candidates": ["bob"], "decision_id": "e"});
+    let asked = ureq::post(one.url("/api/learning/predict/agent-selection"))
+        .header("traceparent", &format!("00-{other}-00f067aa0ba902b7-01"))
+        .header("content-type", "application/json")
+        .send(question.to_string());
+    assert_eq!(asked.expect("it is answered").status(), 200);
+    let event = json!({"agent_name": "bob", "status": "success", "decision_id": "e"});
+    one.post_json(&format!("{OUTCOMES}?wait=true"), &event);
+    let mut span = span;
+    let fields = &mut span["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    fields["traceId"] = other.into();
+    fields["name"] = "invoke_agent bob".into();
+    assert_eq!(one.post_json("/v1/traces", &span).body, "{}");
+    let verdict = json!({"trace_id": other, "span_id": "eee19b7ec3c1b174", "quality_score": 0.75});
+    let told = one.post_json("/api/learning/feedback", &verdict);
+    assert_eq!((told.status, &told.json()["accepted"]), (202, &json!(1)), "{told:?}");
+    for service in [&one, &two] {
+        eventually("bob is judged", || {
+            let rows = service.get("/api/learning/agents/performance").json();
+            (rows[1]["avg_quality"] == 0.75).then_some(())
+        });
+        let rows = service.get("/api/learning/agents/performance").json();
+        assert_eq!(rows[1]["total_executions"], 1, "{rows}");
+    }
+    assert_eq!(one.digest(), two.digest());
 }

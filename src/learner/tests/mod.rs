@@ -556,7 +556,7 @@ fn outcomes_on_their_way_to_a_topic_are_new_known_or_refused() {
     let (reply, reply_rx) = bounded(1);
     let request = AdmitRequest { outcomes, dry_run: false, reply };
     bench.learner().on_event(Event::Admit(request), now).unwrap();
-    let admissions = reply_rx.try_recv().unwrap().unwrap();
+    let Admitted { admissions, .. } = reply_rx.try_recv().unwrap().unwrap();
     let known = Admission::Known { conflicting: false };
     let new = Admission::New { decision: None };
     let expected = [known.clone(), known.clone(), new.clone(), known];

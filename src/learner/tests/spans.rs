@@ -242,11 +242,22 @@ fn outcomes_on_their_way_to_the_topic_are_placed_the_same() {
     let now = bench.now;
     let request = AdmitRequest { outcomes, dry_run: false, reply };
     bench.learner().on_event(Event::Admit(request), now).unwrap();
-    let admissions = reply_rx.try_recv().unwrap().unwrap();
+    let Admitted { admissions, verdicts } = reply_rx.try_recv().unwrap().unwrap();
     let known = Admission::Known { conflicting: false };
     let led = Admission::New { decision: Some("open".to_owned()) };
     let own = Admission::New { decision: None };
     assert_eq!(admissions, [led, known.clone(), own, known]);
+    // What the report adds to the span is to be produced, and the other span is known to be
+    // of what was reported.
+    let of_open = Target::Decision { id: "open".to_owned(), agent: Some("amy".to_owned()) };
+    let added: Vec<_> = verdicts.iter().map(|one| (&one.target, one.quality, one.cost)).collect();
+    let Outcome { quality, cost, .. } = outcome(5);
+    let expected = [(quality, None), (None, cost)].map(|(quality, cost)| (&of_open, quality, cost));
+    let says = |one: &&(&Target, Option<f64>, Option<f64>)| (one.1, one.2) != (None, None);
+    assert_eq!(added, expected.iter().filter(says).copied().collect::<Vec<_>>());
+    let reported = bench.learner().store.open_decision("default", "reported", "amy").unwrap();
+    let other = span(3, "amy", Status::Success).content.unwrap();
+    assert_eq!(reported.unwrap().span, Some(other.identity));
 
     // It comes back from the topic, as every replica learns it.
     let mut back = span(2, "amy", Status::Success);

@@ -7,8 +7,9 @@ use super::producer::{Outgoing, Producer, unacknowledged};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::learner::{
-    Admission, AdmitRequest, AdmitVerdictsRequest, AdmittedVerdict, AppendReply, AppendRequest,
-    Event, Inbox, Judged, LeftOut, Record, Reported, Room, SUBMIT_RECORDS_MAX, Shared, Sieve,
+    Admission, AdmitRequest, AdmitVerdictsRequest, Admitted, AdmittedVerdict, AppendReply,
+    AppendRequest, Event, Inbox, Judged, LeftOut, Record, Reported, Room, SUBMIT_RECORDS_MAX,
+    Shared, Sieve,
 };
 use crate::outcome::feedback::Verdict;
 use crate::outcome::{
@@ -65,12 +66,12 @@ fn submit_part(
 ) -> Result<()> {
     let outcomes = part.iter().filter_map(|(_, record)| record.content.as_ref().ok());
     let outcomes: Vec<_> = outcomes.map(Reported::of).collect();
-    let mut admissions = if outcomes.is_empty() {
-        Vec::new()
+    let admitted = if outcomes.is_empty() {
+        Admitted { admissions: Vec::new(), verdicts: Vec::new() }
     } else {
         inbox.ask(|reply| Event::Admit(AdmitRequest { outcomes, dry_run: false, reply }))?
-    }
-    .into_iter();
+    };
+    let mut admissions = admitted.admissions.into_iter();
 
     let mut outgoing = Vec::new();
     let mut written = Vec::new();
@@ -149,6 +150,8 @@ fn submit_part(
         }
         replayed.extend(written.into_iter().flatten().filter_map(|(_, record)| record.replay_of));
     }
+    // Sent again after a failure, they are known.
+    submit_verdicts(admitted.verdicts, producer, view, inbox)?;
     refused.sort_by_key(|(index, ..)| *index);
     keep_refused(refused, letters, replayed, total, inbox)
 }
@@ -164,6 +167,9 @@ pub fn submit_verdicts(
     view: &View,
     inbox: &Inbox,
 ) -> Result<Vec<Judged>> {
+    if verdicts.is_empty() {
+        return Ok(Vec::new());
+    }
     let request = |reply| Event::AdmitVerdicts(AdmitVerdictsRequest { verdicts, reply });
     let admitted = inbox.ask(request)?;
     let is_new = |one: &&AdmittedVerdict| matches!(one.judged, Judged::Added | Judged::Waits);
